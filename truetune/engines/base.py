@@ -1,0 +1,189 @@
+"""The protocol between the loop and an engine. Numpy arrays, floats and paths cross it, nothing else.
+
+A step is the list of its examples. Its loss is the weighted sum of token losses over the whole step, divided by the
+step's denominator (the sum of weights), so how an engine cuts the step into micro-batches changes nothing but speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from truetune.data.example import Example
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the model is changed. `type` is `lora` or `full`; the other fields are LoRA's (Hu et al. 2021)."""
+
+    type: str = "lora"
+    r: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "auto"
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), decoupled weight decay, gradient clipped by its global norm."""
+
+    type: str = "adamw"
+    weight_decay: float = 0.01
+    max_grad_norm: float | None = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """All an engine needs to open: a local model folder and plain values."""
+
+    model: Path
+    method: Method = field(default_factory=Method)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    adapter: Path | None = None
+    """Adapter folder to start from (PEFT layout), else a fresh one."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    seed: int = 42
+    token_budget: int = 2048
+    """Most tokens of one micro-batch; an example longer than this goes alone."""
+    gradient_checkpointing: bool = False
+    base: str = ""
+    """What the user called the base (`starter`, a hub id): written into the adapter's config."""
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A step cut into micro-batches: a pure function of (examples, token budget)."""
+
+    examples: Sequence[Example]
+    micro_batches: Sequence[Sequence[int]]
+    """Indices into `examples`."""
+    denominator: float
+    """Sum of all weights of the step."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(example.tokens for example in self.examples)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did. `supervised` is counted where the loss is computed, not promised."""
+
+    loss: float
+    grad_norm: float
+    tokens: int
+    supervised: int
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """Held-out loss, as sums so that parts add up: mean = loss / denominator."""
+
+    loss: float
+    denominator: float
+    tokens: int
+    supervised: int
+
+    def __add__(self, other: LossSum) -> LossSum:
+        return LossSum(
+            self.loss + other.loss,
+            self.denominator + other.denominator,
+            self.tokens + other.tokens,
+            self.supervised + other.supervised,
+        )
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Memory in bytes on the training device, and its peak since the engine opened."""
+
+    now: int
+    peak: int
+    limit: int
+
+
+class TrainEngine(Protocol):
+    """One model on one device (or one share of them) that can take steps.
+
+    Errors raised: `OutOfMemory` from step and loss, with the state as it was before the call; `NotFinite` from step,
+    with the parameters untouched.
+    """
+
+    token_budget: int
+
+    def prepare(self, examples: Sequence[Example]) -> Plan:
+        """Cut a step into micro-batches. Pure; may run in a thread ahead of time."""
+        ...
+
+    def step(self, plan: Plan, lr: float) -> StepResult:
+        """One optimizer step at learning rate `lr`."""
+        ...
+
+    def loss(self, plan: Plan) -> LossSum:
+        """Loss of the plan's examples without dropout or gradient; leaves training state (RNG too) as it was."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Parameters, optimizer and RNG into an existing folder: safetensors and JSON."""
+        ...
+
+    def restore(self, folder: Path) -> None:
+        """Undo `save`: what follows is bit-identical to what would have followed the save."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """The trained result (PEFT adapter, or the whole model for full fine-tuning) into an existing folder."""
+        ...
+
+    def agree(self, flag: bool) -> bool:
+        """One decision over all ranks: true if it is true on any."""
+        ...
+
+    def usage(self) -> Usage: ...
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready facts for the receipt: trained parameters, matched modules, device, dtype, how it packs."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class OutOfMemory(Exception):
+    """The device's memory did not hold a micro-batch; lower `token_budget` and replay the step."""
+
+
+class NotFinite(Exception):
+    """The loss or the gradient of a step is not a number."""
+
+
+def cut(examples: Sequence[Example], budget: int) -> list[list[int]]:
+    """Length-sorted first-fit: micro-batches of at most `budget` tokens, a longer example alone.
+
+    >>> cut of lengths [5, 3, 9, 2] at budget 8 -> [[2], [0, 1], [3]]
+    """
+    order = sorted(range(len(examples)), key=lambda i: (-examples[i].tokens, i))
+    batches: list[list[int]] = []
+    space: list[int] = []
+    for index in order:
+        size = examples[index].tokens
+        slot = next((k for k, left in enumerate(space) if left >= size), None)
+        if slot is None:
+            batches.append([index])
+            space.append(budget - size)
+        else:
+            batches[slot].append(index)
+            space[slot] -= size
+    return batches
+
+
+def plan(examples: Sequence[Example], budget: int) -> Plan:
+    """A `Plan` for these examples under a token budget."""
+    denominator = float(sum(float(example.weights.sum()) for example in examples))
+    return Plan(tuple(examples), tuple(map(tuple, cut(examples, budget))), denominator)

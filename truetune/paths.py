@@ -1,0 +1,36 @@
+"""Where things live. The only module that reads environment variables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def home() -> Path:
+    """`$TRUETUNE_HOME`, else the platform's data folder: registry, secrets."""
+    if value := os.environ.get("TRUETUNE_HOME"):
+        return Path(value).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "truetune"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "truetune"
+
+
+def cache() -> Path:
+    """Tokenised data and downloaded models; everything in it can be made again."""
+    return home() / "cache"
+
+
+def runs() -> Path:
+    """Where runs are created unless `output.dir` says otherwise, and where `last` is looked for."""
+    return Path("runs")
+
+
+def offline() -> bool:
+    """True where the environment forbids the network (`HF_HUB_OFFLINE=1`)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+
+
+def variable(name: str) -> str | None:
+    """An environment variable for secrets (`HF_TOKEN`, `TRUETUNE_API_KEY`) and editors; empty counts as unset."""
+    return os.environ.get(name) or None
