@@ -1,1 +1,214 @@
-""""""
+"""The `ft` command: the table of its verbs, and the one place where errors become sentences and exit codes.
+
+A verb is a row of `VERBS` and a file beside this one that holds `command`. The file is imported only when its verb
+is called, so `ft --help` costs little more than importing click.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from truetune import __version__
+from truetune.errors import Forced, InputError, ResourceError, TrueTuneError, UsageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+VERBS = {
+    "train": ("truetune.cli.train:command", "Fine-tune a model as train.yml says."),
+    "demo": ("truetune.cli.demo:command", "A small real fine-tune on the bundled starter model."),
+    "init": ("truetune.cli.init:command", "Write a commented train.yml for a model and data."),
+    "config": ("truetune.cli.config:command", "Show, edit or describe a train.yml."),
+    "dataset": ("truetune.cli.dataset:command", "Check data, prepare it, show what is trained."),
+    "runs": ("truetune.cli.runs:command", "List, show and stop runs."),
+    "receipt": ("truetune.cli.receipt:command", "Show what a run learned from, or verify it."),
+    "doctor": ("truetune.cli.doctor:command", "Say what this machine has and what is missing."),
+    "completion": ("truetune.cli.completion:command", "Print the completion script of a shell."),
+}
+"""Verb -> where its command stands, and its line in `ft --help`."""
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, _, name = VERBS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            raise unknown_verb(args[0])
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=text) for name, (_, text) in VERBS.items() if name.startswith(incomplete)]
+        return names or click.Command.shell_complete(self, ctx, incomplete)
+
+
+@click.group(cls=Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="truetune", message="%(prog)s %(version)s")
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Fine-tune language models on the machine you have, with a receipt for every row.
+
+    `ft demo` shows a whole run in a minute; `ft init` writes a train.yml for your own model and data.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main() -> NoReturn:
+    """The entry point of `ft`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line and return its exit code; what the user sees is on stdout and stderr.
+
+    The verb leaves its JSON document in `document` (see `common.Output`) and it is written here, at the end, so that
+    there is exactly one, an error included.
+    """
+    flags = args[: args.index("--")] if "--" in args else args
+    document: dict[str, Any] = {}
+    try:
+        code = invoke(args, document)
+    except Exception as raised:
+        error = explain(raised)
+        if "--debug" in flags:
+            traceback.print_exception(raised)
+        if "--json" in flags:
+            document["error"] = error.to_json()
+        else:
+            click.echo(block(error), err=True)
+        code = error.exit_code
+    if "--json" in flags and document:
+        write(document)
+    return code
+
+
+def invoke(args: Sequence[str], document: dict[str, Any]) -> int:
+    """Hand the line to click; its exit code (`ctx.exit(1)`), else 0."""
+    if sys.platform == "win32":
+        raise UsageError(
+            "TrueTune runs on Linux and macOS, not on Windows itself",
+            code="usage.windows",
+            hint="install it inside WSL (Windows Subsystem for Linux) and run it there",
+        )
+    code = group.main(list(args), prog_name="ft", standalone_mode=False, obj=document)
+    return code if isinstance(code, int) else 0
+
+
+def write(document: dict[str, Any]) -> None:
+    """One JSON document on stdout: always valid UTF-8, never a NaN."""
+    text = json.dumps(plain({"schema": 1, **document}), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        click.echo(text.encode("utf-8", "backslashreplace"))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's own types: paths become text, dataclasses mappings, NaN and infinity null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def block(error: TrueTuneError) -> str:
+    """The findings as lines for people, with control characters of quoted data made visible."""
+    lines = []
+    for finding in error.findings:
+        lines.append(f"error: {finding}")
+        if finding.hint:
+            lines.append(f"hint: {finding.hint}")
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in "\n".join(lines))
+
+
+def explain(raised: Exception) -> TrueTuneError:
+    """Whatever went wrong as one of our errors. What nobody foresaw is a bug, and is called one."""
+    if isinstance(raised, TrueTuneError):
+        return raised
+    if isinstance(raised, click.exceptions.Abort):
+        return Forced("stopped", code="stopped.forced")
+    if isinstance(raised, click.ClickException):
+        return usage(raised)
+    if isinstance(raised, MemoryError):
+        return ResourceError(
+            "there is not enough memory", code="memory.exhausted", hint="`ft doctor` shows what is free"
+        )
+    if isinstance(raised, OSError) and raised.filename:
+        return unreadable(raised)
+    return TrueTuneError(
+        f"this is a bug in TrueTune ({type(raised).__name__}: {raised})",
+        code="bug",
+        hint="run again with --debug to see where, and report it with that output",
+    )
+
+
+def unreadable(raised: OSError) -> TrueTuneError:
+    """A file that the system does not let us read or write, and nobody caught closer to it."""
+    reason, where = (raised.strerror or str(raised)).lower(), str(raised.filename)
+    if raised.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return ResourceError(reason, code="disk.full", where=where, hint="free some space and run again")
+    return InputError(
+        reason, code="file.unusable", where=where, hint="check that the file is there and its permissions"
+    )
+
+
+def unknown_verb(name: str) -> UsageError:
+    near = difflib.get_close_matches(name, VERBS, n=1)
+    hint = f"did you mean `ft {near[0]}`?" if near else "`ft --help` lists the verbs"
+    return UsageError(f"there is no verb `{name}`", code="usage.unknown_verb", where="ft", hint=hint)
+
+
+def usage(raised: click.ClickException) -> UsageError:
+    """click's complaint about a command line, in the words of our errors."""
+    ctx = raised.ctx if isinstance(raised, click.UsageError) else None
+    where = ctx.command_path if ctx else "ft"
+    message, code, hint = raised.format_message(), "usage.invalid", f"`{where} --help` lists what it takes"
+    if isinstance(raised, click.NoSuchOption):
+        message, code = f"there is no option `{raised.option_name}`", "usage.unknown_option"
+        if raised.possibilities:
+            hint = f"did you mean {' or '.join(raised.possibilities)}?"
+    elif isinstance(raised, click.exceptions.NoArgsIsHelpError) and ctx and isinstance(ctx.command, click.Group):
+        message, code = "a verb is missing", "usage.missing"
+        hint = f"one of: {', '.join(ctx.command.list_commands(ctx))}"
+    elif isinstance(raised, click.MissingParameter):
+        code = "usage.missing"
+    elif isinstance(raised, click.BadParameter):
+        code = "usage.bad_value"
+    return UsageError(" ".join(message.split()).rstrip("."), code=code, where=where, hint=hint)

@@ -1,0 +1,46 @@
+"""TrueTune: fine-tune language models on the machine you have, with a receipt for every row.
+
+    import truetune as ft
+    run = ft.train("train.yml")
+
+The verbs are those of `truetune.api`; each is imported when it is first used, so importing this costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from truetune import api
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in api.VERBS:
+        return api.load(name)
+    raise AttributeError(f"module 'truetune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *api.VERBS})
+
+
+class _Verb(ModuleType):
+    """A package with the name of a verb: `truetune.train` is the package of the loop and `ft.train(...)` works too."""
+
+    def __call__(self, *args: Any, **values: Any) -> Any:
+        return api.load(self.__name__.rpartition(".")[2])(*args, **values)
+
+
+class _Root(ModuleType):
+    """Importing a package binds its name here, in the verb's place: such a package is made callable."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in api.VERBS and isinstance(value, ModuleType):
+            value.__class__ = _Verb
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Root

@@ -1,0 +1,22 @@
+"""The verbs as Python functions; the command line and the other faces are thin callers of these.
+
+`truetune.train` is `truetune.api.train.train`, and so on: the table names each verb's module, which is imported when
+the verb is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+VERBS = {
+    "train": "truetune.api.train",
+}
+"""Verb -> its module."""
+
+
+def load(name: str) -> Callable[..., Any]:
+    """The function of a verb; KeyError for a name that is none."""
+    function: Callable[..., Any] = getattr(importlib.import_module(VERBS[name]), name)
+    return function
