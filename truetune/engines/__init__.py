@@ -1,1 +1,32 @@
-""""""
+"""Engines: what holds tensors. Found by name through a table, imported when opened."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from truetune.engines.base import EngineSpec, TrainEngine
+from truetune.errors import ResourceError, UsageError
+
+TABLE = {"torch": "truetune.engines.torch"}
+
+
+def module(name: str) -> Any:
+    """The engine's package: `choose`, `open_engine`, `describe`. Raises where its libraries are not installed."""
+    if name not in TABLE:
+        raise UsageError(f"there is no engine {name}", code="engine.unknown", hint=f"Engines: {', '.join(TABLE)}.")
+    try:
+        return import_module(TABLE[name])
+    except ModuleNotFoundError as error:
+        raise ResourceError(
+            f"the {name} engine needs {error.name}, which is not installed",
+            code="engine.not_installed",
+            where="resources.engine",
+            hint=f'Install it: pip install "truetune[{name}]".',
+        ) from None
+
+
+def open_engine(name: str, spec: EngineSpec) -> TrainEngine:
+    """Load the model onto its device, ready to take steps."""
+    engine: TrainEngine = module(name).open_engine(spec)
+    return engine

@@ -142,6 +142,10 @@ class TrainEngine(Protocol):
         """The trained result (PEFT adapter, or the whole model for full fine-tuning) into an existing folder."""
         ...
 
+    def changed(self) -> tuple[int, int]:
+        """(trained tensors that differ from their start, all trained tensors)."""
+        ...
+
     def agree(self, flag: bool) -> bool:
         """One decision over all ranks: true if it is true on any."""
         ...

@@ -1,0 +1,6 @@
+"""The torch engine: transformers' models, LoRA layers of our own, on CUDA and the CPU (Apple's `mps` is untested)."""
+
+from truetune.engines.torch.device import Choice, choose, free
+from truetune.engines.torch.engine import open_engine
+
+__all__ = ["Choice", "choose", "free", "open_engine"]

@@ -1,0 +1,82 @@
+"""Which device and number type to train on, and how much memory is there."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from truetune.engines.base import Usage
+from truetune.errors import ResourceError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A device and number type with the reasons, and a warning where the wish could not be met."""
+
+    device: str
+    dtype: str
+    reason: str
+    dtype_reason: str
+    warning: str = ""
+
+
+def choose(device: str = "auto", dtype: str = "auto") -> Choice:
+    """Resolve `auto`; `cuda` without a GPU falls back to the CPU with a warning."""
+    name, reason, warning = pick(device)
+    if dtype != "auto":
+        return Choice(name, dtype, reason, "as asked", warning or slow(name, dtype))
+    if name.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False):
+        return Choice(name, "bfloat16", reason, "this GPU computes bfloat16 natively", warning)
+    return Choice(name, "float32", reason, f"float32 is the safe choice on {name}", warning)
+
+
+def pick(device: str) -> tuple[str, str, str]:
+    """(device, reason, warning)."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        if cuda:
+            return "cuda", f"{torch.cuda.get_device_name(0)} found", ""
+        return "cpu", "no CUDA GPU found", ""
+    if device.startswith("cuda"):
+        if not cuda:
+            return "cpu", "no CUDA GPU found", f"{device} was asked for, but no CUDA GPU is usable: training on the CPU"
+        index = int(device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise ResourceError(
+                f"there is no {device}: this machine has {torch.cuda.device_count()} GPU(s)",
+                code="device.missing",
+                where="resources.device",
+                hint="Use cuda:0, or leave resources.device on auto.",
+            )
+        return device, "as asked", ""
+    if device == "mps":
+        if not mps:
+            return "cpu", "no Apple GPU found", "mps was asked for, but is not usable here: training on the CPU"
+        return "mps", "as asked", "mps is untested with TrueTune: check the first losses against the CPU"
+    return "cpu", "as asked", ""
+
+
+def slow(device: str, dtype: str) -> str:
+    """A warning where bfloat16 would crawl: CPUs without its instructions are 7 to 100 times slower with it."""
+    if device == "cpu" and dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "this CPU has no fast bfloat16: float32 will be many times faster"
+    return ""
+
+
+def usage(device: str) -> Usage:
+    """Bytes in use now, at the peak, and the most there is."""
+    if device.startswith("cuda"):
+        _, total = torch.cuda.mem_get_info(device)
+        return Usage(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device), total)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return Usage(psutil.Process().memory_info().rss, peak, psutil.virtual_memory().total)
+
+
+def free(device: str) -> int | None:
+    """Free bytes of a GPU; None for the CPU, whose memory is asked for elsewhere."""
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None

@@ -1,0 +1,143 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) as one autograd function: y = x Wᵀ + bias + scale · (drop(x) Aᵀ) Bᵀ.
+
+Only x, the rank-r product and the dropout mask are kept for the backward pass. Names and files follow PEFT's layout,
+so PEFT loads what is saved here and the other way round.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from truetune.engines.base import Method
+from truetune.errors import UsageError
+
+
+class Product(torch.autograd.Function):
+    """Shapes: x [N, I], W [O, I] (or [I, O] when `transposed`), A [r, I], B [O, r], mask [N, I] bool or None."""
+
+    @staticmethod
+    def forward(ctx, x, W, bias, A, B, scale, mask, keep, transposed):
+        A16, B16 = A.to(x.dtype), B.to(x.dtype)
+        y = torch.mm(x, W if transposed else W.t())
+        if bias is not None:
+            y += bias
+        dropped = x if mask is None else x * mask / keep
+        h = dropped @ A16.t()
+        y.addmm_(h, B16.t(), alpha=scale)
+        ctx.save_for_backward(x, W, A, B, h, mask)
+        ctx.scale, ctx.keep, ctx.transposed = scale, keep, transposed
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, W, A, B, h, mask = ctx.saved_tensors
+        dropped = x if mask is None else x * mask / ctx.keep
+        grad_h = (grad @ B.to(grad.dtype)) * ctx.scale
+        grad_A = (grad_h.t() @ dropped).to(A.dtype)
+        grad_B = (grad.t() @ h).mul_(ctx.scale).to(B.dtype)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_h @ A.to(grad.dtype)
+            if mask is not None:
+                grad_x = grad_x * mask / ctx.keep
+            grad_x.addmm_(grad, W.t() if ctx.transposed else W)
+        return grad_x, None, None, grad_A, grad_B, None, None, None, None
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer (`nn.Linear` or GPT-2's `Conv1D`) with a trained rank-r addition."""
+
+    def __init__(self, base: nn.Module, method: Method) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.transposed = isinstance(base, Conv1D)
+        inside, outside = base.weight.shape if self.transposed else base.weight.shape[::-1]
+        device = base.weight.device
+        self.lora_A = nn.Parameter(torch.empty(method.r, inside, dtype=torch.float32, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(outside, method.r, dtype=torch.float32, device=device))
+        self.scale = method.alpha / method.r
+        self.dropout = method.dropout
+        self.enabled = True
+
+    def reset(self, generator: torch.Generator) -> None:
+        """PEFT's start: A uniform (Kaiming with a = √5), B zero. Drawn on the CPU, so every device starts alike."""
+        bound = math.sqrt(1 / self.lora_A.shape[1])
+        start = torch.empty(self.lora_A.shape).uniform_(-bound, bound, generator=generator)
+        self.lora_A.data.copy_(start)
+        self.lora_B.data.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.enabled:
+            return self.base(x)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        flat = x.reshape(-1, x.shape[-1])
+        mask = None
+        if self.training and self.dropout:
+            mask = torch.rand(flat.shape, device=x.device) >= self.dropout
+        W, bias = self.base.weight, self.base.bias
+        y = Product.apply(flat, W, bias, self.lora_A, self.lora_B, self.scale, mask, 1 - self.dropout, self.transposed)
+        return y.view(*x.shape[:-1], -1)
+
+
+def attach(model: nn.Module, method: Method, seed: int) -> list[str]:
+    """Freeze the model, put a `LoRALinear` at every target, return the targets' names in the model's order."""
+    model.requires_grad_(False)
+    names = targets(model, method.target_modules)
+    generator = torch.Generator().manual_seed(seed)
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        layer = LoRALinear(getattr(owner, child), method)
+        layer.reset(generator)
+        setattr(owner, child, layer)
+    return names
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
+    """All LoRA layers with their names, in the model's order."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear))
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Every linear layer but the output head."""
+    head = model.get_output_embeddings()
+    return [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+
+
+def targets(model: nn.Module, wanted: str | Sequence[str]) -> list[str]:
+    """Names of the layers to adapt.
+
+    `auto` and `all-linear` take every linear layer but the head (Dettmers et al. 2023), a list takes names and
+    suffixes (`q_proj`), any other string is a regular expression over whole names.
+    """
+    every = linear_names(model)
+    if wanted in ("auto", "all-linear"):
+        return every
+    if isinstance(wanted, str):
+        found = [name for name in every if re.fullmatch(wanted, name)]
+        missing = [] if found else [wanted]
+    else:
+        found = [name for name in every if any(hit(name, suffix) for suffix in wanted)]
+        missing = [suffix for suffix in wanted if not any(hit(name, suffix) for name in every)]
+    if missing:
+        kinds = sorted({name.rpartition(".")[2] for name in every})
+        raise UsageError(
+            f"no linear layer of this model is called {', '.join(missing)}",
+            code="method.no_target",
+            where="method.target_modules",
+            hint=f"This model has {', '.join(kinds)}; `auto` takes them all.",
+        )
+    return found
+
+
+def hit(name: str, suffix: str) -> bool:
+    return name == suffix or name.endswith("." + suffix)

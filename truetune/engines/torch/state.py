@@ -1,0 +1,124 @@
+"""Everything a resume needs, as safetensors and JSON: parameters, optimizer, random number generators."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from truetune.engines import adapter
+from truetune.engines.torch import model as models
+
+OPTIMIZER, RNG, FULL = "optimizer.safetensors", "rng.safetensors", "model.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> trained parameter; adapters under PEFT's names, tied weights once."""
+    adapters = models.adapter_parameters(model)
+    return adapters or {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def fingerprints(parameters: dict[str, nn.Parameter]) -> dict[str, str]:
+    """Name -> sha256 of the parameter's bytes."""
+    return {name: hashlib.sha256(raw(p)).hexdigest() for name, p in parameters.items()}
+
+
+def raw(tensor: torch.Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def save(folder: Path, model: nn.Module, parameters: dict, optimizer: torch.optim.Optimizer, peft: Any) -> None:
+    """A checkpoint's tensors. A LoRA checkpoint is itself an adapter that PEFT loads."""
+    weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
+    save_file(weights, folder / (adapter.WEIGHTS if peft else FULL), metadata={"format": "pt"})
+    if peft:
+        adapter.write_config(folder, peft)
+    save_file(moments(parameters, optimizer), folder / OPTIMIZER)
+    write_rng(folder / RNG)
+
+
+def save_result(folder: Path, model: nn.Module, parameters: dict, peft: Any) -> None:
+    """What training made: the adapter in PEFT's layout, or the whole model as transformers saves it."""
+    if not peft:
+        model.save_pretrained(folder)
+        return
+    weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
+    save_file(weights, folder / adapter.WEIGHTS, metadata={"format": "pt"})
+    adapter.write_config(folder, peft)
+
+
+def restore(folder: Path, model: nn.Module, parameters: dict, optimizer: torch.optim.Optimizer) -> None:
+    """Undo `save`."""
+    path = folder / adapter.WEIGHTS
+    weights = load_file(path if path.is_file() else folder / FULL)
+    for name, parameter in parameters.items():
+        parameter.data.copy_(weights[name])
+    put_moments(load_file(folder / OPTIMIZER), parameters, optimizer)
+    read_rng(folder / RNG)
+
+
+def moments(parameters: dict, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """AdamW's state by parameter name: `exp_avg.<name>`, `exp_avg_sq.<name>`, `step.<name>`."""
+    tensors = {}
+    for name, parameter in parameters.items():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{kind}.{name}"] = value.detach().cpu().contiguous()
+    return tensors
+
+
+def put_moments(tensors: dict, parameters: dict, optimizer: torch.optim.Optimizer) -> None:
+    for name, parameter in parameters.items():
+        if f"step.{name}" not in tensors:
+            continue
+        entry = {kind: tensors[f"{kind}.{name}"].to(parameter.device) for kind in MOMENTS}
+        entry["step"] = tensors[f"step.{name}"].to(parameter.device)
+        optimizer.state[parameter] = entry
+
+
+def rng() -> dict[str, torch.Tensor]:
+    """The state of every generator that training may draw from, as byte tensors."""
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda.{i}": value for i, value in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def set_rng(states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["torch"])
+    cuda = sorted(((int(k.partition(".")[2]), v) for k, v in states.items() if k.startswith("cuda.")))
+    if cuda and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([value for _, value in cuda][: torch.cuda.device_count()])
+
+
+def write_rng(path: Path) -> None:
+    """torch, CUDA, Python and NumPy: a library may draw from the last two."""
+    kind, keys, position, gauss, cached = np.random.get_state()
+    version, numbers, spare = random.getstate()
+    others = {"numpy": [kind, int(position), int(gauss), float(cached)], "python": [version, spare]}
+    tensors = rng() | {
+        "numpy.keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "python.numbers": torch.tensor(numbers, dtype=torch.int64),
+    }
+    save_file(tensors, path, metadata={"others": json.dumps(others)})
+
+
+def read_rng(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        others = json.loads(file.metadata()["others"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    numpy_keys = tensors.pop("numpy.keys").numpy().astype(np.uint32)
+    kind, position, gauss, cached = others["numpy"]
+    np.random.set_state((kind, numpy_keys, position, gauss, cached))
+    version, spare = others["python"]
+    random.setstate((version, tuple(tensors.pop("python.numbers").tolist()), spare))
+    set_rng(tensors)

@@ -1,0 +1,54 @@
+"""Tiny random models of real architectures, seeded and untrained, for the contract suite and tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+VOCAB = 320
+LLAMA = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0}
+PHI = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}
+
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", LLAMA),
+    "mistral-window": ("mistral", LLAMA | {"sliding_window": 6}),
+    "qwen2": ("qwen2", LLAMA),
+    "qwen3": ("qwen3", LLAMA | {"head_dim": 8}),
+    "gemma": ("gemma", LLAMA | {"head_dim": 8}),
+    "gemma2": ("gemma2", LLAMA | {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}),
+    "gemma3": ("gemma3_text", LLAMA | {"head_dim": 8, "num_hidden_layers": 6, "sliding_window": 6}),
+    "phi3": ("phi3", LLAMA | {"pad_token_id": 0, "eos_token_id": 1}),
+    "phi": ("phi", PHI | {"partial_rotary_factor": 0.5}),
+    "gpt2": ("gpt2", GPT2),
+    "gpt_neox": ("gpt_neox", PHI),
+    "olmo2": ("olmo2", LLAMA | {"pad_token_id": 0, "eos_token_id": 1}),
+    "smollm3": ("smollm3", LLAMA | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}),
+    "granite": ("granite", LLAMA | {"logits_scaling": 2.0}),
+    "gptj": ("gptj", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "rotary_dim": 4}),
+}
+"""Name -> (model type, configuration). `granite` and `gptj` stand for those that train padded."""
+
+
+def make(folder: Path, architecture: str = "llama", *, seed: int = 0, **overrides: Any) -> Path:
+    """Write a tiny model (config.json, model.safetensors) of an architecture into `folder`; returns the folder."""
+    kind, settings = ARCHITECTURES[architecture]
+    config = CONFIG_MAPPING[kind](**({"vocab_size": VOCAB} | settings | overrides))
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.02 if "norm" in name or "ln_" in name else 0.08
+            parameter.add_(torch.randn(parameter.shape) * scale)
+    model.save_pretrained(folder)
+    return folder
