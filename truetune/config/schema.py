@@ -1,0 +1,386 @@
+"""The schema of `train.yml`: one frozen class per section, its defaults, and what each key means.
+
+The text under a field is its only description: the file that `ft init` writes, the reference page and the JSON Schema
+are generated from it. Its first sentence stands alone as the short description. `auto` stays `auto` here; it is
+resolved by those who know the data, the model and the machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StrictBool,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from truetune.config.values import Amount, Cadence, parse_memory, print_memory, shown
+
+SHORTHANDS = {"model": "path", "data": "path", "method": "type"}
+"""`model: starter` is `model: {path: starter}`."""
+
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+DEVICE = r"^(auto|cpu|cuda|cuda:[0-9]{1,2}|mps)$"
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+NUMERIC = re.compile(r"[\d.\s-]+(%|rows?)?|.*%")
+
+
+def whole(value: object) -> object:
+    """1e3 and 1000.0 are whole numbers too."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def one_or_more(value: object) -> object:
+    """A text, or a list of texts as a tuple."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    if not texts or not all(isinstance(text, str) and text and not CONTROL.search(text) for text in texts):
+        raise ValueError(f"must be text or a list of texts, not {shown(value)}")
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def held_out(value: object) -> object:
+    """`auto`, None, an `Amount`, or a path: text that does not look like a number."""
+    if value is None or value == "none":
+        return None
+    if isinstance(value, str) and (value == "auto" or not NUMERIC.fullmatch(value)):
+        return one_or_more(value)
+    try:
+        amount = Amount.parse(value)
+    except ValueError:
+        wanted = "`auto`, `none`, a percentage such as `5%`, a number of rows or a path"
+        raise ValueError(f"must be {wanted}, not {shown(value)}") from None
+    if amount.percent and amount.value >= 100:
+        raise ValueError("must leave rows to train on: less than 100%")
+    return amount if amount.value else None
+
+
+def memory(value: object) -> object:
+    """`auto`, or bytes."""
+    return value if value == "auto" or (type(value) is int and value > 0) else parse_memory(value)
+
+
+def plain(value: object) -> object:
+    """As JSON and YAML hold it."""
+    return value.plain() if isinstance(value, Amount) else list(value) if isinstance(value, tuple) else value
+
+
+Text = Annotated[str, Field(strict=True, min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Count = Annotated[int, BeforeValidator(whole), Field(strict=True, ge=1, le=2**31 - 1)]
+Natural = Annotated[int, BeforeValidator(whole), Field(strict=True, ge=0, le=2**31 - 1)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Texts = Annotated[
+    str | tuple[str, ...],
+    PlainValidator(one_or_more),
+    PlainSerializer(plain),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+Often = Annotated[
+    Cadence,
+    PlainValidator(Cadence.parse),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["100 steps", "1 epoch", "10 min"]}),
+]
+Part = Annotated[
+    Amount,
+    PlainValidator(Amount.parse),
+    PlainSerializer(plain),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number", "minimum": 0}], "examples": ["5%", 100]}),
+]
+HeldOut = Annotated[
+    Literal["auto"] | Amount | str | None,
+    PlainValidator(held_out),
+    PlainSerializer(plain),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number", "minimum": 0}, {"type": "null"}]}),
+]
+Memory = Annotated[
+    int | Literal["auto"],
+    PlainValidator(memory),
+    PlainSerializer(lambda size: size if size == "auto" else print_memory(size), return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["auto", "7.5GB", "512MiB"]}),
+]
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, unknown keys refused, descriptions from the text under a field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Model(Section):
+    """The model to start from."""
+
+    path: Text
+    """`starter`, a hub id such as Qwen/Qwen2.5-0.5B-Instruct, or a folder."""
+
+    revision: Text | None = None
+    """Commit, tag or branch on the hub. null = the newest, pinned to its commit when the run starts."""
+
+    adapter: Text | None = None
+    """Adapter to continue from, as a folder. null = a fresh one."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the weights. auto = bfloat16 where the device is fast at it, else float32."""
+
+
+class Data(Section):
+    """The rows to learn from."""
+
+    path: Texts
+    """File, folder or pattern with the rows, or a list of them. Relative to this file, then to where you stand."""
+
+    format: Text = "auto"
+    """Shape of the rows: messages, sharegpt, alpaca, text, … auto = found by looking over many rows."""
+
+    columns: dict[Text, Text] | None = None
+    """Your column names, as {prompt: question, response: answer}. null = the usual names."""
+
+    template: Text = "auto"
+    """Chat template: auto, none or a Jinja file. auto = the model's own; none = prompt and answer as they are."""
+
+    train_on: Literal["assistant", "all", "last"] = "assistant"
+    """Tokens that are learned: assistant, all or last. assistant = every answer with its end; last = the last answer."""
+
+    split: Text = "train"
+    """Which files of a data folder to train on, by the start of their name."""
+
+    validation: HeldOut = "auto"
+    """Rows held out to measure on: auto, none, 5%, 200, or a file. auto = 5%, at least 8 and at most 500 rows."""
+
+    max_length: Annotated[Count, Field(ge=8)] = 2048
+    """Longest example, in tokens."""
+
+    too_long: Literal["drop", "truncate", "error"] = "drop"
+    """What happens to a longer conversation: drop, truncate (its end is lost) or error. Named and counted each time."""
+
+    max_rejects: Part = Amount(5, percent=True)
+    """Bad rows that are skipped before the run refuses to start: 5% or a number of rows."""
+
+    dedupe: Literal["exact", "none"] = "exact"
+    """Whether a row that stands twice is learned once: exact or none."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`path` as a tuple, be it one or many."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class Method(Section):
+    """How the model is changed."""
+
+    type: Literal["auto", "lora", "full"] = "auto"
+    """auto, lora (a small adapter beside the frozen model) or full (all weights). auto = lora."""
+
+    r: Annotated[Count, Field(le=4096)] = 16
+    """Rank of the adapter: how much it can hold."""
+
+    alpha: Annotated[Number, Field(gt=0)] = 32
+    """Strength of the adapter. Its output is scaled by alpha / r."""
+
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.05
+    """Share of the adapter's inputs set to 0 in training."""
+
+    target_modules: Texts = "auto"
+    """Layers that get an adapter, by the end of their names, as [q_proj, v_proj]. auto = all linear layers of the blocks."""
+
+    bits: Literal[4] = 4
+    """Bits per weight of the frozen model, for qlora."""
+
+
+class Training(Section):
+    """How long and how fast it learns. A step is batch_size × gradient_accumulation_steps examples, over all devices."""
+
+    objective: Literal["auto", "sft", "pretrain"] = "auto"
+    """What is learned: sft (answers) or pretrain (whole texts). auto = from the shape of the rows."""
+
+    learning_rate: Annotated[Number, Field(gt=0, le=10)] = 2e-4
+    """Highest learning rate, reached after the warm-up. Typical: 2e-4 for lora, 1e-5 for full."""
+
+    batch_size: Annotated[Count, Field(le=2**20)] = 4
+    """Examples that go together; the engine cuts them so that they fit into memory."""
+
+    gradient_accumulation_steps: Annotated[Count, Field(le=2**20)] = 4
+    """Batches that make one step of the optimizer."""
+
+    epochs: Annotated[Number, Field(gt=0, le=1e6)] = 3
+    """Passes over the rows; 0.5 is half of them."""
+
+    max_steps: Count | None = None
+    """Most optimizer steps, even if epochs are left. null = no such bound."""
+
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up: cosine or linear (both to 0), or constant."""
+
+    warmup: Part = Amount(3, percent=True)
+    """Steps in which the learning rate rises from 0: 3% or a number of steps."""
+
+    weight_decay: Annotated[Number, Field(ge=0, le=1)] = 0.01
+    """Pull of the weights towards 0, decoupled from the gradient (AdamW)."""
+
+    max_grad_norm: Annotated[Number, Field(gt=0)] | None = 1.0
+    """Longest gradient; a longer one is scaled down to it. null = never."""
+
+    optimizer: Literal["adamw"] = "adamw"
+    """The optimizer: adamw."""
+
+    seed: Annotated[Natural, Field(le=2**31 - 1)] = 42
+    """Seed of the order of rows, the held-out rows, the fresh adapter and dropout."""
+
+
+class EarlyStopping(Section):
+    """Stop when the held-out loss no longer falls."""
+
+    patience: Count = 3
+    """Evaluations without improvement before it stops."""
+
+    min_delta: Annotated[Number, Field(ge=0)] = 0.0
+    """How much lower the held-out loss must be to count as improvement."""
+
+
+class Evaluation(Section):
+    """Measuring on the held-out rows while it trains."""
+
+    every: Often | None = Cadence(100, "steps")
+    """How often: 100 steps, 1 epoch or 10 min. null = never."""
+
+    samples: Annotated[Natural, Field(le=1000)] = 4
+    """Held-out prompts that are answered each time, so that you can read along. 0 = none."""
+
+    early_stopping: EarlyStopping | None = None
+    """When to stop early, as {patience: 3, min_delta: 0}. null = never."""
+
+
+class Checkpoints(Section):
+    """Saving on the way, so that a run can go on after a stop or a crash."""
+
+    every: Often | None = Cadence(100, "steps")
+    """How often: 100 steps, 1 epoch or 10 min. null = only at the end or when stopped."""
+
+    keep: Count = 3
+    """How many of the newest are kept; the best is kept besides."""
+
+    best: StrictBool = True
+    """Whether the checkpoint with the lowest held-out loss is the result; false = the last one is."""
+
+
+class Generation(Section):
+    """How answers are drawn. These values travel with the adapter."""
+
+    temperature: Annotated[Number, Field(ge=0, le=5)] = 0.7
+    """Freedom of the choice of words. 0 = always the likeliest."""
+
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 0.9
+    """Share of the probability that is drawn from, the likeliest words first."""
+
+    max_new_tokens: Count = 256
+    """Longest answer, in tokens."""
+
+
+class Resources(Section):
+    """The machine."""
+
+    engine: Literal["auto", "torch"] = "auto"
+    """What computes: torch. auto = what fits the machine."""
+
+    device: Annotated[str, Field(strict=True, pattern=DEVICE)] = "auto"
+    """auto, cpu, cuda, cuda:1 or mps. auto = a GPU where there is one."""
+
+    memory: Memory = "auto"
+    """Memory that training may use, such as 7.5GB. auto = what is free on the device, less a reserve."""
+
+    workers: Annotated[Count, Field(le=1)] = 1
+    """Machines or processes that train together: 1."""
+
+
+class Output(Section):
+    """Where the run goes."""
+
+    dir: Text | None = None
+    """The run's own folder. null = a new one under ./runs."""
+
+    name: Annotated[str, Field(strict=True, pattern=NAME)] | None = None
+    """Name of the run and its adapter. null = made from the model and the data."""
+
+    log: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+    """Logs besides the run's own: [tensorboard], or [] for none."""
+
+
+class Config(Section):
+    """A whole `train.yml`."""
+
+    version: Literal[1] = 1
+    """Version of this file's format: 1."""
+
+    model: Model
+    data: Data
+    method: Method = Method()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    generation: Generation = Generation()
+    resources: Resources = Resources()
+    output: Output = Output()
+
+    profile: Literal["chat", "instruction", "code", "small-gpu"] | None = None
+    """Set of defaults for a purpose: chat, instruction, code or small-gpu. What you write here goes before it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {key: expand(key, part) for key, part in value.items()}
+
+
+def expand(section: str, value: object) -> object:
+    """A shorthand as the section it stands for; other values as they are."""
+    if section in SHORTHANDS and isinstance(value, str | list | tuple):
+        return {SHORTHANDS[section]: value}
+    return value
+
+
+def sections() -> dict[str, type[Section]]:
+    """The keys of `train.yml` that hold keys themselves, in order."""
+    found = {name: field.annotation for name, field in Config.model_fields.items()}
+    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Section)}
+
+
+def fields() -> Iterator[tuple[str, FieldInfo]]:
+    """Every key with a value of its own, dotted (`training.learning_rate`), in the order of the file."""
+    nested = sections()
+    for name, field in Config.model_fields.items():
+        if name not in nested:
+            yield name, field
+        else:
+            yield from ((f"{name}.{key}", inner) for key, inner in nested[name].model_fields.items())
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `train.yml` for editors, shorthands included."""
+    document = Config.model_json_schema()
+    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    values = defaults()
+    for name, kind in sections().items():
+        full = document["$defs"][kind.__name__]["properties"]
+        for key in full.keys() & values[name].keys():
+            full[key]["default"] = values[name][key]
+        short = [full[SHORTHANDS[name]]] if name in SHORTHANDS else []
+        whole = {"$ref": f"#/$defs/{kind.__name__}"}
+        document["properties"][name] = {"description": kind.__doc__, "anyOf": [*short, whole]}
+    return document
+
+
+def defaults() -> dict[str, Any]:
+    """Every default as JSON holds it, by section; `model.path` and `data.path` have none."""
+    values = Config(model=Model(path="-"), data=Data(path="-")).model_dump(mode="json")
+    del values["model"]["path"], values["data"]["path"]
+    return values
