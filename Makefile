@@ -1,0 +1,52 @@
+# make setup | demo | test | test-slow | docs | clean — `make help` says what each does.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help setup demo setup-dev check test test-slow docs clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /' | sed 's/^/make /'
+
+setup: $(VENV)/.setup ## .venv with what training needs
+
+demo: setup ## a small real fine-tune on the bundled starter model, and its receipt
+	$(BIN)/ft demo
+
+setup-dev: $(VENV)/.setup-dev ## .venv with the test tools too
+
+check: setup-dev ## style and types: ruff, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check ## style, types, and the tests that take minutes
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-slow: setup-dev ## end-to-end and oracle tests (transformers, PEFT, TRL)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+docs: setup-dev ## write the generated parts of README.md and docs/ again
+	$(BIN)/python docs/build.py
+
+clean: ## remove the environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "TrueTune needs Python 3.11 or newer; say which: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and alone, at its exact version: asked for a range, pip takes the newest, which on Linux is
+# gigabytes of CUDA packages even where there is no GPU.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	@touch $@
+
+$(VENV)/.setup: $(VENV)/.torch pyproject.toml
+	$(PIP) -c constraints.txt -e '.[torch]'
+	@touch $@
+
+$(VENV)/.setup-dev: $(VENV)/.setup
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
