@@ -1,0 +1,158 @@
+"""Make the starter model: generate the text, train the tokenizer, train the model, write the folder.
+
+    python scripts/starter/make.py --minutes 25
+
+The text, the tokenizer and the initial weights follow from `--seed`; how far training gets depends on the machine,
+and the figures are written into the model's README.md. Plain torch and transformers: it does not use TrueTune.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+import vocabulary
+from card import write_card
+from muon import Muon
+from text import chat, documents
+
+FOLDER = Path(__file__).parents[2] / "truetune" / "models" / "starter"
+VOCABULARY, CONTEXT = 4096, 1024
+TOKENIZER_TEXTS, HELD_OUT = 60_000, 400
+PEAK = 3e-3
+PROMPT_WEIGHT = 0.3  # answers teach more than random prompts
+
+
+def build() -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=576, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=CONTEXT, tie_word_embeddings=True, rms_norm_eps=1e-5,
+        bos_token_id=None, eos_token_id=2, pad_token_id=3,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def encode(tokenizer: Tokenizer, document: list[tuple[str, str]] | str) -> tuple[list[int], list[float]]:
+    """Token ids and loss weights of a document: 1 for answers with their end of turn and for plain text."""
+    if isinstance(document, str):
+        ids = [*tokenizer.encode(document).ids, 0]
+        return ids, [1.0] * len(ids)
+    ids, weights = [], []
+    for role, text in document:
+        head = tokenizer.encode(f"<|im_start|>{role}\n").ids
+        body = tokenizer.encode(f"{text}<|im_end|>").ids
+        tail = tokenizer.encode("\n").ids
+        ids += head + body + tail
+        weight = 1.0 if role == "assistant" else PROMPT_WEIGHT
+        weights += [0.1] * len(head) + [weight] * len(body) + [0.1] * len(tail)
+    return [*ids, 0], [*weights, 0.1]
+
+
+def rows(tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, float]]:
+    for document in documents(seed):
+        yield from zip(*encode(tokenizer, document), strict=True)
+
+
+def batch(stream: Iterator[tuple[int, float]], count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """int64 [count, length] ids and float32 [count, length] weights, the next of the stream, packed end to end."""
+    flat = np.array(list(islice(stream, count * length)))
+    ids = torch.tensor(flat[:, 0].astype(np.int64)).view(count, length)
+    return ids, torch.tensor(flat[:, 1].astype(np.float32)).view(count, length)
+
+
+def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean of the token losses."""
+    logits = model(input_ids=ids).logits[:, :-1]
+    losses = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1), reduction="none")
+    weight = weights[:, 1:].reshape(-1)
+    return (losses * weight).sum() / weight.sum()
+
+
+def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for the embedding and the norms."""
+    named = dict(model.named_parameters())
+    matrices = [p for name, p in named.items() if p.ndim == 2 and "embed" not in name]
+    rest = [p for name, p in named.items() if p.ndim != 2 or "embed" in name]
+    return [Muon(matrices, PEAK), torch.optim.AdamW(rest, lr=PEAK, betas=(0.9, 0.95), weight_decay=0.01)]
+
+
+def schedule(progress: float) -> float:
+    """Share of the peak learning rate: a short warm-up, then cosine to a twentieth."""
+    if progress < 0.02:
+        return progress / 0.02
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (progress - 0.02) / 0.98))
+
+
+def held_out(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int) -> float:
+    """Loss per answer token on conversations of another seed."""
+    total, count = 0.0, 0.0
+    model.eval()
+    with torch.no_grad():
+        for document in islice(documents(seed + 1), HELD_OUT):
+            ids, weights = encode(tokenizer, document)
+            only = torch.tensor([[float(w == 1.0) for w in weights]])
+            total += float(loss_of(model, torch.tensor([ids]), only)) * float(only[:, 1:].sum())
+            count += float(only[:, 1:].sum())
+    model.train()
+    return total / count
+
+
+def fit(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int, minutes: float) -> dict[str, float]:
+    stream, began, step, tokens = rows(tokenizer, seed + 2), time.monotonic(), 0, 0
+    engines = optimizers(model)
+    while (progress := (time.monotonic() - began) / 60 / minutes) < 1:
+        count, length = (4, 512) if progress < 0.85 else (2, CONTEXT)
+        for group in (group for engine in engines for group in engine.param_groups):
+            group["lr"] = PEAK * schedule(progress)
+        loss = loss_of(model, *batch(stream, count, length))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for engine in engines:
+            engine.step()
+            engine.zero_grad()
+        step, tokens = step + 1, tokens + count * length
+        if step % 50 == 0:
+            print(f"step {step} tokens {tokens} loss {loss.item():.3f} at {progress:.1%}", flush=True)
+        if step % 400 == 0:
+            print(f"held out {held_out(model, tokenizer, seed):.4f}", flush=True)
+    return {"steps": step, "tokens": tokens, "held_out_loss": round(held_out(model, tokenizer, seed), 4)}
+
+
+def save(model: LlamaForCausalLM, folder: Path) -> None:
+    model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=3)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    texts = (d if isinstance(d, str) else chat(d) for d in islice(documents(options.seed), TOKENIZER_TEXTS))
+    tokenizer = vocabulary.train(texts, VOCABULARY)
+    vocabulary.save(tokenizer, options.out, CONTEXT)
+    model = build()
+    figures = fit(model, tokenizer, options.seed, options.minutes)
+    save(model, options.out)
+    write_card(options.out, figures | {"parameters": model.num_parameters(), "minutes": options.minutes, "seed": options.seed, "threads": options.threads})
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
