@@ -190,7 +190,7 @@ def test_streams(ft: Any) -> None:
         out.document({"n": 1})
 
     _, out, err = ft(body)
-    assert (out.split(), err) == ("result [red]as is[/red] a b [x]".split(), "on the way\n")
+    assert (out.split(), err) == (["result", "[red]as", "is[/red]", "a", "b", "[x]"], "on the way\n")
     assert ft(body, "--quiet")[2] == ""
     code, out, err = ft(body, "--json")
     assert (code, json.loads(out), err) == (0, {"schema": 1, "n": 1}, "on the way\n")

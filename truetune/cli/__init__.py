@@ -199,16 +199,16 @@ def usage(raised: click.ClickException) -> UsageError:
     """click's complaint about a command line, in the words of our errors."""
     ctx = raised.ctx if isinstance(raised, click.UsageError) else None
     where = ctx.command_path if ctx else "ft"
-    message, code, hint = raised.format_message(), "usage.invalid", f"`{where} --help` lists what it takes"
+    hint = f"`{where} --help` lists what it takes"
+    message = " ".join(raised.format_message().split()).rstrip(".")
     if isinstance(raised, click.NoSuchOption):
-        message, code = f"there is no option `{raised.option_name}`", "usage.unknown_option"
-        if raised.possibilities:
-            hint = f"did you mean {' or '.join(raised.possibilities)}?"
-    elif isinstance(raised, click.exceptions.NoArgsIsHelpError) and ctx and isinstance(ctx.command, click.Group):
-        message, code = "a verb is missing", "usage.missing"
+        hint = f"did you mean {' or '.join(raised.possibilities)}?" if raised.possibilities else hint
+        return UsageError(f"there is no option {raised.option_name}", code="usage.unknown_option", where=where, hint=hint)
+    if isinstance(raised, click.exceptions.NoArgsIsHelpError) and ctx and isinstance(ctx.command, click.Group):
         hint = f"one of: {', '.join(ctx.command.list_commands(ctx))}"
-    elif isinstance(raised, click.MissingParameter):
-        code = "usage.missing"
-    elif isinstance(raised, click.BadParameter):
-        code = "usage.bad_value"
-    return UsageError(" ".join(message.split()).rstrip("."), code=code, where=where, hint=hint)
+        return UsageError("a verb is missing", code="usage.missing", where=where, hint=hint)
+    if isinstance(raised, click.MissingParameter):
+        return UsageError(message, code="usage.missing", where=where, hint=hint)
+    if isinstance(raised, click.BadParameter):
+        return UsageError(message, code="usage.bad_value", where=where, hint=hint)
+    return UsageError(message, code="usage.invalid", where=where, hint=hint)
