@@ -27,6 +27,8 @@ READING_ORDER += ["registry", "tune", "export", "serve", "jobs", "api", "cli", "
 GENERATED = "<!-- Written by `make docs` from the sources; changes here are lost. -->"
 MARKS = "<!-- map: written by `make docs` -->", "<!-- end of map -->"
 CODE = re.compile(r"[a-z]+\.[a-z_]+|bug")
+NEAR = 9
+"""Lines above an error in which its message may have been put into a variable."""
 RAISES = {name for name, kind in vars(errors).items() if inspect.isclass(kind)} | {"RowError", "Reject"}
 """Classes that carry a code; those of `errors.py` and what refuses a single row."""
 
@@ -119,7 +121,7 @@ def message(call: ast.Call, texts: list[tuple[int, str, ast.expr]]) -> str:
     given = [word.value for word in call.keywords if word.arg in {"message", "reason"}]
     for value in given or call.args:
         if isinstance(value, ast.Name):
-            earlier = [text for line, name, text in texts if name == value.id and line < call.lineno]
+            earlier = [text for line, name, text in texts if name == value.id and 0 < call.lineno - line < NEAR]
             value = earlier[-1] if earlier else value
         text = template(value)
         if text and not CODE.fullmatch(text):
