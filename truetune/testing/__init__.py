@@ -1,1 +1,5 @@
-""""""
+"""Shipped with TrueTune: what a third-party engine is held against."""
+
+from truetune.testing.contract import EngineContract, examples
+
+__all__ = ["EngineContract", "examples"]

@@ -37,12 +37,13 @@ class TorchEngine:
         self.optimizer = adamw(self.parameters, spec.optimizer)
         self.forward = Forward(self.model)
         torch.manual_seed(spec.seed)
+        self.rng = state.rng()
 
     def prepare(self, examples: Sequence[Example]) -> Plan:
         return base.plan(examples, self.token_budget)
 
     def step(self, plan: Plan, lr: float) -> StepResult:
-        rng = state.rng()
+        state.set_rng(self.rng)  # the engine's own stream: whoever else draws numbers does not change training
         try:
             self.model.train()
             result = self._gradient(plan)
@@ -54,10 +55,10 @@ class TorchEngine:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            state.set_rng(rng)
             raise OutOfMemory(str(error)) from None
         finally:
             self.optimizer.zero_grad(set_to_none=True)
+        self.rng = state.rng()
         return result
 
     def loss(self, plan: Plan) -> LossSum:
@@ -100,10 +101,10 @@ class TorchEngine:
         return nullcontext()
 
     def save(self, folder: Path) -> None:
-        state.save(folder, self.model, self.parameters, self.optimizer, self.adapter_config())
+        state.save(folder, self.parameters, self.optimizer, self.rng, self.adapter_config())
 
     def restore(self, folder: Path) -> None:
-        state.restore(folder, self.model, self.parameters, self.optimizer)
+        self.rng = state.restore(folder, self.parameters, self.optimizer)
 
     def export(self, folder: Path) -> None:
         state.save_result(folder, self.model, self.parameters, self.adapter_config())

@@ -37,14 +37,14 @@ def raw(tensor: torch.Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())
 
 
-def save(folder: Path, model: nn.Module, parameters: dict, optimizer: torch.optim.Optimizer, peft: Any) -> None:
+def save(folder: Path, parameters: dict, optimizer: torch.optim.Optimizer, rng: dict, peft: Any) -> None:
     """A checkpoint's tensors. A LoRA checkpoint is itself an adapter that PEFT loads."""
     weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
     save_file(weights, folder / (adapter.WEIGHTS if peft else FULL), metadata={"format": "pt"})
     if peft:
         adapter.write_config(folder, peft)
     save_file(moments(parameters, optimizer), folder / OPTIMIZER)
-    write_rng(folder / RNG)
+    write_rng(folder / RNG, rng)
 
 
 def save_result(folder: Path, model: nn.Module, parameters: dict, peft: Any) -> None:
@@ -57,14 +57,14 @@ def save_result(folder: Path, model: nn.Module, parameters: dict, peft: Any) -> 
     adapter.write_config(folder, peft)
 
 
-def restore(folder: Path, model: nn.Module, parameters: dict, optimizer: torch.optim.Optimizer) -> None:
-    """Undo `save`."""
+def restore(folder: Path, parameters: dict, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Undo `save`; returns the generators' state."""
     path = folder / adapter.WEIGHTS
     weights = load_file(path if path.is_file() else folder / FULL)
     for name, parameter in parameters.items():
         parameter.data.copy_(weights[name])
     put_moments(load_file(folder / OPTIMIZER), parameters, optimizer)
-    read_rng(folder / RNG)
+    return read_rng(folder / RNG)
 
 
 def moments(parameters: dict, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -100,19 +100,20 @@ def set_rng(states: dict[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state_all([value for _, value in cuda][: torch.cuda.device_count()])
 
 
-def write_rng(path: Path) -> None:
-    """torch, CUDA, Python and NumPy: a library may draw from the last two."""
+def write_rng(path: Path, states: dict[str, torch.Tensor]) -> None:
+    """The engine's torch and CUDA states; Python's and NumPy's too, from which a library may draw."""
     kind, keys, position, gauss, cached = np.random.get_state()
     version, numbers, spare = random.getstate()
     others = {"numpy": [kind, int(position), int(gauss), float(cached)], "python": [version, spare]}
-    tensors = rng() | {
+    tensors = states | {
         "numpy.keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
         "python.numbers": torch.tensor(numbers, dtype=torch.int64),
     }
     save_file(tensors, path, metadata={"others": json.dumps(others)})
 
 
-def read_rng(path: Path) -> None:
+def read_rng(path: Path) -> dict[str, torch.Tensor]:
+    """Undo `write_rng`."""
     with safe_open(path, framework="pt") as file:
         others = json.loads(file.metadata()["others"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -121,4 +122,4 @@ def read_rng(path: Path) -> None:
     np.random.set_state((kind, numpy_keys, position, gauss, cached))
     version, spare = others["python"]
     random.setstate((version, tuple(tensors.pop("python.numbers").tolist()), spare))
-    set_rng(tensors)
+    return tensors

@@ -1,0 +1,197 @@
+"""The one training loop. It knows steps, cadences and files; the engine knows tensors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from truetune.config import Cadence
+from truetune.data.example import Example
+from truetune.engines.base import LossSum, NotFinite, OutOfMemory, Plan, StepResult, TrainEngine
+from truetune.errors import ResourceError, TrainingError
+from truetune.runs import Run, Status
+from truetune.runs.checkpoints import Checkpoints
+from truetune.runs.metrics import Metrics
+from truetune.train.plan import Course, Due
+from truetune.train.state import State
+from truetune.train.stops import Stops
+
+Listener = Callable[[str, dict[str, Any]], None]
+"""Called with a kind (`train`, `eval`, `checkpoint`, `event`) and its figures: progress bars, TensorBoard."""
+
+EVAL_EXAMPLES = 64
+"""Held-out examples that are measured between two looks at the stop flag."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What happens besides steps."""
+
+    evaluate: Cadence | None
+    save: Cadence | None
+    keep: int = 3
+    best: bool = True
+    patience: int | None = None
+    min_delta: float = 0.0
+
+
+class Loop:
+    """One run: `fit` takes it from `state.step` to its end, or to a stop."""
+
+    def __init__(
+        self,
+        run: Run,
+        engine: TrainEngine,
+        course: Course,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        rules: Rules,
+        state: State,
+        listener: Listener = lambda kind, figures: None,
+    ) -> None:
+        self.run, self.engine, self.course, self.rules, self.state = run, engine, course, rules, state
+        self.train, self.validation = train, validation
+        self.listener = listener
+        self.metrics = Metrics(run.folder / "metrics.jsonl")
+        self.checkpoints = Checkpoints(run)
+        self.clock = time.monotonic()
+        self.beat = 0.0
+        per_epoch = course.order.per_epoch
+        self.evaluation_due = Due(rules.evaluate, per_epoch, self.clock)
+        self.save_due = Due(rules.save, per_epoch, self.clock)
+
+    def fit(self) -> str:
+        """Train. Returns why it ended: `done`, `early` (stopping), or the reason of a stop."""
+        with Stops(self.run) as stops:
+            if self.state.step == 0 and self.state.base_loss is None:
+                self.evaluate()
+            reason = "done"
+            while self.state.step < self.course.total:
+                if why := stops.reason():
+                    self.save()
+                    return why
+                self.step()
+                if self.after_step():
+                    reason = "early"
+                    break
+            self.save()
+        return reason
+
+    def step(self) -> None:
+        """One optimizer step, its figures and its line."""
+        state, started = self.state, time.monotonic()
+        lr = self.course.lr(state.step)
+        examples = [self.train[int(i)] for i in self.course.order.indices(state.step)]
+        try:
+            result = self.take(examples, lr)
+        except NotFinite as error:
+            raise self.not_finite(str(error)) from None
+        state.count(len(examples), result)
+        seconds = time.monotonic() - started
+        state.seconds += seconds
+        self.record(
+            "train",
+            loss=result.loss,
+            lr=lr,
+            grad_norm=result.grad_norm,
+            epoch=self.course.epoch(state.step),
+            tokens=result.tokens,
+            supervised=result.supervised,
+            tokens_per_second=result.tokens / max(seconds, 1e-9),
+            memory=self.engine.usage().now,
+        )
+
+    def take(self, examples: Sequence[Example], lr: float) -> StepResult:
+        """The engine's step. Out of memory halves the token budget and replays the same step."""
+        return self.fitting(examples, lambda plan: self.engine.step(plan, lr))
+
+    def fitting(self, examples: Sequence[Example], work: Callable[[Plan], Any]) -> Any:
+        while True:
+            plan = self.engine.prepare(examples)
+            try:
+                return work(plan)
+            except OutOfMemory:
+                self.shrink(plan)
+
+    def shrink(self, plan: Plan) -> None:
+        """Halve the token budget, or say which row does not fit even alone."""
+        sizes = [sum(plan.examples[i].tokens for i in part) for part in plan.micro_batches]
+        if all(len(part) == 1 for part in plan.micro_batches):
+            longest = max(plan.examples, key=lambda example: example.tokens)
+            raise ResourceError(
+                f"the device's memory does not hold row {longest.row + 1} ({longest.tokens} tokens) even alone",
+                code="memory.example_too_long",
+                where=self.run.id,
+                hint=f"Set data.max_length below {longest.tokens}, or choose a smaller model.",
+            )
+        self.engine.token_budget = self.state.token_budget = min(self.engine.token_budget, max(sizes)) // 2
+        event = {"step": self.state.step, "token_budget": self.engine.token_budget}
+        self.state.oom.append(event)
+        self.record("event", event="out_of_memory", token_budget=self.engine.token_budget)
+
+    def after_step(self) -> bool:
+        """Evaluate and save where due; true where early stopping says that it is enough."""
+        now, last = time.monotonic(), self.state.step == self.course.total
+        best = False
+        if self.evaluation_due(self.state.step, now) or last:
+            best = self.evaluate()
+        if self.save_due(self.state.step, now) or (best and self.rules.best):
+            self.save()
+        return self.rules.patience is not None and self.state.waiting >= self.rules.patience
+
+    def evaluate(self) -> bool:
+        """Measure the held-out loss; true where it is the best so far."""
+        if not self.validation:
+            return False
+        started = time.monotonic()
+        measured = self.measure(self.validation)
+        best = self.state.judge(measured, self.rules.min_delta)
+        seconds = time.monotonic() - started
+        self.record("eval", loss=self.state.eval_loss, rows=len(self.validation), best=best, seconds=seconds)
+        return best
+
+    def measure(self, examples: Sequence[Example]) -> LossSum:
+        total = LossSum(0.0, 0.0, 0, 0)
+        for start in range(0, len(examples), EVAL_EXAMPLES):
+            part = [examples[i] for i in range(start, min(start + EVAL_EXAMPLES, len(examples)))]
+            total += self.fitting(part, self.engine.loss)
+        return total
+
+    def save(self) -> None:
+        """A checkpoint of this step, once; older ones beyond `keep` go."""
+        state = self.state
+        if any(checkpoint.step == state.step for checkpoint in self.checkpoints.list()):
+            return
+        self.checkpoints.save(state.step, self.engine.save, state.to_json())
+        if self.rules.best and state.best_step == state.step and state.best_loss is not None:
+            self.checkpoints.mark_best(state.step, state.best_loss)
+        self.checkpoints.collect(self.rules.keep, state.best_step if self.rules.best else None)
+        self.record("checkpoint")
+
+    def record(self, kind: str, **figures: Any) -> None:
+        """One line in metrics.jsonl, one call of the listener, and at most once a second the status."""
+        self.metrics.append(kind, self.state.step, **figures)
+        self.listener(kind, {"step": self.state.step, "steps": self.course.total} | figures)
+        now = time.monotonic()
+        if now - self.beat >= 1 or kind != "train":
+            self.beat = now
+            self.status(kind, figures)
+
+    def status(self, kind: str, figures: dict[str, Any]) -> None:
+        names = {"train": ("loss", "lr", "tokens_per_second"), "eval": ("loss",)}.get(kind, ())
+        prefix = "eval_" if kind == "eval" else ""
+        known = {prefix + name: figures[name] for name in names}
+        epoch = self.course.epoch(self.state.step)
+        Status.update(self.run, step=self.state.step, steps=self.course.total, epoch=epoch, figures=known)
+
+    def not_finite(self, what: str) -> TrainingError:
+        kept = self.checkpoints.list()
+        hint = f"The checkpoint of step {kept[-1].step} is whole. " if kept else ""
+        return TrainingError(
+            f"step {self.state.step + 1} is not a number ({what}); its update was not applied",
+            code="train.not_finite",
+            where=self.run.id,
+            hint=hint + "Lower training.learning_rate, or look at the rows of this step.",
+        )

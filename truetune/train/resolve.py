@@ -1,0 +1,145 @@
+"""Every `auto` of a `train.yml` becomes a value with a reason, once. The result is `resolved.json`, from which alone
+a run (and its resume) is built."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from truetune.config import Amount, Config
+from truetune.data.prepare import Prepared
+from truetune.data.steps import Steps
+from truetune.engines.base import EngineSpec, Method, Optimizer
+from truetune.models import memory
+from truetune.models.facts import Facts
+from truetune.models.source import Source
+from truetune.train.loop import Rules
+from truetune.train.plan import Course, course
+
+Resolved = dict[str, Any]
+
+
+def resolve(config: Config, folder: Path, source: Source, facts: Facts, prepared: Prepared, choice: Any, free: int) -> Resolved:
+    """The body of resolved.json.
+
+    `choice` is what the engine says of device and number type, `free` the bytes that training may use.
+    """
+    values = config.model_dump(mode="json")
+    reasons: dict[str, str] = {}
+
+    def settle(key: str, value: Any, reason: str) -> None:
+        section, name = key.split(".")
+        if values[section][name] != value:
+            values[section][name], reasons[key] = value, reason
+
+    method = "lora" if config.method.type == "auto" else config.method.type
+    budget = memory.budget(
+        facts,
+        method=method,
+        r=config.method.r,
+        dtype=choice.dtype,
+        available=free,
+        longest=longest(prepared),
+    )
+    settle("model.revision", source.revision, "the newest commit, pinned")
+    settle("model.dtype", choice.dtype, choice.dtype_reason)
+    settle("method.type", method, "LoRA trains a small part of the model, and the base stays as it is")
+    settle("data.format", prepared.report["format"]["name"], f"{prepared.report['format']['share']:.0%} of the rows looked at")
+    settle("data.template", prepared.report["rendering"]["template"], "from the model's folder")
+    settle("data.validation", len(prepared.validation), "5% of the rows, at least 8, at most 500")
+    settle("training.objective", prepared.objective, "from the shape of the rows")
+    settle("resources.engine", "torch", "the engine of this machine")
+    settle("resources.device", choice.device, choice.reason)
+    settle("resources.memory", f"{free} B", "free now, less a reserve")
+    path = plan(config, len(prepared.train))
+    return {
+        "schema": 1,
+        "written": config.model_dump(mode="json"),
+        "config": values,
+        "reasons": reasons,
+        "folder": str(folder),
+        "model": {"folder": str(source.folder), "name": source.name, "kind": source.kind, "revision": source.revision},
+        "plan": {
+            "examples": len(prepared.train),
+            "step": config.training.batch_size * config.training.gradient_accumulation_steps,
+            "steps_per_epoch": path.order.per_epoch,
+            "steps": path.total,
+            "warmup_steps": path.warmup,
+            **promised(path, prepared),
+        },
+        "memory": {"free": free, "token_budget": budget.tokens, "gradient_checkpointing": budget.checkpointing}
+        | {"reason": budget.reason, "estimate": asdict(budget.estimate)},
+    }
+
+
+def longest(prepared: Prepared) -> int:
+    """Tokens of the longest example of the run."""
+    return max(int(part.lengths.max()) for part in (prepared.train, prepared.validation) if len(part))
+
+
+def plan(config: Config, examples: int) -> Course:
+    """The course of a run over `examples` examples."""
+    training = config.training
+    return course(
+        Steps(examples, training.batch_size * training.gradient_accumulation_steps, training.seed),
+        epochs=training.epochs,
+        max_steps=training.max_steps,
+        learning_rate=training.learning_rate,
+        scheduler=training.scheduler,
+        warmup=training.warmup if isinstance(training.warmup, Amount) else Amount.parse(training.warmup),
+    )
+
+
+def promised(path: Course, prepared: Prepared) -> dict[str, int]:
+    """What will reach the loss if the run goes to its end: examples, tokens and supervised tokens."""
+    lengths, supervised = prepared.train.lengths, prepared.train.supervised_counts
+    steps = [path.order.indices(step) for step in range(path.total)]
+    return {
+        "examples_promised": sum(len(step) for step in steps),
+        "tokens_promised": int(sum(int(lengths[step].sum()) for step in steps)),
+        "supervised_promised": int(sum(int(supervised[step].sum()) for step in steps)),
+    }
+
+
+def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: int = 0) -> EngineSpec:
+    """What the engine needs. A resume brings the token budget that its checkpoint had come down to."""
+    values = resolved["config"]
+    method, training = values["method"], values["training"]
+    modules = method["target_modules"]
+    return EngineSpec(
+        model=Path(resolved["model"]["folder"]),
+        method=Method(
+            type=method["type"],
+            r=method["r"],
+            alpha=method["alpha"],
+            dropout=method["dropout"],
+            target_modules=modules if isinstance(modules, str) else tuple(modules),
+        ),
+        optimizer=Optimizer(
+            type=training["optimizer"],
+            weight_decay=training["weight_decay"],
+            max_grad_norm=training["max_grad_norm"],
+        ),
+        adapter=adapter,
+        device=values["resources"]["device"],
+        dtype=values["model"]["dtype"],
+        seed=training["seed"],
+        token_budget=token_budget or resolved["memory"]["token_budget"],
+        gradient_checkpointing=resolved["memory"]["gradient_checkpointing"],
+        base=resolved["model"]["name"],
+        revision=resolved["model"]["revision"],
+    )
+
+
+def rules(config: Config) -> Rules:
+    """Cadences, best checkpoint and early stopping."""
+    early = config.evaluation.early_stopping
+    return Rules(
+        evaluate=config.evaluation.every,
+        save=config.checkpoints.every,
+        keep=config.checkpoints.keep,
+        best=config.checkpoints.best,
+        patience=early.patience if early else None,
+        min_delta=early.min_delta if early else 0.0,
+    )

@@ -1,0 +1,70 @@
+"""What the loop knows besides the engine's tensors: position, counts, best, early stopping. A checkpoint's state.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from truetune.engines.base import LossSum, StepResult
+
+
+@dataclass
+class State:
+    """Everything is counted over the run as a whole: a resume takes it up where the checkpoint left it."""
+
+    step: int = 0
+    examples: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    min_grad_norm: float | None = None
+    max_grad_norm: float | None = None
+    base_loss: float | None = None
+    """Held-out loss before the first step."""
+    eval_loss: float | None = None
+    eval_step: int | None = None
+    best_loss: float | None = None
+    best_step: int | None = None
+    waiting: int = 0
+    """Evaluations since the last improvement that counts for early stopping."""
+    token_budget: int = 0
+    seconds: float = 0.0
+    oom: list[dict[str, int]] = field(default_factory=list)
+    resumes: list[int] = field(default_factory=list)
+
+    def count(self, examples: int, result: StepResult) -> None:
+        """Take one step into account."""
+        self.step += 1
+        self.examples += examples
+        self.tokens += result.tokens
+        self.supervised += result.supervised
+        self.first_loss = result.loss if self.first_loss is None else self.first_loss
+        self.last_loss = result.loss
+        self.min_grad_norm = lowest(self.min_grad_norm, result.grad_norm)
+        self.max_grad_norm = max(self.max_grad_norm or 0.0, result.grad_norm)
+
+    def judge(self, measured: LossSum, min_delta: float) -> bool:
+        """Take an evaluation into account; true where it is the best so far."""
+        loss = measured.loss / measured.denominator
+        self.eval_loss, self.eval_step = loss, self.step
+        if self.step == 0:
+            self.base_loss = loss
+            return False
+        clearly = self.best_loss is None or loss < self.best_loss - min_delta
+        self.waiting = 0 if clearly else self.waiting + 1
+        if self.best_loss is not None and loss >= self.best_loss:
+            return False
+        self.best_loss, self.best_step = loss, self.step
+        return True
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> State:
+        return cls(**body)
+
+
+def lowest(a: float | None, b: float) -> float:
+    return b if a is None else min(a, b)
