@@ -160,6 +160,14 @@ def test_control_characters_of_data_do_not_reach_the_terminal(ft: Any) -> None:
     assert "\x1b" not in err
     assert r"\x1b[31m" in err
 
+    def body(out: common.Output) -> None:
+        out.print("a\x1b[2Jb\r\u202ec\ne 👩\u200d🚀")
+        out.table(["x"], [["\x07\udc80"]])
+
+    _, out, _ = ft(body)
+    assert out.splitlines()[:2] == [r"a\x1b[2Jb\r\u202ec", "e 👩\u200d🚀"]
+    assert r"\x07\udc80" in out
+
 
 def test_the_document_is_plain_json(ft: Any) -> None:
     body = {

@@ -12,6 +12,7 @@ import importlib
 import json
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ VERBS = {
     "completion": ("truetune.cli.completion:command", "Print the completion script of a shell."),
 }
 """Verb -> where its command stands, and its line in `ft --help`."""
+
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Verbs(click.Group):
@@ -149,13 +152,18 @@ def plain(value: Any) -> Any:
 
 
 def block(error: TrueTuneError) -> str:
-    """The findings as lines for people, with control characters of quoted data made visible."""
+    """The findings as lines for people."""
     lines = []
     for finding in error.findings:
         lines.append(f"error: {finding}")
         if finding.hint:
             lines.append(f"hint: {finding.hint}")
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in "\n".join(lines))
+    return visible("\n".join(lines))
+
+
+def visible(text: str) -> str:
+    """`text` with what would steer a terminal (escape sequences, reversed writing) shown instead of obeyed."""
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def explain(raised: Exception) -> TrueTuneError:
@@ -203,7 +211,9 @@ def usage(raised: click.ClickException) -> UsageError:
     message = " ".join(raised.format_message().split()).rstrip(".")
     if isinstance(raised, click.NoSuchOption):
         hint = f"did you mean {' or '.join(raised.possibilities)}?" if raised.possibilities else hint
-        return UsageError(f"there is no option {raised.option_name}", code="usage.unknown_option", where=where, hint=hint)
+        return UsageError(
+            f"there is no option {raised.option_name}", code="usage.unknown_option", where=where, hint=hint
+        )
     if isinstance(raised, click.exceptions.NoArgsIsHelpError) and ctx and isinstance(ctx.command, click.Group):
         hint = f"one of: {', '.join(ctx.command.list_commands(ctx))}"
         return UsageError("a verb is missing", code="usage.missing", where=where, hint=hint)

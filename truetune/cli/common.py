@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from truetune import paths
+from truetune.cli import visible
 
 PIPE_WIDTH = 160
 """Columns of a table that goes into a file or a pipe, where nobody sees it wrapped."""
@@ -49,11 +50,11 @@ class Output:
 
     def print(self, *objects: Any, style: str | None = None, markup: bool = False) -> None:
         """Text or rich renderables to stdout, unless `--json`. Text is printed as it is: `markup` is for our own."""
-        self.console.print(*objects, style=style, markup=markup)
+        self.console.print(*map(_safe, objects), style=style, markup=markup)
 
     def note(self, *objects: Any, style: str | None = None) -> None:
         """Text or rich renderables to stderr, unless `--quiet`."""
-        self.progress.print(*objects, style=style, markup=False)
+        self.progress.print(*map(_safe, objects), style=style, markup=False)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
         """A plain table to stdout, unless `--json`. Cells are text or rich renderables."""
@@ -65,9 +66,14 @@ class Output:
         self.console.print(table)
 
 
+def _safe(thing: Any) -> Any:
+    """Text that cannot steer the terminal; renderables as they are (a verb that builds one calls `visible`)."""
+    return visible(thing) if isinstance(thing, str) else thing
+
+
 def _text(cell: Any) -> Text:
     """A cell's text without rich's markup, so that `[red]` in somebody's data stays what it is."""
-    return Text("" if cell is None else str(cell))
+    return Text("" if cell is None else visible(str(cell)))
 
 
 def options(function: Callable[..., None]) -> Callable[..., None]:
