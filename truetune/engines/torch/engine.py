@@ -31,7 +31,7 @@ class TorchEngine:
         self.model = model.load(spec)
         self.targets = model.adapt(self.model, spec)
         if spec.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
         self.parameters = state.trained(self.model)
         self.start = state.fingerprints(self.parameters)
         self.optimizer = adamw(self.parameters, spec.optimizer)
