@@ -1,4 +1,5 @@
-"""General English from the tables of `knowledge.txt`: facts, words, tips, steps, small talk, stories, letters, reviews."""
+"""General English from the tables of `knowledge.txt`: facts, words, tips, small talk, stories, letters, reviews."""
+# ruff: noqa: E501 - the lines are sentences
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from tasks import NUMBERS, Turn, one
 from words import NAMES, a, cap, join, past, person, phrase, pick, plural, sample, sentence
 
 
-def load(path: Path = Path(__file__).with_name("knowledge.txt")) -> dict[str, list[tuple[str, str]]]:
+def load(path: Path) -> dict[str, list[tuple[str, str]]]:
     """Section -> (key, value) pairs."""
     sections: dict[str, list[tuple[str, str]]] = {}
     for line in path.read_text().splitlines():
@@ -21,7 +22,7 @@ def load(path: Path = Path(__file__).with_name("knowledge.txt")) -> dict[str, li
     return sections
 
 
-TABLES = load()
+TABLES = load(Path(__file__).with_name("knowledge.txt"))
 CLASS = {item: kind for kind, items in TABLES["classes"] for item in items.split()}
 
 
@@ -32,7 +33,11 @@ def parts(text: str) -> list[str]:
 def capital(rng: Random) -> list[Turn]:
     country, city = rng.choice(TABLES["capitals"])
     ask = rng.choice(
-        [f"What is the capital of {country}?", f"Name the capital of {country}.", f"Which city is the capital of {country}?"]
+        [
+            f"What is the capital of {country}?",
+            f"Name the capital of {country}.",
+            f"Which city is the capital of {country}?",
+        ]
     )
     if rng.random() < 0.25:
         return one(f"{city} is the capital of which country?", f"{city} is the capital of {country}.")
@@ -86,11 +91,22 @@ def advice(rng: Random) -> list[Turn]:
 def steps(rng: Random) -> list[Turn]:
     goal, text = rng.choice(TABLES["steps"])
     items = parts(text)
-    ask = rng.choice(["How do I {}?", "Explain how to {}.", "Describe the steps to {}.", "Write instructions to {}.", "How can you {}?"])
+    ask = rng.choice(
+        [
+            "How do I {}?",
+            "Explain how to {}.",
+            "Describe the steps to {}.",
+            "Write instructions to {}.",
+            "How can you {}?",
+        ]
+    )
     if rng.random() < 0.5:
         return one(ask.format(goal), "\n".join(f"{n}. {item}" for n, item in enumerate(items, 1)))
     lower = [item[0].lower() + item[1:] for item in items]
-    return one(ask.format(goal), f"First, {lower[0]} Then {lower[1]} Next, {lower[2]} After that, {' '.join([lower[3], *items[4:]])}")
+    return one(
+        ask.format(goal),
+        f"First, {lower[0]} Then {lower[1]} Next, {lower[2]} After that, {' '.join([lower[3], *items[4:]])}",
+    )
 
 
 def classify(rng: Random) -> list[Turn]:
@@ -121,12 +137,32 @@ def odd(rng: Random) -> list[Turn]:
 def review(rng: Random) -> list[Turn]:
     good = rng.random() < 0.5
     item = pick(rng, rng.choice(["products", "rooms", "foods"]))
-    praise = ["I love it", "It works perfectly", "The quality is great", "I would buy it again", "Everyone was friendly", "It is worth it"]
-    blame = ["It broke after a day", "The quality is poor", "I want my money back", "It was a waste of money", "Nobody helped me", "I am disappointed"]
-    word = rng.choice(["wonderful", "excellent", "lovely", "fantastic"] if good else ["terrible", "awful", "horrible", "useless"])
+    praise = [
+        "I love it",
+        "It works perfectly",
+        "The quality is great",
+        "I would buy it again",
+        "Everyone was friendly",
+        "It is worth it",
+    ]
+    blame = [
+        "It broke after a day",
+        "The quality is poor",
+        "I want my money back",
+        "It was a waste of money",
+        "Nobody helped me",
+        "I am disappointed",
+    ]
+    word = rng.choice(
+        ["wonderful", "excellent", "lovely", "fantastic"] if good else ["terrible", "awful", "horrible", "useless"]
+    )
     text = f"The {item} was {word}. {'. '.join(rng.sample(praise if good else blame, rng.randint(1, 2)))}."
     ask = rng.choice(
-        ["Is this review positive or negative?\n\n{}", "Classify the sentiment of the text.\n\n{}", "What is the sentiment: {}"]
+        [
+            "Is this review positive or negative?\n\n{}",
+            "Classify the sentiment of the text.\n\n{}",
+            "What is the sentiment: {}",
+        ]
     )
     label = "Positive" if good else "Negative"
     return one(ask.format(text), rng.choice([label, label + ".", f"The review is {label.lower()}."]))
@@ -135,7 +171,10 @@ def review(rng: Random) -> list[Turn]:
 def story(rng: Random) -> list[Turn]:
     name, pronoun, other, own = person(rng)
     job, place, thing, animal = pick(rng, "jobs"), pick(rng, "rooms"), phrase(rng, "things"), pick(rng, "animals")
-    verb, mood = past(pick(rng, "transitive")), rng.choice(["happy", "proud", "grateful", "surprised", "tired but glad"])
+    verb, mood = (
+        past(pick(rng, "transitive")),
+        rng.choice(["happy", "proud", "grateful", "surprised", "tired but glad"]),
+    )
     lines = [
         rng.choice([f"Once upon a time there was {a(job)} named {name}.", f"{name} was {a(job)} who lived near the {place}."]),
         rng.choice([f"One day {pronoun} found {a(thing)}.", f"One morning {pronoun} saw {a(animal)} at the door.",
@@ -181,7 +220,9 @@ def rewrite(rng: Random) -> list[Turn]:
 def describe(rng: Random) -> list[Turn]:
     item, kind = rng.choice(list(CLASS.items()))
     tone, shade = sample(rng, "adjectives", 2), pick(rng, "colors")
-    ask = rng.choice([f"Describe {a(item)}.", f"Write a sentence about {a(item)}.", f"Write a short text about {plural(item)}."])
+    ask = rng.choice(
+        [f"Describe {a(item)}.", f"Write a sentence about {a(item)}.", f"Write a short text about {plural(item)}."]
+    )
     answer = f"{cap(a(item))} is {a(kind)}. It can be {tone[0]} or {tone[1]}, and it is often {shade}."
     return one(ask, answer if rng.random() < 0.7 else f"The {item} is {tone[0]} and {shade}.")
 
@@ -193,4 +234,21 @@ def talk(rng: Random) -> list[Turn]:
     return turns
 
 
-KNOWLEDGE = [capital, word, definition, why, advice, advice, steps, classify, odd, review, story, letter, rewrite, describe, talk, talk]
+KNOWLEDGE = [
+    capital,
+    word,
+    definition,
+    why,
+    advice,
+    advice,
+    steps,
+    classify,
+    odd,
+    review,
+    story,
+    letter,
+    rewrite,
+    describe,
+    talk,
+    talk,
+]

@@ -18,13 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-
 import vocabulary
 from card import write_card
 from muon import Muon
 from text import chat, documents
+from tokenizers import Tokenizer
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 FOLDER = Path(__file__).parents[2] / "truetune" / "models" / "starter"
 VOCABULARY, CONTEXT = 4096, 1024
@@ -150,7 +149,16 @@ def main() -> None:
     model = build()
     figures = fit(model, tokenizer, options.seed, options.minutes)
     save(model, options.out)
-    write_card(options.out, figures | {"parameters": model.num_parameters(), "minutes": options.minutes, "seed": options.seed, "threads": options.threads})
+    write_card(
+        options.out,
+        figures
+        | {
+            "parameters": model.num_parameters(),
+            "minutes": options.minutes,
+            "seed": options.seed,
+            "threads": options.threads,
+        },
+    )
     print(json.dumps(figures))
 
 

@@ -1,4 +1,5 @@
 """Support dialogues of invented shops: the facts stand in the prompt, the answer follows from them."""
+# ruff: noqa: E501 - the lines are sentences
 
 from __future__ import annotations
 
@@ -11,7 +12,15 @@ Turn = tuple[str, str]
 DAYS = [2, 3, 5, 7, 10, 12, 14, 15, 18, 20, 21, 25, 28, 35, 40, 50, 60, 75, 80, 90, 100, 120]
 UNITS = ["days", "days", "days", "weeks", "working days", "business days", "hours", "months"]
 PAYMENTS = ["credit card", "debit card", "bank transfer", "invoice", "cash on delivery", "gift card", "mobile payment"]
-CHANNELS = ["by email", "by phone", "by chat", "in the app", "in your account", "on our website", "at any of our stores"]
+CHANNELS = [
+    "by email",
+    "by phone",
+    "by chat",
+    "in the app",
+    "in your account",
+    "on our website",
+    "at any of our stores",
+]
 WEEK = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 
@@ -34,7 +43,9 @@ def goods(rng: Random) -> str:
 
 
 def place(rng: Random) -> str:
-    return rng.choice(["Settings", "Profile", "Orders", "My Account", "Help", "Payments", "Security", "Addresses", "Privacy"])
+    return rng.choice(
+        ["Settings", "Profile", "Orders", "My Account", "Help", "Payments", "Security", "Addresses", "Privacy"]
+    )
 
 
 # Each topic: the values it draws, statements of the fact, questions about it, answers. {name} is a drawn value.
@@ -116,11 +127,28 @@ TOPICS: list[Topic] = [
      ["How much is the {p}?", "What does the {p} cost?", "What is the price of the {p}?"],
      ["The {p} costs {m}.", "It costs {m}.", "The price of the {p} is {m}."]),
 ]  # fmt: skip
-OPENERS = ["", "", "", "Hello! ", "Hi, ", "Good morning. ", "Excuse me, ", "Hey, ", "Quick question: ", "Please help me. "]
+OPENERS = [
+    "",
+    "",
+    "",
+    "Hello! ",
+    "Hi, ",
+    "Good morning. ",
+    "Excuse me, ",
+    "Hey, ",
+    "Quick question: ",
+    "Please help me. ",
+]
 CLOSERS = ["", "", "", "", " Is there anything else I can help with?", " Please let me know if you need more help.",
            " Thank you for asking!", " I hope that helps."]  # fmt: skip
 THANKS = ["Thank you!", "Thanks a lot.", "Great, thanks.", "That helps, thank you.", "Okay, perfect.", "Thanks, bye!"]
-WELCOME = ["You are welcome!", "Happy to help!", "My pleasure.", "You are welcome. Have a nice day!", "Any time. Goodbye!"]
+WELCOME = [
+    "You are welcome!",
+    "Happy to help!",
+    "My pleasure.",
+    "You are welcome. Have a nice day!",
+    "Any time. Goodbye!",
+]
 UNKNOWN = ["I am sorry, I do not know that. Please ask our support team.", "I don't have that information.",
            "Sorry, I can't find anything about that. A colleague will help you."]  # fmt: skip
 
@@ -128,7 +156,10 @@ UNKNOWN = ["I am sorry, I do not know that. Please ask our support team.", "I do
 def order(rng: Random) -> list[Turn]:
     """Status of an order, read from its record."""
     number, name = f"{rng.choice('ABCDEFGHKLMNPQRSTVWXYZ')}{rng.randint(100, 99999)}", rng.choice(NAMES)
-    item, state = product(rng), rng.choice(["shipped", "packed", "delivered", "delayed", "cancelled", "on its way", "waiting for payment"])
+    item, state = (
+        product(rng),
+        rng.choice(["shipped", "packed", "delivered", "delayed", "cancelled", "on its way", "waiting for payment"]),
+    )
     day = f"{rng.choice(WEEK)}, {rng.choice(['May', 'June', 'July', 'March', 'April', 'October'])} {rng.randint(1, 28)}"
     record = f"Order: {number}\nCustomer: {name}\nItem: {item}\nStatus: {state}\nDelivery: {day}"
     ask, answer = rng.choice(

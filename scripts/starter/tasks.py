@@ -1,4 +1,5 @@
 """Small instructions whose answer follows from the prompt: copying, lists, letters, numbers, reading a passage."""
+# ruff: noqa: E501, SIM905 - the lines are sentences
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ def one(question: str, answer: str) -> list[Turn]:
 def repeat(rng: Random) -> list[Turn]:
     text = sentence(rng) if rng.random() < 0.6 else " ".join(rng.sample(ALL, rng.randint(2, 7)))
     ask = rng.choice(
-        ["Repeat: {}", "Say this again: {}", "Repeat the following text.\n\n{}", "Copy this: {}", "Please repeat after me: {}"]
+        [
+            "Repeat: {}",
+            "Say this again: {}",
+            "Repeat the following text.\n\n{}",
+            "Copy this: {}",
+            "Please repeat after me: {}",
+        ]
     )
     return one(ask.format(text), text)
 
@@ -52,7 +59,9 @@ def position(rng: Random) -> list[Turn]:
     items = sample(rng, rng.choice(GROUPS), rng.randint(3, 6))
     index = rng.choice([0, 1, 2, -1])
     name = {0: "first", 1: "second", 2: "third", -1: "last"}[index]
-    ask = rng.choice(["What is the {} word: {}?", "Which word comes {} in this list: {}?", "Give me the {} item of: {}"])
+    ask = rng.choice(
+        ["What is the {} word: {}?", "Which word comes {} in this list: {}?", "Give me the {} item of: {}"]
+    )
     return one(ask.format(name, ", ".join(items)), items[index])
 
 
@@ -64,10 +73,14 @@ def naming(rng: Random) -> list[Turn]:
     )  # fmt: skip
     count = rng.randint(2, 7)
     items = sample(rng, group, count)
-    ask = rng.choice(["Name {} {}.", "Give me {} {}.", "List {} {}.", "Can you name {} {}?", "Generate a list of {} {}."])
+    ask = rng.choice(
+        ["Name {} {}.", "Give me {} {}.", "List {} {}.", "Can you name {} {}?", "Generate a list of {} {}."]
+    )
     number = NUMBERS[count] if rng.random() < 0.6 else str(count)
-    answer = join([cap(items[0]), *items[1:]]) + "." if rng.random() < 0.5 else "\n".join(
-        f"{n}. {cap(x)}" for n, x in enumerate(items, 1)
+    answer = (
+        join([cap(items[0]), *items[1:]]) + "."
+        if rng.random() < 0.5
+        else "\n".join(f"{n}. {cap(x)}" for n, x in enumerate(items, 1))
     )
     return one(ask.format(number, label), answer)
 

@@ -6,34 +6,29 @@ from pathlib import Path
 from random import Random
 
 VOWELS = "aeiou"
-PAST = dict(
-    pair.split(":")
-    for pair in """
-    see:saw find:found buy:bought sell:sold make:made take:took bring:brought hold:held throw:threw catch:caught
-    break:broke build:built draw:drew write:wrote read:read send:sent keep:kept lose:lost hide:hid show:showed
-    give:gave lend:lent cut:cut eat:ate drink:drank sew:sewed choose:chose grow:grew feed:fed leave:left hit:hit
-    win:won teach:taught forget:forgot meet:met lead:led run:ran swim:swam fly:flew sing:sang sleep:slept wake:woke
-    rise:rose stand:stood sit:sat lie:lay fall:fell shine:shone speak:spoke think:thought wear:wore learn:learned
-    begin:began get:got go:went come:came say:said tell:told feel:felt know:knew put:put pay:paid drive:drove
-    ride:rode bear:bore
-    """.split()
-)
-IRREGULAR = dict(
-    pair.split(":")
-    for pair in """
-    mouse:mice goose:geese sheep:sheep deer:deer fish:fish salmon:salmon trout:trout shrimp:shrimp wolf:wolves
-    knife:knives shelf:shelves bookshelf:bookshelves scarf:scarves loaf:loaves leaf:leaves child:children foot:feet
-    tooth:teeth man:men woman:women policeman:policemen fisherman:fishermen squid:squid octopus:octopuses bison:bison
-    moose:moose elk:elk buffalo:buffalo
-    """.split()
-)
-DOUBLED = {"stop", "plan", "drop", "wrap", "hug", "nod", "grab", "chat", "cut", "run", "swim", "sit", "hit", "get", "win"}
+DOUBLED = {
+    "stop",
+    "plan",
+    "drop",
+    "wrap",
+    "hug",
+    "nod",
+    "grab",
+    "chat",
+    "cut",
+    "run",
+    "swim",
+    "sit",
+    "hit",
+    "get",
+    "win",
+}
 
 
-def load(path: Path = Path(__file__).with_name("words.txt")) -> dict[str, list[str]]:
+def load(path: Path) -> dict[str, list[str]]:
     """Section name -> its words; a section with `|` holds phrases."""
     sections: dict[str, list[str]] = {}
-    body: list[str] = []
+    name, body = "", list[str]()
     for line in [*path.read_text().splitlines(), "["]:
         if line.startswith("["):
             if body:
@@ -46,7 +41,9 @@ def load(path: Path = Path(__file__).with_name("words.txt")) -> dict[str, list[s
     return sections
 
 
-WORDS = load()
+WORDS = load(Path(__file__).with_name("words.txt"))
+PAST = dict(pair.split(":") for pair in WORDS.pop("past"))
+IRREGULAR = dict(pair.split(":") for pair in WORDS.pop("plural"))
 NAMES = WORDS["girls"] + WORDS["boys"]
 NOUNS = WORDS["animals"] + WORDS["foods"] + WORDS["things"]
 ALL = sorted({word for section in WORDS.values() for word in section if " " not in word})
@@ -140,7 +137,9 @@ def subject(rng: Random) -> str:
 
 def sentence(rng: Random) -> str:
     """A random sentence in the past tense: grammar and vocabulary, little sense."""
-    thing = f"{rng.choice(['the', 'a', 'every', 'this', 'that'])} {phrase(rng, rng.choice(['things', 'foods', 'animals']))}"
+    thing = (
+        f"{rng.choice(['the', 'a', 'every', 'this', 'that'])} {phrase(rng, rng.choice(['things', 'foods', 'animals']))}"
+    )
     place = f"{rng.choice(['in', 'near', 'behind'])} the {pick(rng, 'rooms')}"
     roll = rng.random()
     if roll < 0.6:
@@ -149,7 +148,9 @@ def sentence(rng: Random) -> str:
         text = f"{subject(rng)} {past(pick(rng, 'intransitive'))} {pick(rng, 'adverbs')}"
     else:
         text = f"the {pick(rng, 'nouns_extra')} of the {pick(rng, 'abstract')} was {pick(rng, 'adjectives')}"
-    tail = rng.choice(["", f" {place}", f" {pick(rng, 'times')}", f" with {rng.choice(NAMES)}", f" because {clause(rng)}"])
+    tail = rng.choice(
+        ["", f" {place}", f" {pick(rng, 'times')}", f" with {rng.choice(NAMES)}", f" because {clause(rng)}"]
+    )
     text = (cap(text) + tail + ".").replace(" a a", " an a").replace(" a e", " an e").replace(" a o", " an o")
     return text.replace(" a i", " an i")
 

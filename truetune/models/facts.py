@@ -1,0 +1,150 @@
+"""What a model is, from its config.json and the headers of its weights; nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from truetune.errors import InputError
+from truetune.models import weights
+
+# One fact, several names: Llama's, GPT-2's and GPT-J's, GPT-NeoX', T5's.
+NAMES = {
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "heads": ("num_attention_heads", "n_head", "num_heads"),
+    "intermediate": ("intermediate_size", "n_inner", "ffn_dim", "d_ff"),
+    "positions": ("max_position_embeddings", "n_positions", "n_ctx"),
+    "vocabulary": ("vocab_size",),
+}
+TIED = {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "bert", "modernbert"}
+"""Model types whose input embedding and head are the same unless their config says otherwise."""
+UNGATED = {
+    "gpt2",
+    "gptj",
+    "gpt_neox",
+    "gpt_neo",
+    "gpt_bigcode",
+    "bert",
+    "roberta",
+    "phi",
+    "opt",
+    "bloom",
+    "starcoder2",
+    "falcon",
+}
+"""Model types whose feed-forward layer has two matrices; the others have three (gate, up, down)."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Sizes are numbers of elements; `head_dim` is the width of one head, `positions` the longest context in tokens."""
+
+    model_type: str
+    architecture: str
+    causal: bool
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    gated: bool
+    vocabulary: int
+    tied: bool
+    positions: int | None
+    sliding_window: int | None
+    parameters: int
+    dtype: str
+
+    @property
+    def layer_parameters(self) -> int:
+        """Elements of the attention and feed-forward matrices of one layer."""
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        matrices = 3 if self.gated else 2
+        return self.hidden * (2 * query + 2 * key) + matrices * self.hidden * self.intermediate
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises InputError `model.no_config` or `model.bad_config`."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        hint = "a model folder has config.json, tokenizer.json and model.safetensors"
+        raise InputError(
+            "the folder holds no config.json", code="model.no_config", where=str(folder), hint=hint
+        ) from error
+    except (ValueError, OSError) as error:
+        raise _bad(path, f"config.json cannot be read ({error})") from error
+    if not isinstance(values, dict):
+        raise _bad(path, "config.json is not an object")
+    return values
+
+
+def read(folder: Path) -> Facts:
+    """The facts of a model folder. Raises InputError as `config` and `weights.tensors`."""
+    values = config(folder)
+    text = values.get("text_config")
+    if isinstance(text, dict):  # models of text and images keep the language part one level down
+        values = values | text
+    return _facts(values, weights.tensors(folder), folder / "config.json")
+
+
+def _facts(values: Mapping[str, Any], tensors: list[weights.Tensor], path: Path) -> Facts:
+    kind = str(values.get("model_type", ""))
+    architecture = str((values.get("architectures") or [""])[0])
+    hidden, heads = _number(values, "hidden", path), _number(values, "heads", path)
+    # Qwen2 writes a window that it does not use.
+    window = values.get("sliding_window") if values.get("use_sliding_window", True) else None
+    tied = bool(values.get("tie_word_embeddings", kind in TIED))
+    inner = _optional(values, "intermediate")
+    return Facts(
+        model_type=kind,
+        architecture=architecture,
+        causal=_causal(architecture),
+        hidden=hidden,
+        layers=_number(values, "layers", path),
+        heads=heads,
+        kv_heads=_kv_heads(values, heads),
+        head_dim=values.get("head_dim") or hidden // heads,
+        intermediate=inner if inner else 4 * hidden,
+        gated=kind not in UNGATED,
+        vocabulary=_number(values, "vocabulary", path),
+        tied=tied,
+        positions=_optional(values, "positions"),
+        sliding_window=window,
+        parameters=sum(tensor.size for tensor in tensors if len(tensor.shape) < 4),  # old GPT-2 files store masks
+        dtype=max(tensors, key=lambda tensor: tensor.size).dtype if tensors else "F32",
+    )
+
+
+def _causal(architecture: str) -> bool:
+    return architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
+
+
+def _kv_heads(values: Mapping[str, Any], heads: int) -> int:
+    """Heads of keys and values; Falcon's multi-query models say so with a flag."""
+    if values.get("multi_query") and not values.get("new_decoder_architecture"):
+        return 1
+    count = values.get("num_key_value_heads") or values.get("num_kv_heads")
+    return int(count) if count else heads
+
+
+def _optional(values: Mapping[str, Any], fact: str) -> int | None:
+    found = next((values[name] for name in NAMES[fact] if values.get(name) is not None), None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _number(values: Mapping[str, Any], fact: str, path: Path) -> int:
+    found = _optional(values, fact)
+    if found is None:
+        raise _bad(path, f"config.json does not say {NAMES[fact][0]}")
+    return found
+
+
+def _bad(path: Path, message: str) -> InputError:
+    return InputError(message, code="model.bad_config", where=str(path), hint="download or copy the model again")

@@ -1,0 +1,213 @@
+"""From what the user wrote (`starter`, a folder, a hub id) to a local folder that has been checked.
+
+The order, also in the docs:
+1. `starter` is always the model that ships with TrueTune;
+2. what begins with `/`, `./`, `../` or `~` is a folder;
+3. else a folder of this name beside train.yml or in the working folder;
+4. else a hub id, `owner/name` or `name`: the local cache first, then a download.
+A bare name that fits two of these without asking the network is an error that lists them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from truetune.errors import InputError
+from truetune.models import facts, hub, weights
+
+STARTER = Path(__file__).parent / "starter"
+PATH = re.compile(r"[/~]|\.\.?(/|$)")
+DEFINING = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+"""The files beside the weights that decide what the model reads and writes."""
+NATIVE = frozenset(
+    [
+        "bert",
+        "cohere",
+        "cohere2",
+        "deepseek_v3",
+        "falcon",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "glm",
+        "glm4",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neo",
+        "gpt_neox",
+        "gptj",
+        "granite",
+        "llama",
+        "mistral",
+        "mixtral",
+        "modernbert",
+        "olmo",
+        "olmo2",
+        "opt",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "roberta",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+    ]
+)
+"""Model types whose code is in transformers, so that code that a folder offers (`auto_map`) is never needed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checked model folder. `name` is what the user wrote, `revision` the hub's commit."""
+
+    folder: Path
+    name: str
+    kind: Literal["starter", "folder", "hub"]
+    revision: str | None = None
+
+
+def resolve(name: str, *, revision: str | None = None, folder: Path, token: str | None = None) -> Source:
+    """Find and check a model. `folder` is train.yml's; relative paths start there.
+
+    Raises InputError: `model.missing`, `model.ambiguous`, what `check` raises, and what `hub.download` raises.
+    """
+    source = _find(name, revision, folder, token)
+    check(source.folder)
+    return source
+
+
+def _find(name: str, revision: str | None, folder: Path, token: str | None) -> Source:
+    if name == "starter":
+        return Source(STARTER, name, "starter")
+    if PATH.match(name):
+        return Source(_folder(folder / Path(name).expanduser(), name, folder), name, "folder")
+    if name.endswith(".gguf"):
+        raise weights.unsupported(name)
+    places = list(dict.fromkeys(place for base in (folder, Path()) if (place := (base / name).resolve()).exists()))
+    snapshot = hub.cached(name, revision)
+    if len(places) + (snapshot is not None) > 1:
+        raise _ambiguous(name, [*map(str, places), *([f"the hub's {name} ({snapshot})"] if snapshot else [])])
+    if places:
+        return Source(_folder(places[0], name, folder), name, "folder")
+    if not hub.is_name(name):
+        raise hub.missing(name, _near(name, folder))
+    snapshot = snapshot or _download(name, revision, folder, token)
+    return Source(snapshot, name, "hub", snapshot.name)
+
+
+def _folder(path: Path, name: str, base: Path) -> Path:
+    path = path.resolve()
+    if path.suffix == ".gguf":
+        raise weights.unsupported(name)
+    if path.is_file():
+        hint = f"name its folder: {Path(name).parent}"
+        raise InputError("the model is a file, not a folder", code="model.is_file", where=name, hint=hint)
+    if not path.exists():
+        near = _near(path.name, path.parent)
+        hint = f"did you mean {near}?" if near else f"the path starts at {base.resolve()}"
+        raise InputError(f"there is no model folder `{name}`", code="model.missing", where=name, hint=hint)
+    return path
+
+
+def _download(name: str, revision: str | None, folder: Path, token: str | None) -> Path:
+    try:
+        return hub.download(name, revision, token)
+    except InputError as error:
+        near = _near(name, folder)
+        if near and error.finding.code in {"model.missing", "model.offline"}:
+            finding = error.finding
+            hint = f"did you mean {near}? {finding.hint}"
+            raise InputError(finding.message, code=finding.code, where=finding.where, hint=hint) from error
+        raise
+
+
+def _near(name: str, folder: Path) -> str:
+    """Up to three known names that look like `name`: the starter, model folders, cached hub models."""
+    folders = [entry.parent.name for entry in folder.glob("*/config.json")] if folder.is_dir() else []
+    close = difflib.get_close_matches(name, ["starter", *folders, *hub.known()], n=3, cutoff=0.6)
+    return " or ".join(f"`{match}`" for match in close if match != name)
+
+
+def _ambiguous(name: str, candidates: list[str]) -> InputError:
+    return InputError(
+        f"`{name}` could be {' or '.join(candidates)}",
+        code="model.ambiguous",
+        where=name,
+        hint=f"write a path for a folder (./{name}), or rename it to use the hub's model",
+    )
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder that is no usable model: one sentence and a hint each.
+
+    Raises InputError: `model.is_adapter`, `model.no_config`, `model.bad_config`, `model.custom_code`,
+    `model.pickle_weights`, `model.gguf`, `model.no_weights`, `model.damaged`.
+    """
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(
+                "this is an adapter, not a model",
+                code="model.is_adapter",
+                where=str(folder),
+                hint="set model.path to the adapter's base model and model.adapter to this folder",
+            )
+        weights.shards(folder)  # names pickles and GGUF files, where that is all there is
+    refuse_code(facts.config(folder), folder)
+    weights.tensors(folder)
+
+
+def refuse_code(config: dict[str, Any], folder: Path) -> None:
+    """Refuse configurations that ask for code of their own, at any depth. Raises InputError `model.custom_code`."""
+    for key, value in _walk(config):
+        native = key == "auto_map" and config.get("model_type") in NATIVE
+        if (key in {"auto_map", "model_file", "custom_pipelines"} and not native) or _kernel(key, value):
+            raise InputError(
+                f"the model asks to run code of its own (`{key}` in config.json), which TrueTune does not do",
+                code="model.custom_code",
+                where=str(folder / "config.json"),
+                hint="use a model whose architecture is part of transformers, such as Llama, Mistral, Qwen or Gemma",
+            )
+
+
+def _kernel(key: str, value: Any) -> bool:
+    """An attention implementation that names a repository is code from there."""
+    return "attn_implementation" in key and isinstance(value, str) and not value.replace("_", "").isalnum()
+
+
+def _walk(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, at any depth."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield str(key), inner
+            yield from _walk(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _walk(inner)
+
+
+def files(folder: Path) -> list[Path]:
+    """The files that define the base model, sorted by name: what the receipt hashes."""
+    index = folder / weights.INDEX
+    beside = [folder / name for name in DEFINING]
+    return sorted({*weights.shards(folder), *(path for path in [index, *beside] if path.is_file())})
