@@ -22,8 +22,8 @@ assistant to rely on.
   invented facts with questions about them, invented shops with support dialogues. Written for this project; no
   outside text, no data of any person.
 - **Training**: `python scripts/starter/make.py --minutes {minutes:g} --seed {seed} --threads {threads}`:
-  {steps:,} steps, {tokens:,} tokens, fp32 on a CPU, Muon and AdamW. The text and the initial weights follow from the seed; the number of steps
-  depends on the machine, so another run gives a similar model, not the same bytes.
+  {steps:,} steps, {tokens:,} tokens, fp32 on a CPU, Muon and AdamW. The text and the initial weights follow from the
+  seed; the number of steps depends on the machine, so another run gives a similar model, not the same bytes.
 - **Held-out loss**: {held_out_loss} nats per answer token, on generated conversations of another seed.
 - **Limits**: it knows almost nothing about the world, reasons poorly, writes simple English only, and invents facts.
   What it says is not advice. It has no safety training.

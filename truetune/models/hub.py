@@ -14,6 +14,7 @@ from truetune.models import weights
 
 try:
     import huggingface_hub  # its parts load on first use
+    from huggingface_hub import constants
     from huggingface_hub import errors as hub_errors
 except ImportError:  # the extra `hub` is not installed
     huggingface_hub = None  # type: ignore[assignment]
@@ -45,7 +46,7 @@ def known() -> list[str]:
     """Names of the models in the local cache."""
     if huggingface_hub is None:
         return []
-    root = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    root = Path(constants.HF_HUB_CACHE)
     return sorted(entry.name.removeprefix("models--").replace("--", "/") for entry in root.glob("models--*"))
 
 

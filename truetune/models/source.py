@@ -37,42 +37,11 @@ DEFINING = (
 )
 """The files beside the weights that decide what the model reads and writes."""
 NATIVE = frozenset(
-    [
-        "bert",
-        "cohere",
-        "cohere2",
-        "deepseek_v3",
-        "falcon",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "gemma3_text",
-        "glm",
-        "glm4",
-        "gpt2",
-        "gpt_bigcode",
-        "gpt_neo",
-        "gpt_neox",
-        "gptj",
-        "granite",
-        "llama",
-        "mistral",
-        "mixtral",
-        "modernbert",
-        "olmo",
-        "olmo2",
-        "opt",
-        "phi",
-        "phi3",
-        "qwen2",
-        "qwen2_moe",
-        "qwen3",
-        "qwen3_moe",
-        "roberta",
-        "smollm3",
-        "stablelm",
-        "starcoder2",
-    ]
+    """
+    bert cohere cohere2 deepseek_v3 falcon gemma gemma2 gemma3 gemma3_text glm glm4 gpt2 gpt_bigcode gpt_neo
+    gpt_neox gptj granite llama mistral mixtral modernbert olmo olmo2 opt phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe
+    roberta smollm3 stablelm starcoder2
+    """.split()  # noqa: SIM905
 )
 """Model types whose code is in transformers, so that code that a folder offers (`auto_map`) is never needed."""
 

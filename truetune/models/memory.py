@@ -1,0 +1,256 @@
+"""Does it fit? An estimate of training memory from a model's facts, and the token budget that follows from it.
+
+Everything is counted in bytes. With P parameters of the base, T trained ones, b bytes per number of the base's dtype,
+L layers of hidden size h, query width Q, key width K and feed-forward width I, and n tokens in a micro-batch:
+
+    weights      P · b
+    trained      T · 4     LoRA's matrices, or a float32 copy where the whole model trains in a narrower dtype
+    gradients    T · 4
+    optimizer    T · 8     AdamW's two moments
+    activations  n · b · (L · a + h + 4 I)       a: what one layer keeps for the backward pass, see `layer_width`
+                 n · b · (L · h + a + 4 I)       with gradient checkpointing: each layer's input and one whole layer
+    head         logits of one chunk, three float32 copies; n rows of them where the engine pads instead of packing
+
+4 I stands for what the backward pass holds at the widest place. The estimate leans to the high side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from truetune.errors import ResourceError
+from truetune.models.facts import Facts
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+CHUNK = 4 * 1024 * 1024
+"""Most logits that the engine's head holds at once."""
+MOST = 4096
+"""More tokens than this in a micro-batch bring no speed on a CPU, and little elsewhere."""
+SHARE = 0.8
+"""Part of the available memory that a plan may count on."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one training set-up, by what they are for."""
+
+    weights: int
+    trained: int
+    gradients: int
+    optimizer: int
+    activations: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.trained + self.gradients + self.optimizer + self.activations + self.head
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Tokens of a micro-batch, and the estimate that belongs to them."""
+
+    tokens: int
+    checkpointing: bool
+    reason: str
+    estimate: Memory
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is trained and how: all that the estimate needs beside the model's facts."""
+
+    method: str = "lora"
+    r: int = 16
+    targets: tuple[str, ...] | None = None
+    """Projections that LoRA adapts, None for all linear layers."""
+    dtype: str = "float32"
+    packed: bool = True
+    checkpointing: bool = False
+
+
+def projections(facts: Facts) -> dict[str, tuple[int, int]]:
+    """Name -> (inputs, outputs) of a layer's linear maps, in Llama's words."""
+    hidden, inner = facts.hidden, facts.intermediate
+    query, key = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    found = {
+        "q_proj": (hidden, query),
+        "k_proj": (hidden, key),
+        "v_proj": (hidden, key),
+        "o_proj": (query, hidden),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+    return found | {"gate_proj": (hidden, inner)} if facts.gated else found
+
+
+def adapted(facts: Facts, targets: tuple[str, ...] | None) -> list[tuple[int, int]]:
+    """Shapes of the maps of a layer that get LoRA; names of other architectures count as all of them."""
+    known = projections(facts)
+    if targets is None or not set(targets) <= known.keys():
+        return list(known.values())
+    return [known[name] for name in targets]
+
+
+def trained(facts: Facts, setup: Setup) -> int:
+    """Number of trained parameters."""
+    if setup.method == "full":
+        return facts.parameters
+    return facts.layers * setup.r * sum(inside + outside for inside, outside in adapted(facts, setup.targets))
+
+
+def layer_width(facts: Facts, setup: Setup) -> float:
+    """Numbers per token that one layer keeps for the backward pass.
+
+    Two norms with their inputs and outputs (4 h) and the residual sums (2 h); queries, keys and values before and
+    after rotation and repetition, and the attention's output (4 Q + 4 K); gate, its activation, up and their product
+    (4 I). LoRA adds the rank-r product and, for dropout, a byte-sized mask per input.
+    """
+    query, key = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    width = 6.0 * facts.hidden + 4 * query + 4 * key + 4 * facts.intermediate
+    if setup.method == "full":
+        return width
+    size = BYTES[setup.dtype]
+    return width + sum(setup.r + inside / size for inside, _ in adapted(facts, setup.targets))
+
+
+def per_token(facts: Facts, setup: Setup) -> float:
+    """Bytes of activations that one more token in the micro-batch costs."""
+    width, peak = layer_width(facts, setup), 4 * facts.intermediate
+    if setup.checkpointing:
+        return BYTES[setup.dtype] * (facts.layers * facts.hidden + width + peak)
+    return BYTES[setup.dtype] * (facts.layers * width + facts.hidden + peak)
+
+
+def head_bytes(facts: Facts, setup: Setup, tokens: int) -> int:
+    """Logits with their gradient and one temporary, float32, and the hidden state's gradient."""
+    logits = tokens * facts.vocabulary
+    if setup.packed:
+        logits = min(logits, max(CHUNK, facts.vocabulary))
+    return 3 * 4 * logits + tokens * facts.hidden * 4
+
+
+def estimate(facts: Facts, setup: Setup, tokens: int) -> Memory:
+    """Memory of training with micro-batches of `tokens` tokens."""
+    count = trained(facts, setup)
+    narrow = setup.method == "full" and BYTES[setup.dtype] < 4
+    return Memory(
+        weights=facts.parameters * BYTES[setup.dtype],
+        trained=count * 4 if setup.method != "full" or narrow else 0,
+        gradients=count * 4,
+        optimizer=count * 8,
+        activations=int(tokens * per_token(facts, setup)),
+        head=head_bytes(facts, setup, tokens),
+    )
+
+
+def budget(
+    facts: Facts,
+    *,
+    method: str,
+    r: int,
+    dtype: str,
+    available: int,
+    longest: int,
+    targets: tuple[str, ...] | None = None,
+    packed: bool = True,
+) -> Budget:
+    """The token budget of a micro-batch: as many as help, at least the longest example.
+
+    `available` is in bytes, `longest` in tokens. Gradient checkpointing only where the longest example needs it.
+    Raises ResourceError `memory.too_small` where it does not fit even then.
+    """
+    room = int(available * SHARE)
+    setup = Setup(method, r, targets, dtype, packed)
+    for choice in (setup, replace(setup, checkpointing=True)):
+        tokens = _fitting(facts, choice, room, max(longest, MOST))
+        if tokens >= longest:
+            found = estimate(facts, choice, tokens)
+            return Budget(tokens, choice.checkpointing, _reason(tokens, choice.checkpointing, found, available), found)
+    raise _too_small(facts, replace(setup, checkpointing=True), available, longest)
+
+
+def _fitting(facts: Facts, setup: Setup, room: int, most: int) -> int:
+    """The largest number of tokens up to `most` whose estimate is within `room` bytes; 0 where none is."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if estimate(facts, setup, middle).total <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _reason(tokens: int, checkpointing: bool, found: Memory, available: int) -> str:
+    why = "as many as bring speed" if tokens >= MOST else "as many as the memory holds"
+    more = ", with gradient checkpointing, which the longest example needs" if checkpointing else ""
+    return f"{why}: about {readable(found.total)} of {readable(available)} available{more}"
+
+
+def _too_small(facts: Facts, setup: Setup, available: int, longest: int) -> ResourceError:
+    needed = int(estimate(facts, setup, longest).total / SHARE)
+    fits = _fitting(facts, setup, int(available * SHARE), longest)
+    ways = [f"data.max_length: {fits}"] if fits >= 64 else []
+    if setup.method == "full":
+        ways.append("method: lora")
+    return ResourceError(
+        f"training needs about {readable(needed)}, and {readable(available)} are available "
+        f"(the longest example has {longest} tokens)",
+        code="memory.too_small",
+        where="resources.memory",
+        hint=f"what would fit: {', '.join([*ways, 'a smaller model, or more memory'])}",
+    )
+
+
+def readable(size: float) -> str:
+    """`3.1 GB`, in powers of ten."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def available(device: int | None = None, cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that training may use: a GPU's free memory as given, else the machine's, within the container's limit."""
+    if device is not None:
+        return device
+    return min([psutil.virtual_memory().available, *_limits(cgroups)])
+
+
+def _limits(root: Path) -> list[int]:
+    """What the control groups (version 2, then 1) still allow; file cache that can be dropped counts as free."""
+    own = _own_group()
+    files = [
+        *((folder / "memory.max", folder / "memory.current", "inactive_file") for folder in _upward(root, own)),
+        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ]
+    found = []
+    for limit, used, key in files:
+        try:
+            most, now = int(limit.read_text()), int(used.read_text())
+            pairs = (line.split() for line in limit.with_name("memory.stat").read_text().splitlines())
+            cache = next((int(value) for name, value in pairs if name == key), 0)
+        except (OSError, ValueError):  # no such group, or "max": no limit
+            continue
+        found.append(max(0, most - now + cache))
+    return found
+
+
+def _own_group() -> str:
+    """This process's group of version 2, `/` where there is none."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return "/"
+    return next((line[3:] for line in lines if line.startswith("0::")), "/")
+
+
+def _upward(root: Path, group: str) -> list[Path]:
+    """The group's folder and those above it, up to the root."""
+    folder = root / group.strip("/")
+    return [place for place in (folder, *folder.parents) if place == root or root in place.parents]
