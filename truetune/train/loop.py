@@ -11,18 +11,23 @@ from truetune.config import Cadence
 from truetune.data.example import Example
 from truetune.engines.base import LossSum, NotFinite, OutOfMemory, Plan, StepResult, TrainEngine
 from truetune.errors import ResourceError, TrainingError
-from truetune.runs import Run, Status
 from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.metrics import Metrics
+from truetune.runs.run import Run
+from truetune.runs.status import Status
 from truetune.train.plan import Course, Due
 from truetune.train.state import State
 from truetune.train.stops import Stops
 
+Decode = Callable[[Sequence[int]], str]
 Listener = Callable[[str, dict[str, Any]], None]
 """Called with a kind (`train`, `eval`, `checkpoint`, `event`) and its figures: progress bars, TensorBoard."""
 
 EVAL_EXAMPLES = 64
 """Held-out examples that are measured between two looks at the stop flag."""
+
+SAMPLE_TOKENS = 64
+"""Longest sample answer, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Rules:
     save: Cadence | None
     keep: int = 3
     best: bool = True
+    samples: int = 0
+    """Held-out prompts that are answered at each evaluation."""
     patience: int | None = None
     min_delta: float = 0.0
 
@@ -50,11 +57,14 @@ class Loop:
         rules: Rules,
         state: State,
         listener: Listener = lambda kind, figures: None,
+        decode: Decode = str,
+        stops: frozenset[int] = frozenset(),
     ) -> None:
         self.run, self.engine, self.course, self.rules, self.state = run, engine, course, rules, state
         self.train, self.validation = train, validation
-        self.listener = listener
+        self.listener, self.decode, self.stops = listener, decode, stops
         self.metrics = Metrics(run.folder / "metrics.jsonl")
+        self.samples = Metrics(run.folder / "samples.jsonl")
         self.checkpoints = Checkpoints(run)
         self.clock = time.monotonic()
         self.beat = 0.0
@@ -150,7 +160,22 @@ class Loop:
         best = self.state.judge(measured, self.rules.min_delta)
         seconds = time.monotonic() - started
         self.record("eval", loss=self.state.eval_loss, rows=len(self.validation), best=best, seconds=seconds)
+        self.sample()
         return best
+
+    def sample(self) -> None:
+        """Answer the same held-out prompts each time, greedily, so that answers can be compared over the run."""
+        asked = [self.validation[i] for i in range(min(self.rules.samples, len(self.validation)))]
+        if not asked:
+            return
+        cuts = [prompt_length(example) for example in asked]
+        prompts = [example.ids[:cut].tolist() for example, cut in zip(asked, cuts, strict=True)]
+        answers = self.engine.answer(prompts, SAMPLE_TOKENS, self.stops)
+        for example, cut, prompt, answer in zip(asked, cuts, prompts, answers, strict=True):
+            texts = {"prompt": prompt, "answer": answer, "reference": example.ids[cut:].tolist()}
+            decoded = {name: self.decode(ids) for name, ids in texts.items()}
+            self.samples.append("sample", self.state.step, row=example.row, **decoded)
+            self.listener("sample", {"step": self.state.step, "row": example.row} | decoded)
 
     def measure(self, examples: Sequence[Example]) -> LossSum:
         total = LossSum(0.0, 0.0, 0, 0)
@@ -195,3 +220,9 @@ class Loop:
             where=self.run.id,
             hint=hint + "Lower training.learning_rate, or look at the rows of this step.",
         )
+
+
+def prompt_length(example: Example) -> int:
+    """Tokens before the first answer; of a text without prompt, its first half."""
+    first = int(example.weights.argmax())
+    return first if first > 1 else max(1, example.tokens // 2)

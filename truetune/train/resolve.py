@@ -20,7 +20,9 @@ from truetune.train.plan import Course, course
 Resolved = dict[str, Any]
 
 
-def resolve(config: Config, folder: Path, source: Source, facts: Facts, prepared: Prepared, choice: Any, free: int) -> Resolved:
+def resolve(
+    config: Config, folder: Path, source: Source, facts: Facts, prepared: Prepared, choice: Any, free: int
+) -> Resolved:
     """The body of resolved.json.
 
     `choice` is what the engine says of device and number type, `free` the bytes that training may use.
@@ -45,7 +47,11 @@ def resolve(config: Config, folder: Path, source: Source, facts: Facts, prepared
     settle("model.revision", source.revision, "the newest commit, pinned")
     settle("model.dtype", choice.dtype, choice.dtype_reason)
     settle("method.type", method, "LoRA trains a small part of the model, and the base stays as it is")
-    settle("data.format", prepared.report["format"]["name"], f"{prepared.report['format']['share']:.0%} of the rows looked at")
+    settle(
+        "data.format",
+        prepared.report["format"]["name"],
+        f"{prepared.report['format']['share']:.0%} of the rows looked at",
+    )
     settle("data.template", prepared.report["rendering"]["template"], "from the model's folder")
     settle("data.validation", len(prepared.validation), "5% of the rows, at least 8, at most 500")
     settle("training.objective", prepared.objective, "from the shape of the rows")
@@ -66,7 +72,7 @@ def resolve(config: Config, folder: Path, source: Source, facts: Facts, prepared
             "steps_per_epoch": path.order.per_epoch,
             "steps": path.total,
             "warmup_steps": path.warmup,
-            **promised(path, prepared),
+            "promised": promised(path, prepared, path.total),
         },
         "memory": {"free": free, "token_budget": budget.tokens, "gradient_checkpointing": budget.checkpointing}
         | {"reason": budget.reason, "estimate": asdict(budget.estimate)},
@@ -91,14 +97,14 @@ def plan(config: Config, examples: int) -> Course:
     )
 
 
-def promised(path: Course, prepared: Prepared) -> dict[str, int]:
-    """What will reach the loss if the run goes to its end: examples, tokens and supervised tokens."""
+def promised(path: Course, prepared: Prepared, steps: int) -> dict[str, int]:
+    """What reaches the loss in the first `steps` steps, by the data: examples, tokens and supervised tokens."""
     lengths, supervised = prepared.train.lengths, prepared.train.supervised_counts
-    steps = [path.order.indices(step) for step in range(path.total)]
+    taken = [path.order.indices(step) for step in range(steps)]
     return {
-        "examples_promised": sum(len(step) for step in steps),
-        "tokens_promised": int(sum(int(lengths[step].sum()) for step in steps)),
-        "supervised_promised": int(sum(int(supervised[step].sum()) for step in steps)),
+        "examples": sum(len(step) for step in taken),
+        "tokens": int(sum(int(lengths[step].sum()) for step in taken)),
+        "supervised": int(sum(int(supervised[step].sum()) for step in taken)),
     }
 
 
@@ -140,6 +146,7 @@ def rules(config: Config) -> Rules:
         save=config.checkpoints.every,
         keep=config.checkpoints.keep,
         best=config.checkpoints.best,
+        samples=config.evaluation.samples,
         patience=early.patience if early else None,
         min_delta=early.min_delta if early else 0.0,
     )

@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 from truetune.errors import Forced
-from truetune.runs import Run
+from truetune.runs.run import Run
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 

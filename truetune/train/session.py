@@ -1,0 +1,304 @@
+"""A training from its settings to its receipts, in numbered steps. The api's `train` is a caller of this."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from truetune import engines, paths
+from truetune.config import Config, Loaded
+from truetune.config.secrets import secret
+from truetune.data.prepare import Prepared, prepare
+from truetune.engines.base import TrainEngine
+from truetune.errors import Forced, InputError, Stopped, TrainingError, TrueTuneError, UsageError
+from truetune.models import facts, memory, source, tokenizer
+from truetune.models.source import Source
+from truetune.runs import durable, jsonfile, receipt
+from truetune.runs.checkpoints import Checkpoint, Checkpoints
+from truetune.runs.metrics import Metrics
+from truetune.runs.run import Run, new_id
+from truetune.runs.status import Status
+from truetune.train import receipts, result
+from truetune.train.loop import Listener, Loop
+from truetune.train.resolve import Resolved, engine_spec, plan, promised, resolve, rules
+from truetune.train.state import State
+
+LIBRARIES = ("truetune", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a training is made of before it starts: nothing in it has been trained or written."""
+
+    config: Config
+    folder: Path
+    source: Source
+    prepared: Prepared
+    resolved: Resolved
+    warnings: tuple[str, ...] = ()
+
+
+def gather(config: Config, folder: Path) -> Session:
+    """Find the model, prepare the data, settle every `auto`. `folder` is where train.yml stands."""
+    found = find_model(config, folder)
+    known = facts.read(found.folder)
+    refuse_other_kinds(known, found)
+    encode = tokenizer.load(found.folder)
+    refuse_foreign_tokens(encode, known, found)
+    engine = engines.module("torch")
+    choice = engine.choose(config.resources.device, config.model.dtype)
+    prepared = prepare(
+        config.data, objective=config.training.objective, seed=config.training.seed, folder=folder, tokenizer=encode
+    )
+    free = memory.available(engine.free(choice.device))
+    if config.resources.memory != "auto":
+        free = min(free, config.resources.memory)
+    resolved = resolve(config, folder, found, known, prepared, choice, free)
+    warnings = (choice.warning,) if choice.warning else ()
+    return Session(config, folder, found, prepared, resolved, warnings)
+
+
+def find_model(config: Config, folder: Path) -> Source:
+    found = source.resolve(
+        config.model.path,
+        revision=config.model.revision,
+        folder=folder,
+        token=secret("huggingface.token", folder),
+    )
+    source.check(found.folder)
+    return found
+
+
+def refuse_other_kinds(known: facts.Facts, found: Source) -> None:
+    if not known.causal:
+        raise InputError(
+            f"{known.architecture or known.model_type} does not write text, so it cannot learn answers or texts",
+            code="model.not_causal",
+            where=found.name,
+            hint="Choose a causal language model, such as Llama, Mistral, Qwen, Gemma, Phi or GPT-2.",
+        )
+
+
+def refuse_foreign_tokens(encode: tokenizer.Tokenizer, known: facts.Facts, found: Source) -> None:
+    if encode.vocabulary > known.vocabulary:
+        raise InputError(
+            f"the tokenizer has {encode.vocabulary} tokens, but the model's embedding only {known.vocabulary}",
+            code="model.vocabulary",
+            where=found.name,
+            hint="The tokenizer belongs to another model, or its added tokens were never added to the weights.",
+        )
+
+
+def create(session: Session, loaded: Loaded) -> Run:
+    """The run's folder, with all that is known before the first step, and the first receipt."""
+    config = session.config
+    name = config.output.name or ""
+    parts = (name,) if name else (session.source.name, Path(config.data.paths[0]).stem)
+    folder = Path(config.output.dir).expanduser() if config.output.dir else paths.runs() / new_id(*parts, now=now())
+    run = Run.create(folder, train_yml=loaded.text, resolved=session.resolved, env=environment(session, loaded))
+    rejects = b"".join(jsonfile.line(row) for row in session.prepared.rejects)
+    if rejects:
+        durable.write(run.folder / "rejects.jsonl", rejects)
+    receipts.write_data(run, session.prepared)
+    return run
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def environment(session: Session, loaded: Loaded) -> dict[str, Any]:
+    """env.json: what the numbers may depend on."""
+    versions = {name: version(name) for name in LIBRARIES}
+    origin = {"path": str(loaded.path.resolve()), "sha256": durable.digest(loaded.path)} if loaded.path else None
+    return {
+        "schema": 1,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "versions": {name: value for name, value in versions.items() if value},
+        "device": session.resolved["config"]["resources"]["device"],
+        "seed": session.config.training.seed,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "source": origin,
+    }
+
+
+def version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def reopen(run: Run) -> Session:
+    """The session of a run that stands, built from its resolved.json alone. Refuses inputs that have changed."""
+    resolved = run.resolved
+    config, folder = Config.model_validate(resolved["written"]), Path(resolved["folder"])
+    found = Source(**{**resolved["model"], "folder": Path(resolved["model"]["folder"])})
+    source.check(found.folder)
+    prepared = prepare(
+        config.data,
+        objective=config.training.objective,
+        seed=config.training.seed,
+        folder=folder,
+        tokenizer=tokenizer.load(found.folder),
+    )
+    before = {item["resolved"]: item["sha256"] for item in receipt.read(run)["data"]["inputs"]}
+    after = {item["resolved"]: item["sha256"] for item in prepared.report["inputs"]}
+    if before != after:
+        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        raise UsageError(
+            f"the data has changed since the run started: {', '.join(changed)}",
+            code="resume.data_changed",
+            where=run.id,
+            hint="Put the old file back, or start a new run.",
+        )
+    return Session(config, folder, found, prepared, resolved)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `finished` (or early, which is finished too), with its figures."""
+
+    run: Run
+    state: State
+    reason: str
+    result: Path
+    result_step: int
+    eval_loss: float | None
+
+
+def carry_out(
+    session: Session,
+    run: Run,
+    checkpoint: Checkpoint | None = None,
+    listener: Listener = lambda kind, figures: None,
+    *,
+    resumed: bool = False,
+) -> Outcome:
+    """Train, keep the best, write the result and the receipts. The run's status tells of every way out.
+
+    Raises Stopped (75) after a polite stop, Forced (130) after an impatient one.
+    """
+    with run.lock():
+        run.clear_stop()
+        Status.update(run, state="running", steps=session.resolved["plan"]["steps"])
+        try:
+            outcome = _train(session, run, checkpoint, listener, resumed)
+        except BaseException as error:
+            _record_end(run, error)
+            raise
+        Status.update(run, state="finished", step=outcome.state.step)
+    return outcome
+
+
+def _record_end(run: Run, error: BaseException) -> None:
+    if isinstance(error, Stopped | Forced | KeyboardInterrupt):
+        Status.update(run, state="stopped")
+        return
+    known = error if isinstance(error, TrueTuneError) else TrainingError(f"{type(error).__name__}: {error}", code="bug")
+    Status.update(run, state="failed", error=known.to_json())
+
+
+def _train(session: Session, run: Run, checkpoint: Checkpoint | None, listener: Listener, resumed: bool) -> Outcome:
+    # 1. The base's files are hashed beside the training: it reads them once anyway.
+    with ThreadPoolExecutor(1) as pool:
+        base = pool.submit(hash_base, session.source)
+        # 2. The engine, where the checkpoint left it.
+        state = State(token_budget=session.resolved["memory"]["token_budget"])
+        if checkpoint:
+            state = State.from_json(Checkpoints(run).load_state(checkpoint))
+        engine = open_engine(session, state)
+        try:
+            if checkpoint:
+                engine.restore(checkpoint.folder)
+            if resumed:
+                state.resumes.append(state.step)
+                Metrics(run.folder / "metrics.jsonl").resume(state.step)
+            listener("start", {"step": state.step, "steps": session.resolved["plan"]["steps"]} | engine.describe())
+            # 3. The loop.
+            loop = build(session, run, engine, state, listener)
+            reason = loop.fit()
+            if reason not in ("done", "early"):
+                raise stopped(run, state, reason)
+            # 4. The best checkpoint's parameters are the result.
+            step, loss = settle(run, engine, state, session.config.checkpoints.best)
+            target = result.write(run, engine, session.resolved)
+            # 5. Receipts and card.
+            finish(session, run, engine, loop, base, target, step, loss)
+        finally:
+            engine.close()
+    return Outcome(run, state, reason, target, step, loss)
+
+
+def open_engine(session: Session, state: State) -> TrainEngine:
+    adapter = None
+    if session.config.model.adapter:
+        adapter = adapter_folder(session.config.model.adapter, session.folder)
+    return engines.open_engine(
+        session.resolved["config"]["resources"]["engine"],
+        engine_spec(session.resolved, adapter, state.token_budget),
+    )
+
+
+def adapter_folder(name: str, folder: Path) -> Path:
+    """A relative folder is looked for beside train.yml, then from where you stand."""
+    path = Path(name).expanduser()
+    candidates = [path] if path.is_absolute() else [folder / path, path]
+    return next((candidate for candidate in candidates if candidate.exists()), candidates[0])
+
+
+def build(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Loop:
+    prepared = session.prepared
+    path = plan(session.config, len(prepared.train))
+    return Loop(run, engine, path, prepared.train, prepared.validation, rules(session.config), state, listener)
+
+
+def stopped(run: Run, state: State, reason: str) -> Stopped:
+    return Stopped(
+        f"stopped by {reason} after step {state.step}, saved",
+        code="run.stopped",
+        where=run.id,
+        hint=f"Go on with: ft train --from {run.id}",
+    )
+
+
+def settle(run: Run, engine: TrainEngine, state: State, best: bool) -> tuple[int, float | None]:
+    """Which step is the result, and its held-out loss; the engine stands there afterwards."""
+    if not best or state.best_step is None or state.best_step == state.step:
+        return state.step, state.eval_loss if state.eval_step == state.step else None
+    checkpoint = Checkpoints(run).find(f"step-{state.best_step}")
+    engine.restore(checkpoint.folder)
+    return state.best_step, state.best_loss
+
+
+def hash_base(found: Source) -> dict[str, Any]:
+    """The base by name, revision and the sha256 of every file that defines it."""
+    hashes = durable.digests(source.files(found.folder), found.folder)
+    return {"name": found.name, "revision": found.revision, "folder": str(found.folder), "files": hashes}
+
+
+def finish(
+    session: Session,
+    run: Run,
+    engine: TrainEngine,
+    loop: Loop,
+    base: Future[dict[str, Any]],
+    target: Path,
+    step: int,
+    loss: float | None,
+) -> None:
+    promise = promised(loop.course, session.prepared, loop.state.step)
+    receipts.write_train(run, loop.state, engine, promise, base.result(), target, step)
+    if loss is not None:
+        receipts.write_eval(run, loop.state, session.prepared, step, loss)
+    last = "eval" if loss is not None else "train"
+    digest = durable.digest(run.folder / "receipts" / f"{last}.json")
+    result.write_card(run, target, session.resolved, receipt.read(run), digest)
