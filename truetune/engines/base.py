@@ -130,6 +130,13 @@ class TrainEngine(Protocol):
         """Loss of the plan's examples without dropout or gradient; leaves training state (RNG too) as it was."""
         ...
 
+    def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
+        """Greedy continuations of token ids, at most `limit` tokens each, through the first of `stops`.
+
+        For a handful of samples while training: it draws no random numbers and keeps no cache.
+        """
+        ...
+
     def save(self, folder: Path) -> None:
         """Parameters, optimizer and RNG into an existing folder: safetensors and JSON."""
         ...

@@ -136,6 +136,16 @@ class EngineContract:
         rows = examples(seed=50)
         assert again.loss(again.prepare(rows)).loss == trained.loss(trained.prepare(rows)).loss
 
+    def test_answers_are_greedy_and_stop(self, folder: Path) -> None:
+        """A row's continuation does not depend on its neighbours, and ends with the first stop token."""
+        engine = self.engine(folder)
+        prompts = [row.ids[:size].tolist() for row, size in zip(examples(3), (3, 9, 5), strict=True)]
+        together = engine.answer(prompts, 6, frozenset())
+        assert [len(answer) for answer in together] == [6, 6, 6]
+        assert together == [engine.answer([prompt], 6, frozenset())[0] for prompt in prompts]
+        stop = together[0][2]
+        assert engine.answer(prompts[:1], 6, frozenset([stop]))[0] == together[0][: together[0].index(stop) + 1]
+
     def test_the_gradient_is_clipped(self, folder: Path) -> None:
         """A clipped step moves less than a free one; the norm that is told is the one before clipping."""
         norms = []

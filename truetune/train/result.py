@@ -40,7 +40,7 @@ tags: [truetune, {method}]
 {usage}
 ```
 
-The run's receipt chains the rows, the settings and these files. `ft receipt verify` recomputes it; this is its last link:
+The run's receipt chains the rows, the settings and these files, and `ft receipt verify` recomputes it. Its last link:
 
 receipt: sha256:{digest}
 """

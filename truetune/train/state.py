@@ -1,4 +1,4 @@
-"""What the loop knows besides the engine's tensors: position, counts, best, early stopping. A checkpoint's state.json."""
+"""What the loop knows besides the engine's tensors: position, counts, best, early stopping: `state.json`."""
 
 from __future__ import annotations
 

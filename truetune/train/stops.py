@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -21,10 +22,8 @@ class Stops:
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> Stops:
-        try:
+        with suppress(ValueError):  # not the main thread: signals are its caller's
             self.before = {number: signal.signal(number, self.catch) for number in SIGNALS}
-        except ValueError:
-            pass  # not the main thread: signals are its caller's
         return self
 
     def __exit__(self, *_: object) -> None:

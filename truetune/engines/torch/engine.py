@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from truetune.data.example import Example
@@ -73,6 +74,28 @@ class TorchEngine:
         supervised = sum(count for _, count in sums)
         return LossSum(sum(loss.item() for loss, _ in sums), plan.denominator, plan.tokens, supervised)
 
+    def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
+        self.model.eval()
+        answers: list[list[int]] = [[] for _ in prompts]
+        growing = set(range(len(answers)))
+        with torch.no_grad():
+            for _ in range(limit):
+                rows = sorted(growing)
+                chosen = self._next([[*prompts[row], *answers[row]] for row in rows])
+                for row, token in zip(rows, chosen, strict=True):
+                    answers[row].append(token)
+                growing -= {row for row, token in zip(rows, chosen, strict=True) if token in stops}
+                if not growing:
+                    break
+        return answers
+
+    def _next(self, rows: Sequence[Sequence[int]]) -> list[int]:
+        """The likeliest next token of each row: that of a made-up token behind its end."""
+        batch = self._batch([ahead(row) for row in rows], 1.0)
+        with self._autocast():
+            best: list[int] = self.forward.predictions(batch).argmax(-1).tolist()
+        return best
+
     def _gradient(self, plan: Plan) -> StepResult:
         """Loss and clipped gradient of the whole step; dividing by the step's denominator, not by micro-batch means."""
         total, supervised = 0.0, 0
@@ -90,9 +113,10 @@ class TorchEngine:
             return self.forward(batch), batch.supervised
 
     def _batches(self, plan: Plan, scale: float) -> list[Batch]:
-        build: Callable[..., Batch] = pack if self.forward.packs else pad
-        groups = ([plan.examples[i] for i in indices] for indices in plan.micro_batches)
-        return [build(group, scale, self.spec.device) for group in groups]
+        return [self._batch([plan.examples[i] for i in part], scale) for part in plan.micro_batches]
+
+    def _batch(self, examples: Sequence[Example], scale: float) -> Batch:
+        return (pack if self.forward.packs else pad)(examples, scale, self.spec.device)
 
     def _autocast(self) -> Any:
         """Full fine-tuning keeps float32 parameters and computes in `dtype`; adapters see the base as it is."""
@@ -142,6 +166,14 @@ class TorchEngine:
         del self.model, self.forward, self.optimizer, self.parameters
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def ahead(row: Sequence[int]) -> Example:
+    """An example that asks for the prediction behind the last token of `row`."""
+    ids = np.array([*row, 0], dtype=np.int32)
+    weights = np.zeros(len(ids), dtype=np.float32)
+    weights[-1] = 1
+    return Example(ids, weights, 0)
 
 
 def adamw(parameters: dict[str, torch.nn.Parameter], settings: base.Optimizer) -> torch.optim.AdamW:

@@ -24,17 +24,25 @@ class Forward:
     def __call__(self, batch: Batch) -> torch.Tensor:
         return self.packed(batch) if self.packs else self.padded(batch)
 
+    def predictions(self, batch: Batch) -> torch.Tensor:
+        """Logits at the picked positions, float32 [N, V]."""
+        return head.of(self.model).logits(self.hidden(batch)) if self.packs else self.logits(batch)
+
     def packed(self, batch: Batch) -> torch.Tensor:
+        return head.loss(self.hidden(batch), head.of(self.model), batch.targets, batch.weights)
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Hidden states at the picked positions of a packed row, [N, H]."""
         output = self.model.base_model(
             input_ids=batch.ids, position_ids=batch.positions, segments=batch.segments, use_cache=False
         )
-        hidden = output.last_hidden_state[0].index_select(0, batch.picked)
-        return head.loss(hidden, head.of(self.model), batch.targets, batch.weights)
+        return output.last_hidden_state[0].index_select(0, batch.picked)
 
     def padded(self, batch: Batch) -> torch.Tensor:
-        output = self.model(
-            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        )
-        logits = output.logits.flatten(0, 1).index_select(0, batch.picked).float()
-        losses = F.cross_entropy(logits, batch.targets, reduction="none")
+        losses = F.cross_entropy(self.logits(batch), batch.targets, reduction="none")
         return (losses * batch.weights).double().sum()
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        inputs = {"input_ids": batch.ids, "attention_mask": batch.mask, "position_ids": batch.positions}
+        logits = self.model(**inputs, use_cache=False).logits
+        return logits.flatten(0, 1).index_select(0, batch.picked).float()
