@@ -58,7 +58,9 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
         """A plain table to stdout, unless `--json`. Cells are text or rich renderables."""
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        table = Table(
+            title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", show_header=any(columns)
+        )
         for column in columns:
             table.add_column(column)
         for row in rows:
