@@ -137,6 +137,10 @@ class TrainEngine(Protocol):
         """
         ...
 
+    def rehearse(self, plan: Plan) -> StepResult:
+        """The step's loss and gradient, thrown away: for measuring speed and memory. Changes nothing."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Parameters, optimizer and RNG into an existing folder: safetensors and JSON."""
         ...

@@ -136,6 +136,15 @@ class EngineContract:
         rows = examples(seed=50)
         assert again.loss(again.prepare(rows)).loss == trained.loss(trained.prepare(rows)).loss
 
+    def test_a_rehearsal_changes_nothing(self, folder: Path) -> None:
+        method = replace(LORA, dropout=0.3)
+        straight, rehearsed = (self.engine(folder, method=method) for _ in range(2))
+        plan = rehearsed.prepare(examples())
+        assert rehearsed.rehearse(plan) == rehearsed.rehearse(plan) == straight.step(plan, LR)
+        assert rehearsed.changed()[0] == 0
+        rehearsed.step(plan, LR)
+        assert self.train(rehearsed) == self.train(straight)
+
     def test_answers_are_greedy_and_stop(self, folder: Path) -> None:
         """A row's continuation does not depend on its neighbours, and ends with the first stop token."""
         engine = self.engine(folder)

@@ -21,11 +21,20 @@ Resolved = dict[str, Any]
 
 
 def resolve(
-    config: Config, folder: Path, source: Source, facts: Facts, prepared: Prepared, choice: Any, free: int
+    config: Config,
+    folder: Path,
+    source: Source,
+    facts: Facts,
+    prepared: Prepared,
+    choice: Any,
+    free: int,
+    *,
+    packed: bool,
 ) -> Resolved:
     """The body of resolved.json.
 
-    `choice` is what the engine says of device and number type, `free` the bytes that training may use.
+    `choice` is what the engine says of device and number type, `free` the bytes that training may use, `packed`
+    whether the engine packs this architecture.
     """
     values = config.model_dump(mode="json")
     reasons: dict[str, str] = {}
@@ -43,6 +52,7 @@ def resolve(
         dtype=choice.dtype,
         available=free,
         longest=longest(prepared),
+        packed=packed,
     )
     settle("model.revision", source.revision, "the newest commit, pinned")
     settle("model.dtype", choice.dtype, choice.dtype_reason)

@@ -19,6 +19,7 @@ from truetune.engines.base import TrainEngine
 from truetune.errors import Forced, InputError, Stopped, TrainingError, TrueTuneError, UsageError
 from truetune.models import facts, memory, source, tokenizer
 from truetune.models.source import Source
+from truetune.models.tokenizer import Tokenizer
 from truetune.runs import durable, jsonfile, receipt
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
@@ -39,6 +40,7 @@ class Session:
     config: Config
     folder: Path
     source: Source
+    tokenizer: Tokenizer
     prepared: Prepared
     resolved: Resolved
     warnings: tuple[str, ...] = ()
@@ -59,9 +61,9 @@ def gather(config: Config, folder: Path) -> Session:
     free = memory.available(engine.free(choice.device))
     if config.resources.memory != "auto":
         free = min(free, config.resources.memory)
-    resolved = resolve(config, folder, found, known, prepared, choice, free)
+    resolved = resolve(config, folder, found, known, prepared, choice, free, packed=engine.packs(known.model_type))
     warnings = (choice.warning,) if choice.warning else ()
-    return Session(config, folder, found, prepared, resolved, warnings)
+    return Session(config, folder, found, encode, prepared, resolved, warnings)
 
 
 def find_model(config: Config, folder: Path) -> Source:
@@ -85,7 +87,7 @@ def refuse_other_kinds(known: facts.Facts, found: Source) -> None:
         )
 
 
-def refuse_foreign_tokens(encode: tokenizer.Tokenizer, known: facts.Facts, found: Source) -> None:
+def refuse_foreign_tokens(encode: Tokenizer, known: facts.Facts, found: Source) -> None:
     if encode.vocabulary > known.vocabulary:
         raise InputError(
             f"the tokenizer has {encode.vocabulary} tokens, but the model's embedding only {known.vocabulary}",
@@ -143,12 +145,13 @@ def reopen(run: Run) -> Session:
     config, folder = Config.model_validate(resolved["written"]), Path(resolved["folder"])
     found = Source(**{**resolved["model"], "folder": Path(resolved["model"]["folder"])})
     source.check(found.folder)
+    encode = tokenizer.load(found.folder)
     prepared = prepare(
         config.data,
         objective=config.training.objective,
         seed=config.training.seed,
         folder=folder,
-        tokenizer=tokenizer.load(found.folder),
+        tokenizer=encode,
     )
     before = {item["resolved"]: item["sha256"] for item in receipt.read(run)["data"]["inputs"]}
     after = {item["resolved"]: item["sha256"] for item in prepared.report["inputs"]}
@@ -160,7 +163,7 @@ def reopen(run: Run) -> Session:
             where=run.id,
             hint="Put the old file back, or start a new run.",
         )
-    return Session(config, folder, found, prepared, resolved)
+    return Session(config, folder, found, encode, prepared, resolved)
 
 
 @dataclass(frozen=True)
@@ -239,26 +242,34 @@ def _train(session: Session, run: Run, checkpoint: Checkpoint | None, listener: 
 
 
 def open_engine(session: Session, state: State) -> TrainEngine:
-    adapter = None
-    if session.config.model.adapter:
-        adapter = adapter_folder(session.config.model.adapter, session.folder)
-    return engines.open_engine(
-        session.resolved["config"]["resources"]["engine"],
-        engine_spec(session.resolved, adapter, state.token_budget),
-    )
+    spec = engine_spec(session.resolved, adapter_of(session), state.token_budget)
+    return engines.open_engine(session.resolved["config"]["resources"]["engine"], spec)
 
 
-def adapter_folder(name: str, folder: Path) -> Path:
-    """A relative folder is looked for beside train.yml, then from where you stand."""
-    path = Path(name).expanduser()
-    candidates = [path] if path.is_absolute() else [folder / path, path]
-    return next((candidate for candidate in candidates if candidate.exists()), candidates[0])
+def adapter_of(session: Session) -> Path | None:
+    """`model.adapter`: a relative folder is looked for beside train.yml, then from where you stand."""
+    if session.config.model.adapter is None:
+        return None
+    path = Path(session.config.model.adapter).expanduser()
+    candidates = [session.folder / path, path]
+    return next((candidate for candidate in candidates if candidate.exists()), path)
 
 
 def build(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Loop:
-    prepared = session.prepared
+    prepared, encode = session.prepared, session.tokenizer
     path = plan(session.config, len(prepared.train))
-    return Loop(run, engine, path, prepared.train, prepared.validation, rules(session.config), state, listener)
+    return Loop(
+        run,
+        engine,
+        path,
+        prepared.train,
+        prepared.validation,
+        rules(session.config),
+        state,
+        listener,
+        encode.decode,
+        frozenset(encode.eos_ids),
+    )
 
 
 def stopped(run: Run, state: State, reason: str) -> Stopped:

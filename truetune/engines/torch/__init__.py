@@ -2,5 +2,6 @@
 
 from truetune.engines.torch.device import Choice, choose, free
 from truetune.engines.torch.engine import open_engine
+from truetune.engines.torch.model import packs
 
-__all__ = ["Choice", "choose", "free", "open_engine"]
+__all__ = ["Choice", "choose", "free", "open_engine", "packs"]

@@ -89,6 +89,14 @@ class TorchEngine:
                     break
         return answers
 
+    def rehearse(self, plan: Plan) -> StepResult:
+        state.set_rng(self.rng)
+        try:
+            self.model.train()
+            return self._gradient(plan)
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+
     def _next(self, rows: Sequence[Sequence[int]]) -> list[int]:
         """The likeliest next token of each row: that of a made-up token behind its end."""
         batch = self._batch([ahead(row) for row in rows], 1.0)

@@ -23,18 +23,21 @@ PACKS = {
 """Model types for which the contract suite shows packed = one by one; the others train on padded micro-batches."""
 
 
+def packs(model_type: str) -> bool:
+    return model_type in PACKS
+
+
 def load(spec: EngineSpec) -> nn.Module:
     """The causal model of a folder, weights from safetensors, on its device, nothing trained yet."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(spec.model, local_files_only=True, trust_remote_code=False)
-    packs = config.model_type in PACKS
     try:
         model = AutoModelForCausalLM.from_pretrained(
             spec.model,
             config=config,
             dtype=torch.float32 if spec.method.type == "full" else getattr(torch, spec.dtype),
-            attn_implementation=attention.NAME if packs else None,
+            attn_implementation=attention.NAME if packs(config.model_type) else None,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,

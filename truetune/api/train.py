@@ -1,0 +1,179 @@
+"""The verb `train`: start, look at, or go on with a fine-tune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from truetune.errors import UsageError
+
+if TYPE_CHECKING:
+    from truetune.api.handle import TrainedRun
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+def quiet(kind: str, figures: dict[str, Any]) -> None:
+    """The listener that hears nothing."""
+
+
+def train(
+    config: str | Path | None = None,
+    *,
+    model: str | None = None,
+    data: str | Sequence[str] | None = None,
+    method: str | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    from_: str | None = None,
+    listener: Listener = quiet,
+) -> TrainedRun:
+    """Fine-tune as `train.yml` says and return the finished run.
+
+    config     path of a train.yml; without one (and without `model` and `data`) `./train.yml`
+    model, data, method   override the file, or stand alone
+    overrides  `["training.learning_rate=1e-4", …]`
+    resume     go on with the newest resumable run of this train.yml
+    from_      go on with this run (`RUN`) or from this checkpoint (`RUN:step-200`)
+    listener   called with (kind, figures) as the run goes on
+
+    Raises ConfigErrors, InputError, ResourceError, TrainingError, and Stopped after Ctrl-C, SIGTERM or a stop file.
+    """
+    from truetune.api.handle import TrainedRun
+    from truetune.train import session
+
+    if resume or from_:
+        return TrainedRun.of(_go_on(config, (model, data, method), overrides, from_, listener))
+    loaded = _load(config, model, data, method, overrides)
+    gathered = session.gather(loaded.config, loaded.folder)
+    for warning in gathered.warnings:
+        listener("warning", {"text": warning})
+    run = session.create(gathered, loaded)
+    listener("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
+    return TrainedRun.of(session.carry_out(gathered, run, listener=listener))
+
+
+def preview(
+    config: str | Path | None = None,
+    *,
+    model: str | None = None,
+    data: str | Sequence[str] | None = None,
+    method: str | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What `train` would do: every value with its reason, steps, memory, time, data findings. Nothing is trained or
+    written; to measure speed, one step's gradient is computed and thrown away."""
+    from truetune.train import preview, session
+
+    loaded = _load(config, model, data, method, overrides)
+    return preview.preview(session.gather(loaded.config, loaded.folder))
+
+
+def _load(config: str | Path | None, model: Any, data: Any, method: Any, overrides: Sequence[str]) -> Any:
+    from truetune.config import load
+
+    values = {key: value for key, value in (("model", model), ("data", data), ("method", method)) if value is not None}
+    alone = config is None and "model" in values and "data" in values
+    path = None if alone else Path(config or "train.yml")
+    return load(path, overrides, values)
+
+
+def _go_on(
+    config: str | Path | None, values: Sequence[Any], overrides: Sequence[str], from_: str | None, listener: Listener
+) -> Any:
+    from truetune.runs.checkpoints import Checkpoints
+    from truetune.runs.find import parse
+    from truetune.train import session
+
+    if any(values) or overrides:
+        raise UsageError(
+            "a run goes on with the settings it started with",
+            code="resume.settings",
+            hint="Leave out --model, --data, --method and --set; to train with others, start a new run.",
+        )
+    run, checkpoint = parse(from_) if from_ else (_newest(Path(config or "train.yml")), None)
+    if config is not None:
+        _refuse_changes(run, Path(config))
+    _refuse_ended(run, chosen=checkpoint is not None)
+    gathered = session.reopen(run)
+
+    def warn(text: str) -> None:
+        listener("warning", {"text": text})
+
+    with run.lock():
+        if checkpoint:
+            Checkpoints(run).rewind(checkpoint.step, warn)
+        else:
+            checkpoint = Checkpoints(run).newest_good(warn)
+    listener("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
+    return session.carry_out(gathered, run, checkpoint, listener, resumed=True)
+
+
+def _newest(path: Path) -> Any:
+    from truetune.runs.find import newest_resumable
+
+    run = newest_resumable(path)
+    if run is None:
+        raise UsageError(
+            f"no run of {path} can be resumed",
+            code="resume.nothing",
+            where=str(path),
+            hint="`ft runs list` shows all runs; a finished one has nothing left to do.",
+        )
+    return run
+
+
+def _refuse_ended(run: Any, *, chosen: bool) -> None:
+    from truetune.runs.status import Status
+
+    status = Status.read(run)
+    if status.state == "running":
+        raise UsageError(
+            f"process {status.pid} is working on this run", code="run.in_use", where=run.id, hint="Wait for it."
+        )
+    if status.state == "finished" and not chosen:
+        raise UsageError(
+            "this run is finished",
+            code="resume.finished",
+            where=run.id,
+            hint=f"To go on from its adapter, start a new run with model.adapter: {run.folder / 'adapter'}.",
+        )
+
+
+def _refuse_changes(run: Any, path: Path) -> None:
+    """The file must still say what the run was started with."""
+    from truetune.config import load
+
+    now, then = load(path).config.model_dump(mode="json"), run.resolved["written"]
+    changed = sorted(
+        key for key in _flat(now).keys() | _flat(then).keys() if _flat(now).get(key) != _flat(then).get(key)
+    )
+    if changed:
+        raise UsageError(
+            f"train.yml has changed since the run started: {', '.join(changed)}",
+            code="resume.changed",
+            where=str(path),
+            hint=f"Put the old values back (they are in {run.folder / 'train.yml'}), or start a new run.",
+        )
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`, one level deep, as train.yml is."""
+    return {
+        f"{section}.{key}" if isinstance(part, dict) else section: value
+        for section, part in values.items()
+        for key, value in (part.items() if isinstance(part, dict) else [(section, part)])
+    }
+
+
+def _facts(gathered: Any) -> dict[str, Any]:
+    """What a face shows before the first step."""
+    resolved = gathered.resolved
+    return {
+        "model": resolved["model"]["name"],
+        "plan": resolved["plan"],
+        "reasons": resolved["reasons"],
+        "config": resolved["config"],
+        "data": gathered.prepared.report,
+    }

@@ -1,0 +1,62 @@
+"""`--dry-run`: what a training would do, measured as far as it can be without training."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from truetune import engines
+from truetune.engines.base import TrainEngine
+from truetune.train.resolve import engine_spec, plan
+from truetune.train.session import Session, adapter_of
+
+
+def preview(session: Session) -> dict[str, Any]:
+    """Values with reasons, steps, memory and time, data findings: JSON-ready."""
+    resolved = session.resolved
+    engine = engines.open_engine(resolved["config"]["resources"]["engine"], engine_spec(resolved, adapter_of(session)))
+    try:
+        measured = measure(session, engine)
+    finally:
+        engine.close()
+    return {
+        "model": resolved["model"],
+        "config": resolved["config"],
+        "reasons": resolved["reasons"],
+        "plan": resolved["plan"],
+        "memory": resolved["memory"],
+        "measured": measured,
+        "data": session.prepared.report,
+        "warnings": list(session.warnings),
+    }
+
+
+def measure(session: Session, engine: TrainEngine) -> dict[str, Any]:
+    """Speed and memory of the first step's gradient, computed twice (the first warms up) and thrown away."""
+    prepared = session.prepared
+    course = plan(session.config, len(prepared.train))
+    first = engine.prepare([prepared.train[int(i)] for i in course.order.indices(0)])
+    engine.rehearse(first)
+    started = time.monotonic()
+    engine.rehearse(first)
+    rate = first.tokens / (time.monotonic() - started)
+    tokens = (
+        session.resolved["plan"]["promised"]["tokens"]
+        + evaluations(session, course.total) * prepared.validation.tokens / 3
+    )
+    return {
+        "tokens_per_second": rate,
+        "seconds": tokens / rate,
+        "peak_memory": engine.usage().peak,
+        "engine": engine.describe(),
+    }
+
+
+def evaluations(session: Session, steps: int) -> int:
+    """How often the held-out rows are measured, about; a forward pass is a third of a step."""
+    every = session.config.evaluation.every
+    if every is None or every.unit == "minutes":
+        return 2
+    size = every.count * (session.resolved["plan"]["steps_per_epoch"] if every.unit == "epochs" else 1)
+    return 2 + math.floor(steps / size)
