@@ -5,11 +5,12 @@ The only module that opens a socket. With `HF_HUB_OFFLINE=1` it opens none.
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
 from truetune import paths
-from truetune.errors import InputError
+from truetune.errors import InputError, ResourceError, TrueTuneError
 from truetune.models import weights
 
 try:
@@ -18,6 +19,9 @@ try:
     from huggingface_hub import errors as hub_errors
 except ImportError:  # the extra `hub` is not installed
     huggingface_hub = None  # type: ignore[assignment]
+else:
+    # OSError and the error of its HTTP library, which is another one from version to version.
+    NETWORK: tuple[type[Exception], ...] = hub_errors.HfHubHTTPError.__bases__
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
@@ -35,11 +39,17 @@ def cached(name: str, revision: str | None = None) -> Path | None:
     if huggingface_hub is None or not is_name(name):
         return None
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
+        folder = Path(_snapshot(name, revision, local=True))
         weights.shards(folder)
     except (hub_errors.LocalEntryNotFoundError, hub_errors.HFValidationError, InputError):
         return None
     return folder if (folder / "config.json").is_file() else None
+
+
+def _snapshot(name: str, revision: str | None, token: str | None = None, *, local: bool = False) -> str:
+    return huggingface_hub.snapshot_download(
+        name, revision=revision, token=token, local_files_only=local, allow_patterns=WANTED, ignore_patterns=UNWANTED
+    )
 
 
 def known() -> list[str]:
@@ -54,7 +64,7 @@ def download(name: str, revision: str | None = None, token: str | None = None) -
     """The snapshot of a hub model; `revision` is a branch, tag or commit and is resolved to a commit first.
 
     Raises InputError: `model.hub_missing`, `model.offline`, `model.missing`, `model.gated`, `model.no_revision`,
-    `model.unreachable`, `model.pickle_weights`.
+    `model.unreachable`, `model.pickle_weights`, `model.gguf`; ResourceError `disk.full`.
     """
     if huggingface_hub is None:
         raise InputError(
@@ -73,26 +83,30 @@ def download(name: str, revision: str | None = None, token: str | None = None) -
     try:
         info = huggingface_hub.HfApi().model_info(name, revision=revision, token=token)
         _trainable(name, [entry.rfilename for entry in info.siblings or []])
-        folder = huggingface_hub.snapshot_download(
-            name, revision=info.sha, token=token, allow_patterns=WANTED, ignore_patterns=UNWANTED
-        )
-    except hub_errors.GatedRepoError as error:
+        return Path(_snapshot(name, revision, token))
+    except (hub_errors.LocalEntryNotFoundError, *NETWORK) as error:
+        raise _explain(error, name, revision) from error
+
+
+def _explain(error: Exception, name: str, revision: str | None) -> TrueTuneError:
+    """What the hub, the network or the disk said, in our words."""
+    if isinstance(error, hub_errors.GatedRepoError):
         hint = "accept the model's terms on its page and set `huggingface.token` in passwords.yml, or HF_TOKEN"
-        raise InputError("the model is gated", code="model.gated", where=name, hint=hint) from error
-    except hub_errors.RevisionNotFoundError as error:
-        raise InputError(
-            f"the model has no revision `{revision}`", code="model.no_revision", where=name, hint="check model.revision"
-        ) from error
-    except hub_errors.RepositoryNotFoundError as error:
-        raise missing(name) from error
-    except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"the hub could not be reached or the download broke off ({type(error).__name__})",
-            code="model.unreachable",
-            where=name,
-            hint="check the connection and try again: what was loaded stays; or name a folder",
-        ) from error
-    return Path(folder)
+        return InputError("the model is gated", code="model.gated", where=name, hint=hint)
+    if isinstance(error, hub_errors.RevisionNotFoundError):
+        message = f"the model has no revision `{revision}`"
+        return InputError(message, code="model.no_revision", where=name, hint="check model.revision")
+    if isinstance(error, hub_errors.RepositoryNotFoundError):
+        return missing(name)
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        hint = f"free some space in {constants.HF_HUB_CACHE} and run again: what was loaded stays"
+        return ResourceError("the disk is full", code="disk.full", where=constants.HF_HUB_CACHE, hint=hint)
+    return InputError(
+        f"the hub could not be reached or the download broke off ({type(error).__name__})",
+        code="model.unreachable",
+        where=name,
+        hint="check the connection and try again: what was loaded stays; or name a folder",
+    )
 
 
 def missing(name: str, near: str = "") -> InputError:

@@ -219,7 +219,7 @@ def available(device: int | None = None, cgroups: Path = Path("/sys/fs/cgroup"))
     """Bytes that training may use: a GPU's free memory as given, else the machine's, within the container's limit."""
     if device is not None:
         return device
-    return min([psutil.virtual_memory().available, *_limits(cgroups)])
+    return min([int(psutil.virtual_memory().available), *_limits(cgroups)])
 
 
 def _limits(root: Path) -> list[int]:

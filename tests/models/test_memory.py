@@ -1,0 +1,117 @@
+"""The memory estimate grows with what it should grow with, and the budget keeps within what there is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from truetune.errors import ResourceError
+from truetune.models import facts, memory, source
+
+STARTER = facts.read(source.STARTER)
+LARGE = replace(
+    STARTER, hidden=4096, layers=32, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocabulary=128256,
+    parameters=8_030_000_000,
+)  # fmt: skip
+SETUPS = st.builds(
+    memory.Setup,
+    method=st.sampled_from(["lora", "full"]),
+    r=st.integers(1, 256),
+    targets=st.sampled_from([None, ("q_proj", "v_proj"), ("c_attn",)]),
+    dtype=st.sampled_from(list(memory.BYTES)),
+    packed=st.booleans(),
+    checkpointing=st.booleans(),
+)
+
+
+@given(SETUPS, st.integers(1, 50_000), st.integers(1, 1000))
+def test_more_tokens_cost_more(setup: memory.Setup, tokens: int, more: int) -> None:
+    small, big = (memory.estimate(STARTER, setup, count) for count in (tokens, tokens + more))
+    assert big.activations > small.activations
+    assert (big.weights, big.optimizer) == (small.weights, small.optimizer)
+    assert big.total > small.total
+
+
+@given(SETUPS, st.integers(1, 100))
+def test_rank_costs_for_lora_alone(setup: memory.Setup, more: int) -> None:
+    low, high = (memory.estimate(LARGE, replace(setup, r=r), 100).total for r in (setup.r, setup.r + more))
+    assert high > low if setup.method == "lora" else high == low
+
+
+@given(SETUPS)
+def test_checkpointing_saves_activations(setup: memory.Setup) -> None:
+    plain, saved = (
+        memory.estimate(LARGE, replace(setup, checkpointing=flag), 1000).activations for flag in (False, True)
+    )
+    assert saved < plain / 5
+
+
+def test_known_counts() -> None:
+    """Llama-3-8B: 41,943,040 trained parameters at rank 16 on all linear layers, as PEFT prints them."""
+    assert memory.trained(LARGE, memory.Setup("lora", 16)) == 41_943_040
+    assert memory.trained(LARGE, memory.Setup("lora", 8, ("q_proj", "v_proj"))) == 3_407_872
+    assert memory.trained(LARGE, memory.Setup("full")) == LARGE.parameters
+    found = memory.estimate(LARGE, memory.Setup("full", dtype="bfloat16"), 10)
+    assert (found.weights, found.trained, found.optimizer) == (16_060_000_000, 32_120_000_000, 64_240_000_000)
+    assert memory.estimate(LARGE, memory.Setup("full"), 10).trained == 0
+
+
+def budget(available: int, longest: int = 512, method: str = "lora") -> memory.Budget:
+    return memory.budget(LARGE, method=method, r=16, dtype="bfloat16", available=available, longest=longest)
+
+
+@given(st.integers(25_000_000_000, 400_000_000_000), st.integers(1, 3000))
+def test_budget_holds_the_longest_example_within_the_memory(available: int, longest: int) -> None:
+    found = budget(available, longest)
+    assert longest <= found.tokens <= max(longest, memory.MOST)
+    assert found.estimate.total <= available
+    wide = memory.estimate(LARGE, memory.Setup("lora", 16, dtype="bfloat16"), longest).total
+    assert found.checkpointing == (wide > int(available * memory.SHARE))
+
+
+def test_plenty_of_memory_gives_what_helps_and_no_more() -> None:
+    assert budget(400_000_000_000).tokens == memory.MOST
+    assert budget(400_000_000_000, longest=9000).tokens == 9000
+    assert "as many as bring speed" in budget(400_000_000_000).reason
+
+
+def test_too_small_says_what_would_fit() -> None:
+    with pytest.raises(ResourceError) as caught:
+        budget(25_000_000_000, longest=100_000)
+    finding = caught.value.finding
+    assert (finding.code, caught.value.exit_code) == ("memory.too_small", 4)
+    fits = int(finding.hint.split("data.max_length: ")[1].split(",")[0])
+    assert budget(25_000_000_000, longest=fits).tokens >= fits
+    with pytest.raises(ResourceError, match="GB") as caught:
+        budget(60_000_000_000, method="full")
+    assert "method: lora" in caught.value.finding.hint
+
+
+def test_available_keeps_to_a_container_limit(tmp_path: Path) -> None:
+    free = memory.available(cgroups=tmp_path)
+    assert free > 0
+    assert memory.available(12345) == 12345
+    (tmp_path / "memory.max").write_text("10000\n")
+    (tmp_path / "memory.current").write_text("7000\n")
+    (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 4000\n")
+    assert memory.available(cgroups=tmp_path) == 7000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available(cgroups=tmp_path) > 7000
+    old = tmp_path / "memory"
+    old.mkdir()
+    (old / "memory.limit_in_bytes").write_text("5000")
+    (old / "memory.usage_in_bytes").write_text("4000")
+    (old / "memory.stat").write_text("total_inactive_file 500")
+    assert memory.available(cgroups=tmp_path) == 1500
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (23.9e9, "23.9 GB"), (510e6, "510 MB"), (2e12, "2.0 TB")],
+)
+def test_readable(size: float, text: str) -> None:
+    assert memory.readable(size) == text
