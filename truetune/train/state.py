@@ -26,8 +26,10 @@ class State:
     eval_step: int | None = None
     best_loss: float | None = None
     best_step: int | None = None
+    reference_loss: float | None = None
+    """Held-out loss of the last improvement that counts for early stopping."""
     waiting: int = 0
-    """Evaluations since the last improvement that counts for early stopping."""
+    """Evaluations since then."""
     token_budget: int = 0
     seconds: float = 0.0
     oom: list[dict[str, int]] = field(default_factory=list)
@@ -51,8 +53,9 @@ class State:
         if self.step == 0:
             self.base_loss = loss
             return False
-        clearly = self.best_loss is None or loss < self.best_loss - min_delta
+        clearly = self.reference_loss is None or loss < self.reference_loss - min_delta
         self.waiting = 0 if clearly else self.waiting + 1
+        self.reference_loss = loss if clearly else self.reference_loss
         if self.best_loss is not None and loss >= self.best_loss:
             return False
         self.best_loss, self.best_step = loss, self.step

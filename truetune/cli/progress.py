@@ -1,0 +1,140 @@
+"""What a person sees while it trains: a live line in a terminal, plain lines elsewhere. All of it on stderr."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from truetune.cli.common import Output
+
+QUIET_SECONDS = 10.0
+"""Without a terminal: most seconds between two lines."""
+
+
+class Watch:
+    """Listens to a run: `Watch(out)` is the listener, used as a context manager around the training."""
+
+    def __init__(self, out: Output) -> None:
+        self.out = out
+        self.figures: dict[str, Any] = {}
+        self.eval_loss: float | None = None
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
+        self.started = self.printed = time.monotonic()
+        self.first_step = 0
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    def __call__(self, kind: str, figures: dict[str, Any]) -> None:
+        hear = getattr(self, f"on_{kind}", None)
+        if hear:
+            hear(figures)
+
+    def on_run(self, figures: dict[str, Any]) -> None:
+        for line in introduction(figures):
+            self.out.note(line)
+
+    def on_warning(self, figures: dict[str, Any]) -> None:
+        self.out.note(f"warning: {figures['text']}", style="yellow")
+
+    def on_start(self, figures: dict[str, Any]) -> None:
+        self.out.note(learner(figures))
+        self.first_step, self.started = figures["step"], time.monotonic()
+        console = self.out.progress
+        if console.is_terminal and not self.out.quiet:
+            self.bar = Progress(TextColumn("{task.description}"), BarColumn(24), TimeRemainingColumn(), console=console)
+            self.task = self.bar.add_task("first step …", total=figures["steps"], completed=figures["step"])
+            self.bar.start()
+
+    def on_train(self, figures: dict[str, Any]) -> None:
+        text = self.line(figures)
+        if self.bar:
+            self.bar.update(self.task, completed=figures["step"], description=text)
+        elif figures["step"] in (1, figures["steps"]) or time.monotonic() - self.printed >= QUIET_SECONDS:
+            self.printed = time.monotonic()
+            self.out.note(f"{text}  ETA {clock(self.remaining(figures))}")
+
+    def on_eval(self, figures: dict[str, Any]) -> None:
+        self.eval_loss = figures["loss"]
+        mark = " (best)" if figures["best"] else ""
+        self.out.note(f"step {figures['step']}: held-out loss {figures['loss']:.4f} on {figures['rows']} rows{mark}")
+
+    def on_event(self, figures: dict[str, Any]) -> None:
+        self.out.note(f"step {figures['step']}: {figures['event'].replace('_', ' ')}, {rest(figures)}", style="yellow")
+
+    def line(self, figures: dict[str, Any]) -> str:
+        """`epoch 1.4  step 12/42  loss 2.31  lr 1.8e-04  5.1k tok/s  0.9 GB`"""
+        return (
+            f"epoch {figures['epoch']:.2f}  step {figures['step']}/{figures['steps']}  loss {figures['loss']:.4f}  "
+            f"lr {figures['lr']:.1e}  {thousands(figures['tokens_per_second'])} tok/s  {size(figures['memory'])}"
+        )
+
+    def remaining(self, figures: dict[str, Any]) -> float:
+        done = figures["step"] - self.first_step
+        return (time.monotonic() - self.started) / max(1, done) * (figures["steps"] - figures["step"])
+
+
+def introduction(figures: dict[str, Any]) -> list[str]:
+    """What is about to happen, and every value that was chosen automatically, with its reason."""
+    plan, data, config = figures["plan"], figures["data"], figures["config"]
+    rows, promised = data["rows"], plan["promised"]
+    lost = [f"{rows[name]} {name.replace('_', ' ')}" for name in LOST if rows[name]]
+    lines = [
+        f"run     {figures['folder']}",
+        f"data    {rows['read']:,} rows read: {rows['train']:,} to train on, {rows['validation']:,} held out"
+        + (f" ({', '.join(lost)})" if lost else ""),
+        f"learns  {data['supervised']['train']:,} of {data['tokens']['train']:,} tokens; "
+        f"{data['end_of_turn_supervised']:.0%} of the examples learn where to stop",
+        f"step    = {plan['step']} examples; {plan['steps']} steps, {config['training']['epochs']:g} epochs; "
+        f"{promised['supervised']:,} supervised tokens promised to the loss",
+    ]
+    lines += [f"auto    {key} = {value_of(config, key)}: {reason}" for key, reason in figures["reasons"].items()]
+    return lines + [f"note    {finding}" for finding in data["findings"]]
+
+
+LOST = ("rejected", "deduplicated", "contaminated", "too_long", "truncated", "unsupervised")
+
+
+def value_of(config: dict[str, Any], key: str) -> Any:
+    section, name = key.split(".")
+    return config[section][name]
+
+
+def learner(figures: dict[str, Any]) -> str:
+    """`trains  196,608 of 3,641,856 parameters on cpu (float32), packed; 28 layers: down_proj, …`"""
+    where = f"{figures['device']} ({figures['dtype']}), {figures['micro_batches']}"
+    layers = f"; {figures['adapted_layers']} layers: {', '.join(figures['target_modules'])}"
+    return f"trains  {figures['trained_parameters']:,} of {figures['parameters']:,} parameters on {where}" + (
+        layers if figures["adapted_layers"] else ""
+    )
+
+
+def rest(figures: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in figures.items() if key not in ("step", "steps", "event"))
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`, `2:05`, `48 s`."""
+    whole = round(seconds)
+    minutes, left = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{left:02}"
+    return f"{minutes}:{left:02}" if minutes else f"{whole} s"
+
+
+def thousands(number: float) -> str:
+    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"
+
+
+def size(number: int) -> str:
+    """Bytes in powers of ten, as the docs count them."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

@@ -1,0 +1,96 @@
+"""`ft train`: start, look at, or go on with a fine-tune."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from truetune.api import load
+from truetune.cli import common
+from truetune.cli.common import Output
+from truetune.cli.progress import Watch, clock, size
+
+
+@click.command()
+@click.argument("config", required=False, metavar="[TRAIN.YML]", type=click.Path())
+@click.option("--model", metavar="MODEL", help="starter, a hub id or a folder.")
+@click.option("--data", multiple=True, metavar="FILE", help="Rows to learn from; may be repeated.")
+@click.option("--method", metavar="METHOD", help="auto, lora or full.")
+@common.device
+@common.overrides
+@common.dry_run
+@click.option("--resume", is_flag=True, help="Go on with the newest resumable run of this train.yml.")
+@click.option("--from", "from_", metavar="RUN[:step-N]", help="Go on with this run, or from this checkpoint.")
+@common.options
+def command(
+    out: Output,
+    config: str | None,
+    model: str | None,
+    data: tuple[str, ...],
+    method: str | None,
+    device: str | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    resume: bool,
+    from_: str | None,
+) -> None:
+    """Fine-tune a model as TRAIN.YML says (default: ./train.yml), or by --model and --data alone."""
+    if device:
+        overrides = (*overrides, f"resources.device={device}")
+    wanted: dict[str, Any] = {
+        "model": model,
+        "data": data[0] if len(data) == 1 else list(data) or None,
+        "method": method,
+    }
+    if dry_run:
+        show(out, load("preview")(config, overrides=overrides, **wanted))
+        return
+    with Watch(out) as watch:
+        run = load("train")(config, overrides=overrides, resume=resume, from_=from_, listener=watch, **wanted)
+    finish(out, run)
+
+
+def finish(out: Output, run: Any) -> None:
+    """The last words of a run: figures, where things are, what to do next."""
+    figures, receipts = run.figures, run.receipt()
+    counted = receipts["train"]["supervised"]
+    verdict = "ok" if counted["promised"] == counted["counted"] else "changed"
+    out.document({"run": run.id, "folder": run.folder, "state": "finished", "figures": figures, "result": run.result})
+    out.document({"receipt": {"verdict": verdict, "supervised": counted}})
+    early = ", stopped early" if figures["stopped_early"] else ""
+    out.print(f"✓ {figures['steps']} steps in {clock(figures['seconds'])}{early}", style="bold green")
+    if figures["eval_loss"] is not None:
+        before, after = figures["base_loss"], figures["eval_loss"]
+        out.print(
+            f"  held-out loss  {before:.4f} → {after:.4f} ({after / before - 1:+.0%}), step {figures['result_step']}"
+        )
+    out.print(f"  supervised     {counted['promised']:,} tokens promised, {counted['counted']:,} reached the loss")
+    out.print(f"  {run.result.name:<14} {run.result}")
+    out.print(f"  next           ft receipt {run.id}")
+
+
+def show(out: Output, preview: dict[str, Any]) -> None:
+    """The page of `--dry-run`."""
+    out.document(preview)
+    reasons, plan, measured = preview["reasons"], preview["plan"], preview["measured"]
+    rows = [
+        (f"{section}.{key}", "" if value is None else value, reasons.get(f"{section}.{key}", ""))
+        for section, part in preview["config"].items()
+        if isinstance(part, dict)
+        for key, value in part.items()
+    ]
+    out.table(("key", "value", "why"), rows)
+    data = preview["data"]["rows"]
+    out.print(f"\nrows    {data['read']:,} read, {data['train']:,} to train on, {data['validation']:,} held out")
+    for reject in preview["data"]["rejects"][:10]:
+        out.print(f"        {reject['where']}: {reject['reason']}", style="yellow")
+    for text in (*preview["data"]["findings"], *preview["warnings"]):
+        out.print(f"note    {text}", style="yellow")
+    promised = plan["promised"]
+    out.print(f"steps   {plan['steps']} of {plan['step']} examples: {promised['supervised']:,} supervised tokens")
+    out.print(
+        f"memory  {size(measured['peak_memory'])} at the peak of one measured step; {preview['memory']['reason']}"
+    )
+    out.print(f"time    about {clock(measured['seconds'])}, at {measured['tokens_per_second']:,.0f} tokens/s")
+    out.print("nothing was trained or written", style="dim")
