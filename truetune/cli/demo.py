@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,39 @@ from truetune.cli.common import Output
 from truetune.cli.progress import Watch
 from truetune.cli.train import finish
 
+EXAMPLE = Path("examples/support")
+
 
 @click.command()
 @common.overrides
 @common.options
 def command(out: Output, overrides: tuple[str, ...]) -> None:
     """Teach the bundled starter model a shop's support answers: about a minute on two CPU cores."""
-    config = Path("examples/support/train.yml")
     with Watch(out) as watch:
-        run = load("train")(config, overrides=overrides, listener=watch)
+        run = load("train")(EXAMPLE / "train.yml", overrides=overrides, listener=watch)
     compare(out, run)
     finish(out, run)
 
 
 def compare(out: Output, run: Any) -> None:
     """Answers to held-out questions, before and after."""
-    samples = run.samples()
+    samples, asked = run.samples(), questions()
     first, last = min(row["step"] for row in samples), max(row["step"] for row in samples)
-    after = {row["row"]: row for row in samples if row["step"] == last}
+    after = {row["row"]: row["answer"] for row in samples if row["step"] == last}
     rows = [
-        (question(row["prompt"]), row["answer"], after[row["row"]]["answer"], row["reference"])
+        {"question": asked[row["row"]], "before": row["answer"], "after": after[row["row"]], "row": row["reference"]}
         for row in samples
-        if row["step"] == first and row["row"] in after
+        if row["step"] == first
     ]
-    out.document({"answers": [dict(zip(("question", "before", "after", "row"), row, strict=True)) for row in rows]})
-    for prompt, before, now, reference in rows:
-        out.print(f"\n{prompt}", style="bold")
-        out.print(f"  before  {one_line(before)}", style="red")
-        out.print(f"  after   {one_line(now)}", style="green")
-        out.print(f"  row     {one_line(reference)}", style="dim")
+    out.document({"answers": rows})
+    for row in rows:
+        out.print(f"\n{row['question']}", style="bold")
+        for name, style in (("before", "red"), ("after", "green"), ("row", "dim")):
+            out.print(f"  {name:<7} {' '.join(row[name].split())}", style=style)
     out.print()
+
+
+def questions() -> list[str]:
+    """What each row of the demo asks."""
+    lines = (EXAMPLE / "support.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["messages"][0]["content"] for line in lines]

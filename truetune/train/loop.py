@@ -172,10 +172,16 @@ class Loop:
         prompts = [example.ids[:cut].tolist() for example, cut in zip(asked, cuts, strict=True)]
         answers = self.engine.answer(prompts, SAMPLE_TOKENS, self.stops)
         for example, cut, prompt, answer in zip(asked, cuts, prompts, answers, strict=True):
-            texts = {"prompt": prompt, "answer": answer, "reference": example.ids[cut:].tolist()}
-            decoded = {name: self.decode(ids) for name, ids in texts.items()}
-            self.samples.append("sample", self.state.step, row=example.row, **decoded)
-            self.listener("sample", {"step": self.state.step, "row": example.row} | decoded)
+            first = example.ids[cut : cut + int((example.weights[cut:] > 0).argmin() or example.tokens)].tolist()
+            texts = {"prompt": prompt, "answer": self.unstopped(answer), "reference": self.unstopped(first)}
+            figures = {"row": example.row, "ended": answer[-1:] != self.unstopped(answer)[-1:]}
+            figures |= {name: self.decode(ids) for name, ids in texts.items()}
+            self.samples.append("sample", self.state.step, **figures)
+            self.listener("sample", {"step": self.state.step} | figures)
+
+    def unstopped(self, ids: list[int]) -> list[int]:
+        """Without the token that ends a turn."""
+        return ids[:-1] if ids and ids[-1] in self.stops else ids
 
     def measure(self, examples: Sequence[Example]) -> LossSum:
         total = LossSum(0.0, 0.0, 0, 0)
