@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from truetune import api
+
+if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
+    from truetune.api.doctor import doctor as doctor
+    from truetune.api.train import preview as preview
+    from truetune.api.train import train as train
 
 __version__ = "0.1.0"
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import truetune
+from truetune import api
 
 HEAVY = ["torch", "transformers", "numpy", "pydantic", "rich", "fastapi", "tokenizers", "ruamel"]
 
@@ -34,3 +40,10 @@ def test_the_assertion_can_fail() -> None:
 
 def test_tokenising_needs_no_torch() -> None:
     assert loaded(TOKENIZER).isdisjoint({"torch", "transformers"})
+
+
+def test_the_verbs_of_python_exist_and_editors_know_them() -> None:
+    source = Path(truetune.__file__).read_text("utf-8")
+    named = set(re.findall(r"^    from ([\w.]+) import (\w+) as \2$", source, re.MULTILINE))
+    assert named == {(module, name) for name, module in api.VERBS.items()}
+    assert all(inspect.isfunction(api.load(name)) for name in api.VERBS)

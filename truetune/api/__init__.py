@@ -12,6 +12,7 @@ from typing import Any
 
 VERBS = {
     "train": "truetune.api.train",
+    "preview": "truetune.api.train",
     "doctor": "truetune.api.doctor",
 }
 """Verb -> its module."""
