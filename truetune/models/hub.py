@@ -84,7 +84,7 @@ def download(name: str, revision: str | None = None, token: str | None = None) -
         info = huggingface_hub.HfApi().model_info(name, revision=revision, token=token)
         _trainable(name, [entry.rfilename for entry in info.siblings or []])
         return Path(_snapshot(name, revision, token))
-    except (hub_errors.LocalEntryNotFoundError, *NETWORK) as error:
+    except NETWORK as error:
         raise _explain(error, name, revision) from error
 
 
