@@ -67,6 +67,7 @@ class Loop:
         self.samples = Metrics(run.folder / "samples.jsonl")
         self.checkpoints = Checkpoints(run)
         self.clock = time.monotonic()
+        self.figures: dict[str, float] = {}
         self.beat = 0.0
         per_epoch = course.order.per_epoch
         self.evaluation_due = Due(rules.evaluate, per_epoch, self.clock)
@@ -205,17 +206,18 @@ class Loop:
         """One line in metrics.jsonl, one call of the listener, and at most once a second the status."""
         self.metrics.append(kind, self.state.step, **figures)
         self.listener(kind, {"step": self.state.step, "steps": self.course.total} | figures)
+        names = {"train": ("loss", "lr", "tokens_per_second"), "eval": ("loss",)}.get(kind, ())
+        prefix = "eval_" if kind == "eval" else ""
+        self.figures |= {prefix + name: figures[name] for name in names}
         now = time.monotonic()
         if now - self.beat >= 1 or kind != "train":
             self.beat = now
-            self.status(kind, figures)
-
-    def status(self, kind: str, figures: dict[str, Any]) -> None:
-        names = {"train": ("loss", "lr", "tokens_per_second"), "eval": ("loss",)}.get(kind, ())
-        prefix = "eval_" if kind == "eval" else ""
-        known = {prefix + name: figures[name] for name in names}
-        epoch = self.course.epoch(self.state.step)
-        Status.update(self.run, step=self.state.step, steps=self.course.total, epoch=epoch, figures=known)
+            progress = {
+                "step": self.state.step,
+                "steps": self.course.total,
+                "epoch": self.course.epoch(self.state.step),
+            }
+            Status.update(self.run, **progress, figures=self.figures)
 
     def not_finite(self, what: str) -> TrainingError:
         kept = self.checkpoints.list()
