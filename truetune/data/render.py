@@ -1,0 +1,186 @@
+"""Conversations and documents to token ids and weights. The rule: training ids equal serving ids, or a row is refused.
+
+A conversation becomes one example if the ids of its whole text begin with the ids of every prompt as it would be
+served (*whole*). Otherwise each answer becomes an example of its own behind its served prompt (*per turn*): a template
+that rewrites history, or a tokenizer that would join the end of a prompt with the start of an answer. An answer is
+trained through its end-of-turn token; what the template writes after that is not part of the example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from truetune.data.rows import Content, Conversation, Document, RowError
+from truetune.data.turns import Answer, answers, check_document
+from truetune.models.template import Template
+from truetune.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """An example before it has a row: ids int32 [T], weights float32 [T] with weights[0] = 0."""
+
+    ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    ends: bool
+    """Whether its last token ends an answer (or a document)."""
+
+    @property
+    def supervised(self) -> int:
+        return int(np.count_nonzero(self.weights))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the end-of-turn token is trained."""
+        return self.ends and bool(self.weights[-1])
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The examples of one row; none if nothing in it is trained."""
+
+    parts: list[Part]
+    mode: str
+    """`whole`, `per_turn` or `document`."""
+    end: str = ""
+    appended: bool = False
+
+
+@dataclass
+class Renderer:
+    """Renders rows for one model and one choice of what is trained (`assistant`, `all` or `last`)."""
+
+    tokenizer: Tokenizer
+    template: Template
+    train_on: str = "assistant"
+    _encoded: dict[str, Any] = field(default_factory=dict)
+
+    def chunk(self, rows: Sequence[Content]) -> list[Rendered | RowError]:
+        """One result per row, in order. Texts of the whole chunk are encoded in one parallel call."""
+        planned = [self._plan(row) for row in rows]
+        texts = list(dict.fromkeys(text for plan in planned if isinstance(plan, list) for text in _texts(plan)))
+        self._encoded = dict(zip(texts, self.tokenizer.encode_batch(texts), strict=True))
+        return [self._finish(plan) for plan in planned]
+
+    def one(self, row: Content) -> Rendered:
+        """Render a single row. Raises RowError."""
+        result = self.chunk([row])[0]
+        if isinstance(result, RowError):
+            raise result
+        return result
+
+    def _plan(self, row: Content) -> list[Answer] | Document | RowError:
+        try:
+            if isinstance(row, Conversation):
+                return answers(row, self.template, self.tokenizer, self.train_on)
+            check_document(row, self.tokenizer)
+            return row
+        except RowError as error:
+            return error
+
+    def _finish(self, plan: list[Answer] | Document | RowError) -> Rendered | RowError:
+        try:
+            if isinstance(plan, RowError):
+                return plan
+            result = self._document(plan) if isinstance(plan, Document) else self._conversation(plan)
+            self._check_known(result)
+            return result
+        except RowError as error:
+            return error
+
+    def _document(self, document: Document) -> Rendered:
+        ids = self.tokenizer.encode_document(document.text)
+        if self.tokenizer.eos_id is not None:
+            ids.append(self.tokenizer.eos_id)
+        part = _part(ids, [(1, len(ids), 1.0)], ends=self.tokenizer.eos_id is not None)
+        return Rendered([part], "document", self.tokenizer.eos or "")
+
+    def _conversation(self, plan: list[Answer]) -> Rendered:
+        if not plan:
+            return Rendered([], "whole")
+        whole = self._whole(plan) if _nested(plan) else None
+        parts = [whole] if whole else [self._turn(answer) for answer in plan]
+        return Rendered(parts, "whole" if whole else "per_turn", plan[-1].end, plan[-1].appended)
+
+    def _whole(self, plan: list[Answer]) -> Part | None:
+        """One example for all answers, or None where the ids of a prompt change in the longer text."""
+        encoding = self._encode(plan[-1].full)
+        ids, spans = list(encoding.ids), []
+        for answer in plan:
+            prompt = self._encode(answer.prompt).ids
+            last = len(ids) - 1 if answer is plan[-1] else encoding.char_to_token(len(answer.full) - 1)
+            if ids[: len(prompt)] != prompt or last is None or last < len(prompt):
+                return None
+            if ids[last] != self.tokenizer.id(answer.end):
+                return None
+            spans.append((len(prompt), last + 1, answer.weight))
+        return _part(ids, self._widen(spans, ids), ends=True)
+
+    def _turn(self, answer: Answer) -> Part:
+        """One example for one answer behind its prompt as served."""
+        prompt, ids = list(self._encode(answer.prompt).ids), list(self._encode(answer.full).ids)
+        end = self.tokenizer.id(answer.end)
+        if ids[: len(prompt)] != prompt or ids[-1] != end:
+            ids = self._join(prompt, answer, ids)
+        return _part(ids, self._widen([(len(prompt), len(ids), answer.weight)], ids), ends=True)
+
+    def _join(self, prompt: list[int], answer: Answer, full: list[int]) -> list[int]:
+        """Ids of the prompt, then of the answer encoded by itself, such that they read as the whole text does.
+
+        A tokenizer may treat the start of a text in its own way (SentencePiece puts a space there), so the answer is
+        also tried behind a special token and behind a line break. A result counts only if it decodes to the text.
+        """
+        wanted, end = self.tokenizer.decode(full), self.tokenizer.id(answer.end)
+        for lead in ("", answer.end, "\n"):
+            head, tail = self.tokenizer.encode(lead), self.tokenizer.encode(lead + answer.text)
+            ids = prompt + tail[len(head) :]
+            if tail[: len(head)] == head and ids[-1] == end and self.tokenizer.decode(ids) == wanted:
+                return ids
+        raise RowError(
+            "data.token_boundary",
+            f"the tokenizer has no ids for the answer that follow the prompt's last characters {answer.prompt[-20:]!r}",
+        )
+
+    def _widen(self, spans: list[tuple[int, int, float]], ids: list[int]) -> list[tuple[int, int, float]]:
+        return [(1, len(ids), 1.0)] if self.train_on == "all" else spans
+
+    def _check_known(self, result: Rendered) -> None:
+        """Refuse to train the token that stands for characters the tokenizer does not know."""
+        unknown = self.tokenizer.unk_id
+        if unknown is None or unknown in self.tokenizer.eos_ids:
+            return
+        for part in result.parts:
+            if np.any((part.ids == unknown) & (part.weights != 0)):
+                raise RowError("data.unknown_characters", "the tokenizer has no tokens for some characters of this row")
+
+    def _encode(self, text: str) -> Any:
+        found = self._encoded.get(text)
+        return found if found is not None else self.tokenizer.encode_batch([text])[0]
+
+
+def _texts(plan: list[Answer]) -> Iterator[str]:
+    """What must be encoded to judge a plan."""
+    for answer in plan:
+        yield answer.prompt
+    if _nested(plan):
+        yield plan[-1].full
+    else:
+        yield from (answer.full for answer in plan)
+
+
+def _nested(plan: list[Answer]) -> bool:
+    """Whether the last served text contains every earlier prompt and answer as they were served."""
+    return bool(plan) and all(plan[-1].full.startswith(answer.full) for answer in plan)
+
+
+def _part(ids: list[int], spans: list[tuple[int, int, float]], ends: bool) -> Part:
+    weights = np.zeros(len(ids), np.float32)
+    for start, stop, weight in spans:
+        weights[start:stop] = weight
+    weights[:1] = 0
+    return Part(np.asarray(ids, np.int32), weights, ends)

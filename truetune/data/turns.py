@@ -1,0 +1,111 @@
+"""A conversation as text: for every answer, what the model is served and what it must write.
+
+The proof that training equals serving begins here. For the answer in turn i, the *prompt* is the template's rendering
+of the turns before it with the generation prompt, which is what a server sends. The *answer* is what the rendering of
+the turns up to i adds, through the end-of-turn token. Where the second does not begin with the first, no mask would be
+right, and the row is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from truetune.data.rows import Conversation, Document, RowError, Turn
+from truetune.models.template import Template, TemplateError
+from truetune.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One trained turn: `text` follows `prompt` and closes with the token `end`."""
+
+    prompt: str
+    text: str
+    end: str
+    appended: bool
+    """The template writes no end-of-turn token; the end-of-text token was put there."""
+    weight: float
+
+    @property
+    def full(self) -> str:
+        return self.prompt + self.text
+
+
+def answers(conversation: Conversation, template: Template, tokenizer: Tokenizer, train_on: str) -> list[Answer]:
+    """The trained answers of a conversation, in order; none if all weights are 0. Raises RowError."""
+    check_control(conversation.turns, tokenizer)
+    turns = list(conversation.turns)
+    places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
+    if train_on == "all" and any(turns[place].weight != 1 for place in places):
+        raise RowError("data.weight", "weights of single messages need `train_on: assistant` or `last`")
+    wanted = places if train_on == "assistant" else places[-1:]
+    try:
+        return [_answer(conversation, place, template, tokenizer) for place in wanted if turns[place].weight]
+    except TemplateError as error:
+        raise RowError("data.template", error.finding.message) from error
+
+
+def check_control(turns: tuple[Turn, ...], tokenizer: Tokenizer) -> None:
+    """Refuse text that would forge the structure of the conversation."""
+    for number, turn in enumerate(turns, 1):
+        if match := tokenizer.special.search(turn.content):
+            raise RowError("data.control_token", f"message {number} contains the model's control token {match[0]!r}")
+
+
+def check_document(document: Document, tokenizer: Tokenizer) -> None:
+    """Refuse a document that would end itself in the middle."""
+    if match := tokenizer.special.search(document.text):
+        raise RowError("data.control_token", f"the text contains the model's control token {match[0]!r}")
+
+
+def _answer(conversation: Conversation, place: int, template: Template, tokenizer: Tokenizer) -> Answer:
+    messages, turn = conversation.messages(), conversation.turns[place]
+    prompt = template.render(messages[:place], add_generation_prompt=True)
+    full = template.render(messages[: place + 1])
+    if not full.startswith(prompt):
+        raise RowError("data.template_prefix", _difference(prompt, full))
+    written = full[len(prompt) :]
+    stop, end = _ending(written, turn.content, tokenizer.special)
+    if end:
+        return Answer(prompt, written[:stop], end, False, turn.weight)
+    if tokenizer.eos is None:
+        raise RowError("data.no_end_of_turn", "neither the template nor the tokenizer has a token that ends an answer")
+    return Answer(prompt, written[:stop] + tokenizer.eos, tokenizer.eos, True, turn.weight)
+
+
+def _difference(prompt: str, full: str) -> str:
+    shared = next((at for at, pair in enumerate(zip(prompt, full, strict=False)) if pair[0] != pair[1]), len(full))
+    tail, instead = prompt[shared : shared + 40], full[shared : shared + 40]
+    return (
+        f"what is served and what would be trained differ: the generation prompt goes on with {tail!r} "
+        f"where the template writes the given answer as {instead!r}"
+    )
+
+
+def _ending(written: str, content: str, special: re.Pattern[str]) -> tuple[int, str]:
+    """Where the answer ends in what the template wrote, and the token that ends it (empty if there is none).
+
+    The last special token that directly follows the content; some templates write markers before it.
+    """
+    marks = list(special.finditer(written))
+    for mark in reversed(marks):
+        if _closes(written[: mark.start()], content):
+            return mark.end(), mark[0]
+    if _closes(written, content):
+        exact = written.rfind(content)
+        return (exact + len(content) if exact >= 0 else len(written.rstrip())), ""
+    for mark in marks:
+        if content.strip() in written[: mark.start()]:
+            return mark.end(), mark[0]
+    raise RowError("data.template_drops_text", f"the template drops a part of the answer: it writes {written[:80]!r}")
+
+
+def _closes(written: str, content: str) -> bool:
+    """Whether `written` ends with the whole content. Templates may strip it, and may lay out its reasoning anew."""
+    body, content = written.rstrip(), content.strip()
+    if body.endswith(content):
+        return True
+    reasoning, mark, reply = content.rpartition("</think>")
+    reasoning, reply = reasoning.replace("<think>", "", 1).strip(), reply.strip()
+    return bool(mark and reply) and body.endswith(reply) and reasoning in body[: -len(reply)]

@@ -1,0 +1,243 @@
+"""Text to token ids and back, from a model folder, with neither torch nor transformers.
+
+`tokenizers` does the work; this module adds what the files beside `tokenizer.json` say: which tokens begin and end a
+text, the chat template, and one digest over everything that shapes the ids.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import tokenizers
+import tokenizers.models
+
+from truetune.errors import InputError
+from truetune.models.template import PLAIN, RAW, Template
+
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A model's tokenizer. Ids are plain lists of int; no method adds special tokens unless it says so."""
+
+    backend: tokenizers.Tokenizer
+    tokens: Mapping[str, str]
+    """`bos_token`, `eos_token`, … as text, those that the model has."""
+    eos_ids: tuple[int, ...]
+    """Every token at which generation stops."""
+    adds_bos: bool
+    """Whether the tokenizer itself begins a text with its BOS."""
+    template: Template | None
+    """The model's own chat template."""
+    unk_id: int | None
+    digest: str
+
+    @property
+    def bos(self) -> str | None:
+        return self.tokens.get("bos_token")
+
+    @property
+    def eos(self) -> str | None:
+        """The end-of-text token; where none is named, the first at which generation stops."""
+        named = self.tokens.get("eos_token")
+        return named or (self.text(self.eos_ids[0]) if self.eos_ids else None)
+
+    @property
+    def pad(self) -> str | None:
+        return self.tokens.get("pad_token")
+
+    @property
+    def eos_id(self) -> int | None:
+        return self.id(self.eos) if self.eos else None
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, added ones included."""
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    @functools.cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Texts that are structure rather than content, longest first."""
+        added = self.backend.get_added_tokens_decoder().values()
+        found = {token.content for token in added if token.special} | set(self.tokens.values())
+        found |= {text for text in map(self.text, self.eos_ids) if text}
+        return tuple(sorted(found, key=lambda text: (-len(text), text)))
+
+    @functools.cached_property
+    def special(self) -> re.Pattern[str]:
+        """Matches any special token's text."""
+        return re.compile("|".join(map(re.escape, self.special_tokens)) or r"(?!)")
+
+    def id(self, token: str) -> int | None:
+        found = self.backend.token_to_id(token)
+        return None if found is None else int(found)
+
+    def text(self, token_id: int) -> str | None:
+        found = self.backend.id_to_token(token_id)
+        return None if found is None else str(found)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids, and for each the characters [start, end) of `text` it stands for."""
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        return list(encoding.ids), list(encoding.offsets)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        """As `encode`, in parallel; an Encoding has `.ids`, `.offsets` and `.char_to_token`."""
+        return list(self.backend.encode_batch(list(texts), add_special_tokens=False))
+
+    def encode_document(self, text: str) -> list[int]:
+        """As `encode`, after the BOS if the tokenizer begins texts with one."""
+        start = self.id(self.bos) if self.adds_bos and self.bos else None
+        return self.encode(text) if start is None else [start, *self.encode(text)]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
+        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+
+    def plain(self) -> Template:
+        """The template for models that bring none."""
+        return Template(self._start() + PLAIN, self.tokens_or_eos(), "plain")
+
+    def raw(self) -> Template:
+        """No template: prompt, answer, end-of-text token."""
+        return Template(self._start() + RAW, self.tokens_or_eos(), "none")
+
+    def custom(self, path: Path) -> Template:
+        """The user's own template file. Raises TemplateError, or InputError (`data.template`) if it can't be read."""
+        try:
+            source = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"the chat template can't be read: {error}", code="data.template", where=str(path)
+            ) from error
+        return Template(source, self.tokens_or_eos(), path.name)
+
+    def tokens_or_eos(self) -> dict[str, str]:
+        return {**self.tokens, "eos_token": self.eos or ""}
+
+    def _start(self) -> str:
+        return "{{ bos_token }}" if self.adds_bos and self.bos else ""
+
+
+def load(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder.
+
+    Raises InputError: `model.no_tokenizer` without `tokenizer.json`, `model.bad_tokenizer` if a file is not readable.
+    """
+    backend = _backend(folder)
+    config = _json(folder / "tokenizer_config.json")
+    tokens = _named({**_json(folder / "special_tokens_map.json"), **config})
+    backend.add_special_tokens([text for text in tokens.values() if backend.token_to_id(text) is None])
+    eos_ids = _eos_ids(folder, backend, tokens)
+    source, origin = _template(folder, config)
+    return Tokenizer(
+        backend=backend,
+        tokens=tokens,
+        eos_ids=eos_ids,
+        adds_bos=_adds_bos(backend, config, tokens),
+        template=Template(source, tokens, origin) if source is not None else None,
+        unk_id=_unk(backend),
+        digest=_digest(folder, source, eos_ids),
+    )
+
+
+def _backend(folder: Path) -> tokenizers.Tokenizer:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise InputError(
+            "this model folder has no tokenizer.json",
+            code="model.no_tokenizer",
+            where=str(folder),
+            hint="convert its tokenizer once: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
+        )
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"not a tokenizer: {error}", code="model.bad_tokenizer", where=str(path)) from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise InputError(f"can't be read: {error}", code="model.bad_tokenizer", where=str(path)) from error
+    return value if isinstance(value, dict) else {}
+
+
+def _named(config: Mapping[str, Any]) -> dict[str, str]:
+    """Named special tokens; each is a text or an object with `content`."""
+    texts = {name: _content(config.get(name)) for name in NAMED}
+    return {name: text for name, text in texts.items() if text}
+
+
+def _content(value: Any) -> str | None:
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _eos_ids(folder: Path, backend: tokenizers.Tokenizer, tokens: Mapping[str, str]) -> tuple[int, ...]:
+    """The tokenizer's end-of-text token first, then those of the model's configuration."""
+    found: list[int] = []
+    if "eos_token" in tokens:
+        found.append(backend.token_to_id(tokens["eos_token"]))
+    for name in ("generation_config.json", "config.json"):
+        value = _json(folder / name).get("eos_token_id")
+        found += [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, int)]
+    return tuple(dict.fromkeys(item for item in found if backend.id_to_token(item) is not None))
+
+
+def _adds_bos(backend: tokenizers.Tokenizer, config: Mapping[str, Any], tokens: Mapping[str, str]) -> bool:
+    """What `tokenizer_config.json` says; where it is silent, what the post-processor does."""
+    if "bos_token" not in tokens:
+        return False
+    said = config.get("add_bos_token")
+    if isinstance(said, bool):
+        return said
+    return bool(backend.encode("a").ids[:1] == [backend.token_to_id(tokens["bos_token"])])
+
+
+def _template(folder: Path, config: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The template's text and where it stands. A model can bring several by name; `default` is the one for chats."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text("utf-8"), path.name
+    value = config.get("chat_template")
+    if isinstance(value, list):
+        value = next((item.get("template") for item in value if item.get("name") == "default"), None)
+    return (value if isinstance(value, str) else None), "tokenizer_config.json"
+
+
+def _unk(backend: tokenizers.Tokenizer) -> int | None:
+    """The token that stands for text without a token, if the tokenizer has one (Unigram knows it by number only)."""
+    model = backend.model
+    if isinstance(model, tokenizers.models.Unigram):
+        found = orjson.loads(backend.to_str())["model"].get("unk_id")
+        return None if found is None else int(found)
+    text = getattr(model, "unk_token", None)
+    return backend.token_to_id(text) if text else None
+
+
+def _digest(folder: Path, template: str | None, eos_ids: tuple[int, ...]) -> str:
+    """sha256 over what shapes rendering."""
+    digest = hashlib.sha256(orjson.dumps([template, eos_ids]))
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / name
+        digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"-")
+    return digest.hexdigest()
