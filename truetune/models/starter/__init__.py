@@ -1,0 +1,1 @@
+"""The starter model's files; made by `scripts/starter/make.py`."""
