@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from truetune.errors import InputError
+from truetune.errors import InputError, UsageError
 from truetune.models import hub, source
 
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8}
@@ -50,6 +50,12 @@ def code(name: str, folder: Path, revision: str | None = None) -> str:
 def test_starter_is_the_bundled_model() -> None:
     found = source.resolve("starter", folder=Path("/nowhere"))
     assert (found.kind, found.revision, found.folder) == ("starter", None, source.STARTER)
+
+
+def test_a_revision_of_something_that_has_none() -> None:
+    with pytest.raises(UsageError, match="hub model") as caught:
+        source.resolve("starter", revision="main", folder=Path())
+    assert caught.value.finding.code == "model.revision_of_folder"
 
 
 @pytest.mark.parametrize("name", ["./mine", "mine", "../work/mine"])

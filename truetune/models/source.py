@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from truetune.errors import InputError
+from truetune.errors import InputError, UsageError
 from truetune.models import facts, hub, weights
 
 STARTER = Path(__file__).parent / "starter"
@@ -59,9 +59,17 @@ class Source:
 def resolve(name: str, *, revision: str | None = None, folder: Path, token: str | None = None) -> Source:
     """Find and check a model. `folder` is train.yml's; relative paths start there.
 
-    Raises InputError: `model.missing`, `model.ambiguous`, what `check` raises, and what `hub.download` raises.
+    Raises InputError: `model.missing`, `model.ambiguous`, what `check` raises, and what `hub.download` raises; UsageError
+    `model.revision_of_folder`.
     """
     source = _find(name, revision, folder, token)
+    if revision and source.kind != "hub":
+        raise UsageError(
+            f"model.revision picks a version of a hub model, and `{name}` is none",
+            code="model.revision_of_folder",
+            where="model.revision",
+            hint="remove model.revision, or name a hub model",
+        )
     check(source.folder)
     return source
 
