@@ -59,8 +59,8 @@ class Source:
 def resolve(name: str, *, revision: str | None = None, folder: Path, token: str | None = None) -> Source:
     """Find and check a model. `folder` is train.yml's; relative paths start there.
 
-    Raises InputError: `model.missing`, `model.ambiguous`, what `check` raises, and what `hub.download` raises; UsageError
-    `model.revision_of_folder`.
+    Raises InputError: `model.missing`, `model.ambiguous`, what `check` raises, and what `hub.download` raises;
+    UsageError `model.revision_of_folder`.
     """
     source = _find(name, revision, folder, token)
     if revision and source.kind != "hub":
