@@ -45,7 +45,7 @@ class TemplateError(InputError):
 
 
 class Generation(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}` marks the assistant's text; it renders as its body, in a scope of its own."""
+    """`{% generation %}…{% endgeneration %}` marks the assistant's text; it renders as its body, in its own scope."""
 
     tags = {"generation"}  # noqa: RUF012 (the base class declares it so)
 
@@ -70,9 +70,8 @@ class Template:
             self._compiled = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
             where = f"{origin}:{error.lineno}"
-            raise TemplateError(
-                f"the chat template is not valid: {error.message}", code="model.template", where=where
-            ) from error
+            message = f"the chat template is not valid: {error.message}"
+            raise TemplateError(message, code="model.template", where=where) from error
 
     @property
     def dated(self) -> bool:

@@ -58,10 +58,10 @@ class Tokenizer:
     def eos_id(self) -> int | None:
         return self.id(self.eos) if self.eos else None
 
-    @property
-    def size(self) -> int:
-        """Number of tokens, added ones included."""
-        return int(self.backend.get_vocab_size(with_added_tokens=True))
+    @functools.cached_property
+    def vocabulary(self) -> int:
+        """Ids run from 0 to below this number, added tokens included."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @functools.cached_property
     def special_tokens(self) -> tuple[str, ...]:
@@ -137,7 +137,9 @@ def load(folder: Path) -> Tokenizer:
     backend = _backend(folder)
     config = _json(folder / "tokenizer_config.json")
     tokens = _named({**_json(folder / "special_tokens_map.json"), **config})
-    backend.add_special_tokens([text for text in tokens.values() if backend.token_to_id(text) is None])
+    backend.add_special_tokens(
+        [text for text in (*tokens.values(), *_extra(config)) if backend.token_to_id(text) is None]
+    )
     eos_ids = _eos_ids(folder, backend, tokens)
     source, origin = _template(folder, config)
     return Tokenizer(
@@ -186,6 +188,16 @@ def _named(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text}
 
 
+def _extra(config: Mapping[str, Any]) -> list[str]:
+    """Special tokens without a role of their own: a list, or an object from names to tokens."""
+    found: list[str] = []
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        values = config.get(name) or []
+        values = values.values() if isinstance(values, Mapping) else values
+        found += [text for text in map(_content, values) if text]
+    return found
+
+
 def _content(value: Any) -> str | None:
     if isinstance(value, Mapping):
         value = value.get("content")
@@ -194,13 +206,13 @@ def _content(value: Any) -> str | None:
 
 def _eos_ids(folder: Path, backend: tokenizers.Tokenizer, tokens: Mapping[str, str]) -> tuple[int, ...]:
     """The tokenizer's end-of-text token first, then those of the model's configuration."""
-    found: list[int] = []
+    found: list[int | None] = []
     if "eos_token" in tokens:
         found.append(backend.token_to_id(tokens["eos_token"]))
     for name in ("generation_config.json", "config.json"):
         value = _json(folder / name).get("eos_token_id")
         found += [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, int)]
-    return tuple(dict.fromkeys(item for item in found if backend.id_to_token(item) is not None))
+    return tuple(dict.fromkeys(item for item in found if item is not None and backend.id_to_token(item) is not None))
 
 
 def _adds_bos(backend: tokenizers.Tokenizer, config: Mapping[str, Any], tokens: Mapping[str, str]) -> bool:
