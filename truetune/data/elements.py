@@ -1,4 +1,4 @@
-"""The elements of a JSON array, cut out without parsing, so that a bad one is named by its line and the rest goes on."""
+"""The elements of a JSON array, cut out without parsing: a bad one is named by its line, the rest goes on."""
 
 from __future__ import annotations
 

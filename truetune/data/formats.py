@@ -65,7 +65,7 @@ def pair(prompt: str, answer: str) -> Callable[[Value], Content]:
 
 
 def alpaca(value: Value) -> Content:
-    """`instruction`, optional `input` below it, `output`; optional `system` and `history` of [question, answer] pairs."""
+    """`instruction`, `input` (optional) below it, `output`; optional `system`, `history` of [question, answer]."""
     instruction, extra = text_of(value["instruction"], "instruction"), value.get("input")
     prompt = f"{instruction}\n\n{text_of(extra, 'input')}" if extra else instruction
     turns = (

@@ -1,0 +1,245 @@
+"""Tokenised data on disk, found again by its content: what went in decides the name of an entry.
+
+An entry is a folder with `ids.i32`, `weights.f32`, `index.i64`, `rejects.jsonl` and, written last, `meta.json` with
+their hashes and the report. It is written aside and renamed. An entry that is not whole is thrown away and made again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from truetune import paths
+from truetune.data.example import Example
+from truetune.data.render import Part
+from truetune.data.rows import Reject
+from truetune.errors import ResourceError
+
+LIMIT = 8 * 2**30
+"""Most bytes of all entries; the ones not used for longest go first."""
+STALE = 24 * 3600
+"""Seconds after which an unfinished entry belongs to nobody."""
+FILES = ("ids.i32", "weights.f32", "index.i64", "rejects.jsonl")
+COLUMNS = 5
+"""Of the index: start, length, supervised tokens, row, part (0 train, 1 validation)."""
+
+
+class Examples(Sequence[Example]):
+    """Examples over memory-mapped ids and weights."""
+
+    def __init__(self, ids: NDArray[np.int32], weights: NDArray[np.float32], index: NDArray[np.int64]) -> None:
+        self._ids, self._weights, self._index = ids, weights, index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+    @overload
+    def __getitem__(self, place: slice) -> Examples: ...
+    def __getitem__(self, place: int | slice) -> Example | Examples:
+        if isinstance(place, slice):
+            return Examples(self._ids, self._weights, self._index[place])
+        start, length, _, row, _ = map(int, self._index[place])
+        return Example(self._ids[start : start + length], self._weights[start : start + length], row)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each example."""
+        return self._index[:, 1]
+
+    @property
+    def supervised_counts(self) -> NDArray[np.int64]:
+        """Trained tokens of each example."""
+        return self._index[:, 2]
+
+    @property
+    def rows(self) -> int:
+        """Number of input rows the examples come from."""
+        return len(np.unique(self._index[:, 3]))
+
+    @functools.cached_property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    @functools.cached_property
+    def supervised(self) -> int:
+        return int(self.supervised_counts.sum())
+
+
+class Entry:
+    """A whole entry."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        self.folder, self.report = folder, meta["report"]
+        ids = _mapped(folder / "ids.i32", np.int32)
+        weights = _mapped(folder / "weights.f32", np.float32)
+        index = np.fromfile(folder / "index.i64", np.int64).reshape(-1, COLUMNS)
+        self.train = Examples(ids, weights, index[index[:, 4] == 0])
+        self.validation = Examples(ids, weights, index[index[:, 4] == 1])
+
+    @property
+    def rejects(self) -> Rejects:
+        return Rejects(self.folder / "rejects.jsonl")
+
+
+class Rejects:
+    """Rows that are not used, as JSON-ready objects; iterating again starts anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with self.path.open("rb") as stream:
+            yield from map(orjson.loads, stream)
+
+
+class Writer:
+    """Writes an entry aside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ids, self._weights = (folder / "ids.i32").open("wb"), (folder / "weights.f32").open("wb")
+        self._rejects = (folder / "rejects.jsonl").open("wb")
+        self._index: list[tuple[int, int, int, int, int]] = []
+        self._at = 0
+
+    def add(self, part: Part, row: int) -> None:
+        with _explained():
+            self._ids.write(part.ids.tobytes())
+            self._weights.write(part.weights.tobytes())
+        self._index.append((self._at, len(part.ids), part.supervised, row, 0))
+        self._at += len(part.ids)
+
+    def reject(self, reject: Reject) -> None:
+        with _explained():
+            self._rejects.write(orjson.dumps(reject) + b"\n")
+
+    def finish(self, validation: set[int]) -> NDArray[np.int64]:
+        """Close the files; `validation` are the rows that are held out. Returns the index."""
+        index = np.array(self._index, np.int64).reshape(-1, COLUMNS)
+        index[:, 4] = np.isin(index[:, 3], np.fromiter(validation, np.int64, len(validation)))
+        with _explained():
+            index.tofile(self.folder / "index.i64")
+            self.close()
+        return index
+
+    def close(self) -> None:
+        for stream in (self._ids, self._weights, self._rejects):
+            stream.close()
+
+
+def key(parts: Any) -> str:
+    """The name of an entry for JSON-ready `parts`."""
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def find(name: str) -> Entry | None:
+    """The whole entry of this name, if there is one; it counts as used now."""
+    folder = _root() / name
+    try:
+        meta = orjson.loads((folder / "meta.json").read_bytes())
+        if any(_digest(folder / file) != meta["files"][file] for file in FILES):
+            return None
+        os.utime(folder / "meta.json")
+        return Entry(folder, meta)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def writing(name: str) -> Iterator[Writer]:
+    """A writer into a folder aside, which is gone afterwards unless `commit` moved it into place."""
+    with _explained():
+        _root().mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{name[:16]}-", dir=_root()))
+        writer = Writer(folder)
+    try:
+        yield writer
+    finally:
+        with suppress(OSError):
+            writer.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def commit(writer: Writer, name: str, report: dict[str, Any]) -> Entry:
+    """Put the entry in its place and keep the cache within its limit."""
+    meta = {"report": report, "files": {file: _digest(writer.folder / file) for file in FILES}}
+    with _explained():
+        (writer.folder / "meta.json").write_bytes(orjson.dumps(meta))
+    target = _root() / name
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        writer.folder.rename(target)
+    except OSError:
+        if find(name) is None:  # else another process was faster, with the same content
+            raise
+    prune(keep=name)
+    return Entry(target, meta)
+
+
+def prune(keep: str, limit: int | None = None) -> None:
+    """Remove the entries used longest ago until the others fit `limit` bytes (`LIMIT` unless told)."""
+    limit = LIMIT if limit is None else limit
+    entries = []
+    for folder in _root().iterdir():
+        used = _used(folder)
+        if folder.name.startswith("."):
+            if time.time() - used > STALE:
+                shutil.rmtree(folder, ignore_errors=True)
+        else:
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            entries.append((folder.name == keep, used, folder, size))
+    entries.sort(key=lambda entry: entry[:2], reverse=True)
+    total = 0
+    for kept, _, folder, size in entries:
+        total += size
+        if total > limit and not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _root() -> Path:
+    return paths.cache() / "tokens"
+
+
+def _used(folder: Path) -> float:
+    """When an entry was last used; a damaged one long ago."""
+    try:
+        return (folder if folder.name.startswith(".") else folder / "meta.json").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
+    """The file's numbers, read on demand. Copy-on-write: whoever changes an example changes neither file nor cache."""
+    return np.asarray(np.memmap(path, dtype, mode="c"))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"tokenised data can't be written: {error.strerror}",
+            code="data.cache",
+            where=str(_root()),
+            hint="Make room, or point TRUETUNE_HOME at a folder that can be written.",
+        ) from error

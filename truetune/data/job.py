@@ -1,0 +1,104 @@
+"""One preparation: what the user asked for, and the files, template and tokenizer that it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from truetune.data import cache, sources
+from truetune.data.sources import Source
+from truetune.data.split import Amount
+from truetune.models.template import Template
+from truetune.models.tokenizer import Tokenizer
+
+VERSION = 1
+"""Part of the cache's keys: counts up when the same input would give other examples or another report."""
+
+
+class Options(Protocol):
+    """What `truetune.config.Data` says."""
+
+    @property
+    def paths(self) -> tuple[str, ...]: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def columns(self) -> Mapping[str, str] | None: ...
+    @property
+    def template(self) -> str: ...
+    @property
+    def train_on(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def validation(self) -> Any: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def too_long(self) -> str: ...
+    @property
+    def max_rejects(self) -> Amount: ...
+    @property
+    def dedupe(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One preparation: options and what they resolved to."""
+
+    options: Options
+    objective: str
+    seed: int
+    tokenizer: Tokenizer
+    template: Template
+    train: Sequence[Source]
+    validation: Sequence[Source]
+    """Files of an explicit validation set; empty where rows are held out of the training files."""
+
+    @property
+    def key(self) -> str:
+        """The name in the cache: everything that shapes the examples or the report."""
+        options = self.options
+        return cache.key(
+            {
+                "version": VERSION,
+                "files": [[_described(source) for source in part] for part in (self.train, self.validation)],
+                "tokenizer": self.tokenizer.digest,
+                "template": [self.template.digest, self.template.origin],
+                "objective": [self.objective, self.seed],
+                "options": [
+                    [options.format, dict(options.columns) if options.columns else None, options.train_on],
+                    [str(options.validation), options.max_length, options.too_long],
+                    [str(options.max_rejects), options.dedupe],
+                ],
+            }
+        )
+
+
+def plan(options: Options, *, objective: str, seed: int, folder: Path, tokenizer: Tokenizer) -> Job:
+    """Find the files and the template."""
+    validation = options.validation
+    held_out = sources.find([validation], folder, "validation") if _is_path(validation) else []
+    template = choose(options.template, tokenizer, folder)
+    train = sources.find(options.paths, folder, options.split)
+    return Job(options, objective, seed, tokenizer, template, train, held_out)
+
+
+def choose(name: str, tokenizer: Tokenizer, folder: Path) -> Template:
+    """The template for `data.template`: `auto`, `none` or a file. Raises InputError."""
+    if name == "none":
+        return tokenizer.raw()
+    if name == "auto":
+        return tokenizer.template or tokenizer.plain()
+    path = Path(name).expanduser()
+    return tokenizer.custom(folder / path if (folder / path).exists() else path)
+
+
+def _is_path(validation: Any) -> bool:
+    return isinstance(validation, str) and validation != "auto"
+
+
+def _described(source: Source) -> list[str]:
+    return [source.name, str(source.path), source.sha256]

@@ -1,0 +1,186 @@
+"""The account of a preparation: every row once, every token, and what a person should know. It becomes the receipt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from truetune.data.fit import Fitted
+from truetune.data.formats import Format
+from truetune.data.job import Job, Options
+from truetune.data.render import Rendered
+from truetune.data.rows import Reject
+from truetune.data.sources import Source
+from truetune.data.split import hold_out
+from truetune.errors import InputError
+
+FATES = {
+    "data.duplicate": "deduplicated",
+    "data.contaminated": "contaminated",
+    "data.too_long": "too_long",
+    "data.unsupervised": "unsupervised",
+}
+"""Why a row that is not bad is not used; every other code is a rejected row."""
+NAMED = 100
+"""Unused rows that the report names; all of them stand in `rejects.jsonl`."""
+
+
+@dataclass
+class Ledger:
+    """Counts while rows are taken in."""
+
+    objective: str
+    rows: Counter[str] = field(default_factory=Counter)
+    files: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rejects: list[Reject] = field(default_factory=list)
+    lost: int = 0
+    appended: int = 0
+    closed: int = 0
+    used: list[tuple[int, bytes, bool]] = field(default_factory=list)
+    """Row, digest and whether it is a training row."""
+
+    def read(self, file: str) -> None:
+        self.rows["read"] += 1
+        self.files[file] += 1
+
+    def refuse(self, reject: Reject) -> None:
+        self.rows[FATES.get(reject.code, "rejected")] += 1
+        self.reasons[reject.code, reject.reason] += 1
+        if len(self.rejects) < NAMED:
+            self.rejects.append(reject)
+
+    def use(self, row: int, digest: bytes, rendered: Rendered, fitted: Fitted, train: bool) -> None:
+        self.rows["used"] += 1
+        self.rows["truncated"] += fitted.lost > 0
+        self.modes[rendered.mode] += 1
+        self.ends[rendered.end] += 1
+        self.lost += fitted.lost
+        self.appended += rendered.appended
+        self.closed += sum(part.closed for part in fitted.parts)
+        self.used.append((row, digest, train))
+
+    def check(self, options: Options, files: Sequence[Source]) -> None:
+        """Raises InputError (exit 3): `data.too_long`, `data.no_rows`, `data.too_many_rejects`."""
+        where = ", ".join(source.name for source in files)
+        if options.too_long == "error" and self.rows["too_long"]:
+            self._stop("data.too_long", f"{self.rows['too_long']} rows are longer than max_length", ["data.too_long"])
+        if not any(train for _, _, train in self.used):
+            common = "; ".join(f"{reason} ({count}×)" for (_, reason), count in self.reasons.most_common(3))
+            raise InputError(f"no row can be trained: {common}", code="data.no_rows", where=where)
+        allowed = options.max_rejects.of(self.rows["read"])
+        if self.rows["rejected"] > allowed:
+            message = f"{self.rows['rejected']} of {self.rows['read']} rows are bad, allowed are {allowed}"
+            self._stop("data.too_many_rejects", message, None)
+
+    def _stop(self, code: str, message: str, codes: list[str] | None) -> None:
+        named = [item for item in self.rejects if (item.code in codes if codes else item.code not in FATES)]
+        lines = "".join(f"\n  {item.where}: {item.reason}" for item in named[:10])
+        hint = (
+            "Mend them, or allow more: data.max_rejects." if codes is None else "Raise data.max_length, or drop them."
+        )
+        raise InputError(message + lines, code=code, where=named[0].where if named else "", hint=hint)
+
+    def split(self, amount: Any, seed: int) -> set[int]:
+        """Rows that are held out: chosen by `amount`, and all of an explicit validation file."""
+        rows = [(row, digest) for row, digest, train in self.used if train]
+        chosen = hold_out([digest for _, digest in rows], amount, seed)
+        explicit = {row for row, _, train in self.used if not train}
+        return {rows[place][0] for place in chosen} | explicit
+
+    def report(self, form: Format, job: Job, index: NDArray[np.int64]) -> dict[str, Any]:
+        """JSON-ready. Tokens are counted per side, lengths over all examples."""
+        lengths, counts, held = index[:, 1], index[:, 2], index[:, 4] == 1
+        held_rows = len(np.unique(index[held, 3]))
+        names = ("read", "rejected", "deduplicated", "contaminated", "too_long", "truncated", "unsupervised", "used")
+        rows = {name: self.rows[name] for name in names}
+        rows |= {"train": rows["used"] - held_rows, "validation": held_rows}
+        return {
+            "objective": self.objective,
+            "inputs": [self._input(source) for source in (*job.train, *job.validation)],
+            "format": form.report(),
+            "rows": rows,
+            "tokens": {**_sides(lengths, held), "lost": self.lost},
+            "supervised": _sides(counts, held),
+            "examples": _sides(np.ones_like(lengths), held),
+            "end_of_turn_supervised": self._share(len(index)),
+            "rendering": self._rendering(job),
+            "lengths": _lengths(lengths),
+            "rejects": [reject.brief() for reject in self.rejects],
+            "findings": list(self._findings(job, held_rows)),
+        }
+
+    def _input(self, source: Source) -> dict[str, Any]:
+        return {
+            "path": source.name,
+            "resolved": str(source.path),
+            "sha256": source.sha256,
+            "bytes": source.bytes,
+            "rows": self.files[source.name],
+        }
+
+    def _share(self, examples: int) -> float:
+        """Share of what must end that ends in a trained token: examples, or documents (whose last window ends)."""
+        total = self.rows["used"] if self.objective == "pretrain" else examples
+        return self.closed / total
+
+    def _rendering(self, job: Job) -> dict[str, Any]:
+        chat = self.objective == "sft"
+        end = self.ends.most_common(1)[0][0]
+        return {
+            "template": job.template.origin if chat else "none",
+            "template_sha256": job.template.digest if chat else None,
+            "end_of_turn": "appended" if self.appended else "template" if chat else "document",
+            "end_token": end or None,
+            "whole": self.modes["whole"],
+            "per_turn": self.modes["per_turn"],
+            "documents": self.modes["document"],
+        }
+
+    def _findings(self, job: Job, held_rows: int) -> list[dict[str, str]]:
+        tokenizer, found = job.tokenizer, []
+        end = self.ends.most_common(1)[0][0]
+        if self.objective == "sft":
+            found += _about_template(job, self.appended, self.modes["per_turn"])
+        if end and tokenizer.id(end) not in tokenizer.eos_ids:
+            found.append(
+                ("data.end_not_eos", f"{end} ends an answer, but the model's configuration does not stop there")
+            )
+        if not end:
+            found.append(("data.no_eos", "the tokenizer has no end-of-text token, so texts are trained without an end"))
+        if self.lost:
+            found.append(("data.lost", f"{self.lost} tokens of {self.rows['truncated']} rows are cut by max_length"))
+        if not held_rows and job.options.validation is not None:
+            found.append(("data.no_validation", "too few rows to hold any out: there will be no held-out loss"))
+        return [{"code": code, "message": message} for code, message in found]
+
+
+def _about_template(job: Job, appended: int, per_turn: int) -> list[tuple[str, str]]:
+    found = []
+    if job.template.origin == "plain":
+        found.append(("data.plain_template", "the model brings no chat template; a plain one is used"))
+    if job.template.dated:
+        found.append(("data.template_date", "the chat template writes today's date into the prompt"))
+    if appended:
+        found.append(("data.end_appended", "the template does not end an answer; the end-of-text token is added"))
+    if per_turn:
+        found.append(
+            ("data.per_turn", f"{per_turn} rows are trained answer by answer, each behind its prompt as served")
+        )
+    return found
+
+
+def _sides(values: NDArray[np.int64], held: NDArray[np.bool_]) -> dict[str, int]:
+    return {"train": int(values[~held].sum()), "validation": int(values[held].sum())}
+
+
+def _lengths(lengths: NDArray[np.int64]) -> dict[str, int]:
+    middle, high = np.percentile(lengths, [50, 95], method="nearest")
+    return {"min": int(lengths.min()), "median": int(middle), "p95": int(high), "max": int(lengths.max())}

@@ -1,0 +1,137 @@
+"""Which files a `data.path` means, and what they are: size and sha256."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from truetune.data.readers import READERS
+from truetune.errors import InputError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of rows. `name` is how it is shown: short, and the same from wherever the command is run."""
+
+    path: Path
+    name: str
+    sha256: str
+    bytes: int
+
+
+def find(names: Sequence[str], folder: Path, split: str = "train") -> list[Source]:
+    """The files that are meant, in the order given, a folder's in alphabetical order; each file once.
+
+    A relative name is looked for in `folder` (where train.yml stands), then in the working folder. Raises InputError:
+    `data.missing`, `data.ambiguous`, `data.unsupported_format`, `data.unreadable`.
+    """
+    paths = [path for name in names for path in _expand(name, folder, split)]
+    return [_source(path, folder) for path in dict.fromkeys(path.resolve() for path in paths)]
+
+
+def _expand(name: str, folder: Path, split: str) -> list[Path]:
+    if glob.has_magic(name) and not _existing(name, folder):
+        return _matches(name, folder)
+    path = _one(name, folder)
+    if path.is_dir():
+        return _inside(path, split)
+    _check_suffix(path)
+    return [path]
+
+
+def _existing(name: str, folder: Path) -> list[Path]:
+    """Where a name stands: beside train.yml, in the working folder, or both."""
+    path = Path(name).expanduser()
+    places = [path] if path.is_absolute() else [folder / path, path]
+    found: list[Path] = []
+    for place in places:
+        if place.exists() and not any(place.samefile(other) for other in found):
+            found.append(place)
+    return found
+
+
+def _one(name: str, folder: Path) -> Path:
+    found = _existing(name, folder)
+    if not found:
+        raise _missing(name, folder)
+    if len(found) > 1:
+        places = " and ".join(str(path.resolve()) for path in found)
+        raise InputError(
+            f"{name} stands in two places: {places}",
+            code="data.ambiguous",
+            where="data.path",
+            hint="Write the full path of the one you mean.",
+        )
+    return found[0]
+
+
+def _matches(pattern: str, folder: Path) -> list[Path]:
+    for root in (folder, Path()):
+        found = sorted(glob.glob(pattern, root_dir=root, recursive=True))
+        files = [root / name for name in found if (root / name).is_file()]
+        if files:
+            for path in files:
+                _check_suffix(path)
+            return files
+    raise InputError(f"no file matches {pattern}", code="data.missing", where="data.path")
+
+
+def _inside(folder: Path, split: str) -> list[Path]:
+    """A folder's files of one split; all of them where none is named after the training split."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in READERS and path.is_file())
+    chosen = [path for path in files if path.stem.lower().startswith(split.lower())]
+    if not chosen and split in ("train", "validation"):
+        chosen = files
+    if not chosen:
+        raise InputError(
+            f"the folder has no file for the split {split!r}" if files else "the folder has no file with rows",
+            code="data.missing",
+            where=str(folder),
+            hint=f"Files that are read: {_supported()}.",
+        )
+    return chosen
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in READERS:
+        raise InputError(
+            f"{path.suffix or 'a file without a suffix'} is not a format that can be read",
+            code="data.unsupported_format",
+            where=str(path),
+            hint=f"Supported: {_supported()}.",
+        )
+
+
+def _missing(name: str, folder: Path) -> InputError:
+    path = Path(name).expanduser()
+    parents = dict.fromkeys([(folder / path).parent, path.parent])
+    near = [entry.name for parent in parents if parent.is_dir() for entry in parent.iterdir()]
+    close = difflib.get_close_matches(path.name, near, n=1, cutoff=0.6)
+    places = " or ".join(dict.fromkeys(str(parent.resolve()) for parent in parents))
+    hint = f"Did you mean {close[0]}?" if close else f"It was looked for in {places}."
+    return InputError("there is no such file or folder", code="data.missing", where=name, hint=hint)
+
+
+def _source(path: Path, folder: Path) -> Source:
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = stream.tell()
+    except OSError as error:
+        raise InputError(f"can't be read: {error.strerror}", code="data.unreadable", where=str(path)) from error
+    return Source(path, _shown(path, (folder, Path())), digest, size)
+
+
+def _shown(path: Path, roots: Iterable[Path]) -> str:
+    for root in roots:
+        if path.is_relative_to(root.resolve()):
+            return str(path.relative_to(root.resolve()))
+    return str(path)
+
+
+def _supported() -> str:
+    return ", ".join(sorted(READERS))
