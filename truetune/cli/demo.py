@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
+from truetune import demo
 from truetune.api import load
 from truetune.cli import common
 from truetune.cli.common import Output
 from truetune.cli.progress import Watch
 from truetune.cli.train import finish
-
-EXAMPLE = Path("examples/support")
 
 
 @click.command()
@@ -23,7 +21,7 @@ EXAMPLE = Path("examples/support")
 def command(out: Output, overrides: tuple[str, ...]) -> None:
     """Teach the bundled starter model a shop's support answers: about a minute on two CPU cores."""
     with Watch(out) as watch:
-        run = load("train")(EXAMPLE / "train.yml", overrides=overrides, listener=watch)
+        run = load("train")(demo.FOLDER / "train.yml", overrides=overrides, listener=watch)
     compare(out, run)
     finish(out, run)
 
@@ -48,5 +46,5 @@ def compare(out: Output, run: Any) -> None:
 
 def questions() -> list[str]:
     """What each row of the demo asks."""
-    lines = (EXAMPLE / "support.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (demo.FOLDER / "support.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["messages"][0]["content"] for line in lines]

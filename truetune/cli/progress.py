@@ -97,7 +97,7 @@ def introduction(figures: dict[str, Any]) -> list[str]:
         f"{promised['supervised']:,} supervised tokens promised to the loss",
     ]
     lines += [f"auto    {key} = {value_of(config, key)}: {reason}" for key, reason in figures["reasons"].items()]
-    return lines + [f"note    {finding}" for finding in data["findings"]]
+    return lines + [f"note    {finding['message']}" for finding in data["findings"]]
 
 
 LOST = ("rejected", "deduplicated", "contaminated", "too_long", "truncated", "unsupervised")

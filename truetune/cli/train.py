@@ -85,7 +85,7 @@ def show(out: Output, preview: dict[str, Any]) -> None:
     out.print(f"\nrows    {data['read']:,} read, {data['train']:,} to train on, {data['validation']:,} held out")
     for reject in preview["data"]["rejects"][:10]:
         out.print(f"        {reject['where']}: {reject['reason']}", style="yellow")
-    for text in (*preview["data"]["findings"], *preview["warnings"]):
+    for text in (*(finding["message"] for finding in preview["data"]["findings"]), *preview["warnings"]):
         out.print(f"note    {text}", style="yellow")
     promised = plan["promised"]
     out.print(f"steps   {plan['steps']} of {plan['step']} examples: {promised['supervised']:,} supervised tokens")
