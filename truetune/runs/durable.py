@@ -95,9 +95,9 @@ def commit(target: Path, fill: Callable[[Path], None], *, replace: bool = False)
     return manifest
 
 
-def place(target: Path, fill: Callable[[Path], None]) -> None:
+def place(target: Path, fill: Callable[[Path], None], *, replace: bool = False) -> None:
     """`commit` without a manifest: for a folder whose files change later."""
-    _build(target, fill, lambda folder: None, replace=False)
+    _build(target, fill, lambda folder: None, replace)
 
 
 def move(source: Path, target: Path) -> None:
@@ -110,7 +110,9 @@ def move(source: Path, target: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder; a crash half way leaves a name that `sweep` clears, never half of a folder under its name."""
+    """Delete a folder, if there is one; a crash leaves a name that `sweep` clears, never half of a folder."""
+    if not folder.exists():
+        return
     aside = _aside(folder)
     move(folder, aside)
     shutil.rmtree(aside, ignore_errors=True)

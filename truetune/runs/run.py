@@ -90,7 +90,8 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Hold the run: one process writes to it. Raises UsageError where another one does.
 
-        The kernel drops the lock when the process dies, however it dies.
+        What a crash of the last holder left half written is cleared. The kernel drops the lock when the process dies,
+        however it dies.
         """
         with durable.explained(self.folder / "lock"):
             handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -101,6 +102,8 @@ class Run:
                 raise self._in_use(os.read(handle, 20).decode(errors="replace").strip()) from None
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            for folder in (self.folder, self.folder / "checkpoints", self.folder / "receipts"):
+                durable.sweep(folder)
             yield
         finally:
             os.close(handle)

@@ -1,0 +1,88 @@
+"""The verbs about runs that stand: list, show, stop; the receipt and its verification."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def runs_list() -> list[dict[str, Any]]:
+    """A summary of each known run (`./runs`, and those made from here elsewhere), newest first."""
+    from truetune.runs.find import listing
+
+    return listing()
+
+
+def run_show(run: str = "last") -> dict[str, Any]:
+    """One run: status, settings it resolved, checkpoints. Raises InputError, UsageError for the address."""
+    from truetune.runs.checkpoints import Checkpoints
+    from truetune.runs.find import find
+    from truetune.runs.status import Status
+
+    found = find(run)
+    kept = Checkpoints(found)
+    return {
+        "id": found.id,
+        "folder": str(found.folder),
+        "status": Status.read(found).to_json(),
+        "checkpoints": [checkpoint.name for checkpoint in kept.list()],
+        "best": kept.best(),
+        "resolved": found.resolved,
+        "env": found.env,
+    }
+
+
+def run_stop(run: str = "last") -> dict[str, Any]:
+    """Ask a running run to stop after its step. Raises UsageError where it is not running."""
+    from truetune.errors import UsageError
+    from truetune.runs.find import find
+    from truetune.runs.status import Status
+
+    found = find(run)
+    state = Status.read(found).state
+    if state != "running":
+        raise UsageError(
+            f"the run is not running, it is {state}",
+            code="run.not_running",
+            where=found.id,
+            hint="`ft runs list` shows what every run is doing",
+        )
+    found.request_stop()
+    return {"id": found.id, "folder": str(found.folder), "state": state, "stop": "requested"}
+
+
+def receipt_show(run: str = "last") -> dict[str, Any]:
+    """{id, folder, stages: {stage: receipt}}. Raises InputError where the run has no receipt."""
+    from truetune.runs import receipt
+    from truetune.runs.find import find
+
+    found = find(run)
+    return {"id": found.id, "folder": str(found.folder), "stages": receipt.read(found)}
+
+
+def receipt_verify(
+    run: str = "last",
+    *,
+    data: str | Path | None = None,
+    base: str | Path | None = None,
+    watch: Callable[[str], None] = lambda name: None,
+) -> dict[str, Any]:
+    """{id, folder, verdict: "ok" | "changed", items: [{stage, name, state, detail, own}]}.
+
+    data   where the input files are now (a folder, or the file), base: the base model's folder now
+    watch  is told each file's name before it is read
+    """
+    from dataclasses import asdict
+
+    from truetune.runs.find import find
+    from truetune.runs.verify import verdict, verify
+
+    found = find(run)
+    items = verify(found, data=Path(data) if data else None, base=Path(base) if base else None, watch=watch)
+    return {
+        "id": found.id,
+        "folder": str(found.folder),
+        "verdict": verdict(items),
+        "items": [asdict(item) for item in items],
+    }

@@ -1,0 +1,166 @@
+"""`ft receipt`: what a run learned from and what came out of it, and the check that it is so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from rich.text import Text
+
+from truetune.api.runs import receipt_show, receipt_verify
+from truetune.cli import common
+from truetune.cli.common import Output
+from truetune.errors import CheckFailed
+
+MARKS = {"ok": ("✓", "green"), "changed": ("✗", "bold red"), "absent": ("–", "yellow"), "not checked": ("·", "dim")}
+FATES = {
+    "rejected": "rejected",
+    "deduplicated": "duplicates",
+    "contaminated": "also in validation",
+    "too_long": "too long",
+    "unsupervised": "without a trained token",
+}
+"""Why a row is set aside, as people say it."""
+
+
+class Receipt(click.Group):
+    """`ft receipt`, `ft receipt last` and `ft receipt show last` are the same."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=Receipt)
+def command() -> None:
+    """Show what a run learned from, or verify it. Without a verb: show."""
+
+
+@command.command()
+@common.run_argument
+@common.options
+def show(out: Output, run: str) -> None:
+    """The receipt on one page: rows, tokens, training, evaluation, files."""
+    found = receipt_show(run)
+    out.document(found)
+    out.print(Text(f"Receipt of {found['id']}", style="bold"))
+    out.table(["", ""], page(found["stages"]))
+    out.note(f"`ft receipt verify {found['id']}` recomputes all of it.")
+
+
+@command.command()
+@common.run_argument
+@click.option("--data", type=click.Path(exists=True), help="Where the input files are now: a folder, or the file.")
+@click.option("--base", type=click.Path(exists=True, file_okay=False), help="Where the base model's folder is now.")
+@common.options
+def verify(out: Output, run: str, data: str | None, base: str | None) -> None:
+    """Recompute the receipt: hashes, sums and chain. Exit code 1 where something has changed.
+
+    Of the run's own files a missing one fails as well. Inputs that were moved are shown as absent and fail nothing.
+    """
+    found = receipt_verify(run, data=data, base=base, watch=lambda name: out.note(f"reading {name}"))
+    out.document(found)
+    out.table(["", "stage", "what", ""], [row(item) for item in found["items"]])
+    bad = [item for item in found["items"] if item["state"] == "changed" or (item["state"] == "absent" and item["own"])]
+    if bad:
+        raise failure(found["id"], bad)
+    checked = sum(item["state"] == "ok" for item in found["items"])
+    out.print(f"{checked} checked, all as the receipt says.", style="green")
+
+
+def row(item: dict[str, Any]) -> tuple[Text, str, str, str]:
+    return Text(*MARKS[item["state"]]), item["stage"], item["name"], item["detail"]
+
+
+def failure(run: str, bad: list[dict[str, Any]]) -> CheckFailed:
+    names = ", ".join(item["name"] for item in bad)
+    return CheckFailed(
+        f"the run is not what its receipt says: {names}",
+        code="receipt.changed",
+        where=run,
+        hint="put the named files back as they were; what was trained from or into them cannot be trusted otherwise",
+    )
+
+
+def page(stages: dict[str, dict[str, Any]]) -> list[tuple[Text, str]]:
+    """The receipt as lines: a label where a subject begins, and text."""
+    writers = {"data": data_lines, "train": train_lines, "eval": eval_lines}
+    lines: list[tuple[Text, str]] = []
+    for stage, body in stages.items():
+        before = None
+        for label, text in writers.get(stage, file_lines)(body):
+            lines.append((Text("" if label == before else label, style="cyan"), text))
+            before = label
+    return lines
+
+
+def data_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    rows, tokens, supervised = body["rows"], body["tokens"], body["supervised"]
+    for entry in body["inputs"]:
+        yield "data", f"{entry['path']}  {entry['rows']:,} rows  sha256 {entry['sha256'][:12]}…"
+    aside = [f"{rows[fate]:,} {name}" for fate, name in FATES.items() if rows[fate]]
+    yield "rows", f"{rows['read']:,} read → {rows['used']:,} used; set aside: {', '.join(aside) or 'none'}"
+    yield "rows", f"{rows['train']:,} to train on, {rows['validation']:,} held out"
+    share = supervised["train"] / max(tokens["train"], 1)
+    yield "tokens", f"{tokens['train']:,} to train on, {supervised['train']:,} of them supervised ({share:.0%})"
+    if rows["truncated"]:
+        yield "tokens", f"{tokens['lost']:,} lost: {rows['truncated']:,} rows were cut"
+    yield "tokens", f"the end of the answer is learned in {body['end_of_turn_supervised']:.0%} of examples"
+
+
+def train_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    base, engine, loss, norm = body["base"], body["engine"], body["loss"], body["grad_norm"]
+    yield (
+        "base",
+        f"{base['name']}{' at ' + base['revision'][:12] if base['revision'] else ''}  {len(base['files'])} files",
+    )
+    yield "training", f"{body['steps']:,} steps on {engine['device']} in {engine['dtype']}"
+    yield "training", f"loss {arrow(loss['first'], loss['last'])}"
+    yield "training", f"{engine['trained_parameters']:,} of {engine['parameters']:,} parameters trained"
+    for what, title in (("supervised", "supervised tokens"), ("examples", "examples")):
+        promised, counted = body[what]["promised"], body[what]["counted"]
+        yield "counted", f"{tick(promised == counted)} {counted:,} {title} reached the loss, {promised:,} were promised"
+    tensors = body["changed_tensors"]
+    yield (
+        "learned",
+        f"{tick(tensors['changed'] == tensors['of'])} {tensors['changed']} of {tensors['of']} tensors changed",
+    )
+    yield (
+        "learned",
+        f"{tick(bool(norm['min']))} gradient norm {number(norm['min'])} to {number(norm['max'])}, never zero",
+    )
+    if body["resumes"]:
+        yield "resumed", "after step " + ", ".join(map(str, body["resumes"]))
+    for event in body["oom"]:
+        yield "memory", "ran short: " + ", ".join(f"{key} {value:,}" for key, value in event.items())
+    yield from file_lines(body)
+
+
+def eval_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    before, after = body["base"], body["tuned"]
+    yield "held out", f"{body['rows']:,} rows, {body['supervised']:,} supervised tokens, {body['checkpoint']}"
+    yield (
+        "held out",
+        f"loss {arrow(before['loss'], after['loss'])}, perplexity {arrow(before['perplexity'], after['perplexity'])}",
+    )
+
+
+def file_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, digest in body.get("files", {}).items():
+        yield "files", f"{name}  sha256 {digest[:12]}…"
+
+
+def arrow(before: float | None, after: float | None) -> str:
+    """`3.210 → 2.105 (−34%)`"""
+    change = f" ({after / before - 1:+.0%})".replace("-", "−") if before and after is not None else ""
+    return f"{number(before)} → {number(after)}{change}"
+
+
+def number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
+
+
+def tick(good: bool) -> str:
+    return "✓" if good else "✗"

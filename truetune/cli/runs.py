@@ -1,0 +1,85 @@
+"""`ft runs`: the runs there are, one of them in full, and how to stop it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from truetune.api.runs import run_show, run_stop, runs_list
+from truetune.cli import common
+from truetune.cli.common import Output
+
+
+@click.group()
+def command() -> None:
+    """List, show and stop runs. A run is its id, a unique prefix, a path, or `last`."""
+
+
+@command.command("list")
+@common.options
+def list_(out: Output) -> None:
+    """All runs made here, newest first."""
+    runs = runs_list()
+    out.document({"runs": runs})
+    if not runs:
+        out.print("No run yet. `ft demo` shows one in a minute; `ft train` starts one of your own.")
+        return
+    rows = [(run["id"], run["state"], progress(run), figure(run, "loss"), figure(run, "eval_loss")) for run in runs]
+    out.table(["run", "state", "step", "loss", "held-out loss"], rows)
+
+
+@command.command()
+@common.run_argument
+@common.options
+def show(out: Output, run: str) -> None:
+    """One run: state, figures, checkpoints, and what ended it."""
+    found = run_show(run)
+    out.document(found)
+    out.print(found["id"], style="bold")
+    out.table(["", ""], list(details(found)))
+
+
+@command.command()
+@common.run_argument
+@common.options
+def stop(out: Output, run: str) -> None:
+    """Ask a run to finish its step, save and stop; `ft train --from RUN` goes on with it."""
+    stopped = run_stop(run)
+    out.document(stopped)
+    out.print(f"{stopped['id']} stops after its current step. To go on: ft train --from {stopped['id']}")
+
+
+def details(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `show` shows, label and text; nothing that is not known."""
+    status, best = found["status"], found["best"]
+    error = status["error"] or {}
+    rows = [
+        ("state", status["state"]),
+        ("folder", found["folder"]),
+        ("created", moment(status["created"])),
+        ("ended", moment(status["finished"])),
+        ("step", progress(status)),
+        *((name.replace("_", " "), f"{value:,.4g}") for name, value in status["figures"].items() if value is not None),
+        ("checkpoints", ", ".join(found["checkpoints"])),
+        ("best", f"step-{best['step']}, held-out loss {best['eval_loss']:.4f}" if best else ""),
+        ("error", error.get("message", "")),
+        ("hint", error.get("hint", "")),
+        ("go on", f"ft train --from {found['id']}" if status["state"] in ("stopped", "interrupted", "failed") else ""),
+    ]
+    return [(label, text) for label, text in rows if text]
+
+
+def progress(status: dict[str, Any]) -> str:
+    return f"{status['step']}/{status['steps']}" if status["steps"] else str(status["step"])
+
+
+def figure(status: dict[str, Any], name: str) -> str:
+    value = status["figures"].get(name)
+    return "" if value is None else f"{value:.3f}"
+
+
+def moment(seconds: float | None) -> str:
+    """A time for people, in their own zone."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S") if seconds else ""

@@ -1,0 +1,74 @@
+"""Receipts of a run: `receipts/<stage>.json`, each with the sha256 of its parent's bytes.
+
+    data ─► train ─► eval
+                └──► export-ID
+
+    data   inputs [{path, resolved, sha256, bytes, rows}], rows by fate, tokens, files {relative: sha256}
+    train  base {name, revision, folder, files}, files, supervised/examples {promised, counted}, grad_norm, …
+    eval   rows, supervised, base/tuned {loss, perplexity}, checkpoint
+
+`truetune.runs.verify` recomputes them. The digest of the last one stands in the model card, because a chain that was
+rewritten as a whole agrees with itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from truetune.errors import InputError
+from truetune.runs import durable, jsonfile
+from truetune.runs.run import NAME, Run
+
+CHAIN = ("data", "train", "eval")
+
+
+def parent(stage: str) -> str | None:
+    """The stage before this one; exports follow from the training."""
+    if stage in CHAIN:
+        return None if stage == "data" else CHAIN[CHAIN.index(stage) - 1]
+    return "train"
+
+
+def path(run: Run, stage: str) -> Path:
+    if not NAME.fullmatch(stage):
+        raise ValueError(f"{stage!r} is no name of a stage")
+    return run.folder / "receipts" / f"{stage}.json"
+
+
+def write(run: Run, stage: str, body: dict[str, Any]) -> str:
+    """Write a stage's receipt durably, chained to its parent's; returns its digest (sha256 of its bytes, hex)."""
+    before = parent(stage)
+    link = digest(run, before) if before else None
+    target = path(run, stage)
+    target.parent.mkdir(exist_ok=True)
+    data = durable.write_json(target, {**body, "schema": 1, "stage": stage, "parent": link})
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest(run: Run, stage: str) -> str | None:
+    """sha256 of a receipt's bytes; None where there is none."""
+    try:
+        return durable.digest(path(run, stage))
+    except FileNotFoundError:
+        return None
+
+
+def stages(run: Run) -> list[str]:
+    """The stages that have a receipt: the chain first, then exports by name."""
+    names = {file.stem for file in (run.folder / "receipts").glob("*.json") if NAME.fullmatch(file.stem)}
+    return [stage for stage in CHAIN if stage in names] + sorted(names.difference(CHAIN))
+
+
+def read(run: Run) -> dict[str, dict[str, Any]]:
+    """Stage -> receipt, in the order of the chain. Raises InputError where there is none, or one is damaged."""
+    found = {stage: jsonfile.load(path(run, stage)) for stage in stages(run)}
+    if not found:
+        raise InputError(
+            "the run has no receipt yet",
+            code="receipt.missing",
+            where=run.id,
+            hint="receipts are written by `ft train`: the first when the data is prepared, the others at its end",
+        )
+    return found
