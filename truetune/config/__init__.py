@@ -1,5 +1,6 @@
 """`train.yml`: its schema, loading it with all findings at once, writing one, and secrets."""
 
+from truetune.config.load import Loaded, load
 from truetune.config.schema import (
     Checkpoints,
     Config,
@@ -27,6 +28,7 @@ __all__ = [
     "EarlyStopping",
     "Evaluation",
     "Generation",
+    "Loaded",
     "Method",
     "Model",
     "Output",
@@ -34,5 +36,6 @@ __all__ = [
     "Training",
     "defaults",
     "fields",
+    "load",
     "schema",
 ]

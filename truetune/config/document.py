@@ -137,7 +137,7 @@ class Reader:
                 result[key.value] = self.build(value, (*path, key.value))
         return result
 
-    def scalar(self, node: ScalarNode) -> Any:
+    def scalar(self, node: Node) -> Any:
         """Numbers, booleans and null as such; dates and everything else as the text that was written."""
         self.unicode(node)
         if node.tag not in TYPED:
@@ -147,12 +147,11 @@ class Reader:
         except (ValueError, OverflowError):
             return str(node.value)
 
-    def unicode(self, node: ScalarNode) -> None:
+    def unicode(self, node: Node) -> None:
         """Escapes can write half a character ("\\ud800"), which no file name and no JSON can hold."""
         if any("\ud800" <= letter <= "\udfff" for letter in node.value):
-            self.note(
-                code="config.encoding", message="half a character (a lone surrogate)", line=node.start_mark.line + 1
-            )
+            message = "half a character (a lone surrogate)"
+            self.note(code="config.encoding", message=message, line=node.start_mark.line + 1)
 
     def note(self, code: str, message: str, line: int) -> None:
         self.document.findings.append(Finding(code, message, f"{self.name}:{line}"))

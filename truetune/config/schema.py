@@ -66,7 +66,7 @@ def held_out(value: object) -> object:
 
 def memory(value: object) -> object:
     """`auto`, or bytes."""
-    return value if value == "auto" or (type(value) is int and value > 0) else parse_memory(value)
+    return value if value == "auto" else parse_memory(value)
 
 
 def plain(value: object) -> object:
@@ -148,7 +148,7 @@ class Data(Section):
     """Chat template: auto, none or a Jinja file. auto = the model's own; none = prompt and answer as they are."""
 
     train_on: Literal["assistant", "all", "last"] = "assistant"
-    """Tokens that are learned: assistant, all or last. assistant = every answer with its end; last = the last answer."""
+    """Tokens that are learned: assistant, all or last. assistant = every answer and its end; last = the last one."""
 
     split: Text = "train"
     """Which files of a data folder to train on, by the start of their name."""
@@ -190,14 +190,14 @@ class Method(Section):
     """Share of the adapter's inputs set to 0 in training."""
 
     target_modules: Texts = "auto"
-    """Layers that get an adapter, by the end of their names, as [q_proj, v_proj]. auto = all linear layers of the blocks."""
+    """Layers that get an adapter, by the end of their names, as [q_proj, v_proj]. auto = every linear one inside."""
 
     bits: Literal[4] = 4
     """Bits per weight of the frozen model, for qlora."""
 
 
 class Training(Section):
-    """How long and how fast it learns. A step is batch_size × gradient_accumulation_steps examples, over all devices."""
+    """How long and how fast it learns. A step is batch_size × gradient_accumulation_steps examples over all devices."""
 
     objective: Literal["auto", "sft", "pretrain"] = "auto"
     """What is learned: sft (answers) or pretrain (whole texts). auto = from the shape of the rows."""
