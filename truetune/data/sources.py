@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ def find(names: Sequence[str], folder: Path, split: str = "train") -> list[Sourc
     `data.missing`, `data.ambiguous`, `data.unsupported_format`, `data.unreadable`.
     """
     paths = [path for name in names for path in _expand(name, folder, split)]
-    return [_source(path, folder) for path in dict.fromkeys(path.resolve() for path in paths)]
+    return [_source(path, folder) for path in dict.fromkeys(map(Path, map(os.path.abspath, paths)))]
 
 
 def _expand(name: str, folder: Path, split: str) -> list[Path]:
@@ -128,8 +129,8 @@ def _source(path: Path, folder: Path) -> Source:
 
 def _shown(path: Path, roots: Iterable[Path]) -> str:
     for root in roots:
-        if path.is_relative_to(root.resolve()):
-            return str(path.relative_to(root.resolve()))
+        if path.is_relative_to(root.absolute()):
+            return str(path.relative_to(root.absolute()))
     return str(path)
 
 

@@ -1,0 +1,91 @@
+"""`ft dataset`: look at rows as a model will learn them, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from rich.text import Text
+
+from truetune.api.data import dataset_show
+from truetune.cli import common, visible
+from truetune.cli.common import Output
+
+STYLES = {"trained": "bold green", "context": "dim", "cut": "strike red"}
+MARKS = {"trained": ("⟦", "⟧"), "context": ("", ""), "cut": ("✂", "✂")}
+"""Around runs of tokens, so that the page can be read without colours too."""
+LEGEND = {"trained": "trained", "context": "read, not trained", "cut": "beyond max_length: lost or dropped"}
+
+
+@click.group()
+def command() -> None:
+    """Look at data as a model will learn it."""
+
+
+@command.command()
+@click.argument("data", nargs=-1, required=True, metavar="DATA")
+@click.option("--model", default="starter", metavar="MODEL", help="Whose tokenizer and chat template.")
+@click.option("-n", "rows", default=3, show_default=True, type=click.IntRange(1, 1000), help="Rows to show.")
+@click.option(
+    "--train-on", default="assistant", type=click.Choice(["assistant", "all", "last"]), help="What is learned."
+)
+@click.option(
+    "--max-length", default=2048, show_default=True, type=click.IntRange(8), help="Longest example, in tokens."
+)
+@click.option("--template", default="auto", metavar="TEMPLATE", help="auto, none or a Jinja file.")
+@click.option("--format", default="auto", metavar="FORMAT", help="Shape of the rows: auto, messages, alpaca, …")
+@common.options
+def show(
+    out: Output,
+    data: tuple[str, ...],
+    model: str,
+    rows: int,
+    train_on: str,
+    max_length: int,
+    template: str,
+    format: str,
+) -> None:
+    """Print rows of DATA with the trained tokens marked."""
+    shown = dataset_show(
+        data, model, n=rows, train_on=train_on, max_length=max_length, template=template, format=format
+    )
+    out.document(shown)
+    out.print(_legend())
+    for row in shown["rows"]:
+        for line in _lines(row):
+            out.print(line)
+
+
+def _legend() -> Text:
+    text = Text()
+    for kind, meaning in LEGEND.items():
+        before, after = MARKS[kind]
+        text.append(f"{before}{meaning}{after}", STYLES[kind])
+        text.append("   ")
+    return text
+
+
+def _lines(row: dict[str, Any]) -> Iterator[Text | str]:
+    if refused := row.get("refused"):
+        yield f"\n{row['where']}  refused: {refused['reason']} ({refused['code']})"
+        return
+    if not row["examples"]:
+        yield f"\n{row['where']}  nothing in this row is trained"
+    for example in row["examples"]:
+        yield Text(f"\n{visible(row['where'])}  {example['length']} tokens, {example['trained']} trained", "bold")
+        yield _tokens(example["tokens"])
+
+
+def _tokens(tokens: list[dict[str, Any]]) -> Text:
+    """Runs of equally treated tokens in one style, between their marks."""
+    text, last = Text(), "context"
+    for token in tokens:
+        kind = "cut" if token["cut"] else "trained" if token["weight"] else "context"
+        if kind != last:
+            text.append(MARKS[last][1], STYLES[last])
+            text.append(MARKS[kind][0], STYLES[kind])
+        text.append(visible(token["text"]), STYLES[kind])
+        last = kind
+    text.append(MARKS[last][1], STYLES[last])
+    return text
