@@ -90,8 +90,14 @@ def load(path: Path | None, overrides: Sequence[str] = (), values: Mapping[str, 
 
     Raises ConfigErrors with all findings, InputError where the file cannot be read.
     """
+    return loads(read(path) if path else b"", path, overrides, values)
+
+
+def loads(
+    data: bytes, path: Path | None, overrides: Sequence[str] = (), values: Mapping[str, object] | None = None
+) -> Loaded:
+    """`load` for the bytes of a file that is, or will be, at `path`."""
     name = str(path) if path else ""
-    data = read(path) if path else b""
     source = document.read(data, name) if path else document.Document(value={})
     findings = list(source.findings) or list(shape(source, name))
     settings = [*from_file(source, name), *from_values(values or {}), *from_overrides(overrides, findings)]
@@ -227,7 +233,8 @@ def check(layers: Layers, explicit: set[str], name: str) -> tuple[Config | None,
     findings = [problems.finding(error, layers.where(tuple(map(str, error["loc"])), name)) for error in errors]
     if errors:
         config, _ = validate(sound(layers.tree, errors))
-    for clash in contradictions(config, explicit) if config else ():
+    failed = {".".join(map(str, error["loc"][:2])) for error in errors}
+    for clash in contradictions(config, explicit - failed) if config else ():
         where = layers.where(tuple(clash.key.split(".")), name)
         findings.append(Finding(code="config.contradiction", message=clash.message, where=where, hint=clash.hint))
     return config, findings

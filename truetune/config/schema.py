@@ -139,7 +139,7 @@ class Data(Section):
     """File, folder or pattern with the rows, or a list of them. Relative to this file, then to where you stand."""
 
     format: Text = "auto"
-    """Shape of the rows: messages, sharegpt, alpaca, text, … auto = found by looking over many rows."""
+    """Shape of the rows, such as messages, sharegpt, alpaca or text. auto = found by looking over many rows."""
 
     columns: dict[Text, Text] | None = None
     """Your column names, as {prompt: question, response: answer}. null = the usual names."""
@@ -160,10 +160,10 @@ class Data(Section):
     """Longest example, in tokens."""
 
     too_long: Literal["drop", "truncate", "error"] = "drop"
-    """What happens to a longer conversation: drop, truncate (its end is lost) or error. Named and counted each time."""
+    """What happens to a longer conversation: drop, truncate or error. truncate = its end is lost; each is counted."""
 
     max_rejects: Part = Amount(5, percent=True)
-    """Bad rows that are skipped before the run refuses to start: 5% or a number of rows."""
+    """Most bad rows that are skipped, as 5% or a number. With more, the run does not start."""
 
     dedupe: Literal["exact", "none"] = "exact"
     """Whether a row that stands twice is learned once: exact or none."""
@@ -218,7 +218,7 @@ class Training(Section):
     """Most optimizer steps, even if epochs are left. null = no such bound."""
 
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up: cosine or linear (both to 0), or constant."""
+    """Learning rate after the warm-up: cosine, linear or constant. The first two fall to 0."""
 
     warmup: Part = Amount(3, percent=True)
     """Steps in which the learning rate rises from 0: 3% or a number of steps."""
@@ -253,7 +253,7 @@ class Evaluation(Section):
     """How often: 100 steps, 1 epoch or 10 min. null = never."""
 
     samples: Annotated[Natural, Field(le=1000)] = 4
-    """Held-out prompts that are answered each time, so that you can read along. 0 = none."""
+    """Held-out prompts that are answered each time, for you to read. 0 = none."""
 
     early_stopping: EarlyStopping | None = None
     """When to stop early, as {patience: 3, min_delta: 0}. null = never."""
@@ -269,7 +269,7 @@ class Checkpoints(Section):
     """How many of the newest are kept; the best is kept besides."""
 
     best: StrictBool = True
-    """Whether the checkpoint with the lowest held-out loss is the result; false = the last one is."""
+    """The result is the checkpoint with the lowest held-out loss. false = the last one."""
 
 
 class Generation(Section):
@@ -375,7 +375,8 @@ def schema() -> dict[str, Any]:
             full[key]["default"] = values[name][key]
         short = [full[SHORTHANDS[name]]] if name in SHORTHANDS else []
         whole = {"$ref": f"#/$defs/{kind.__name__}"}
-        document["properties"][name] = {"description": kind.__doc__, "anyOf": [*short, whole]}
+        empty = [] if name in document["required"] else [{"type": "null"}]
+        document["properties"][name] = {"description": kind.__doc__, "anyOf": [*short, whole, *empty]}
     return document
 
 
