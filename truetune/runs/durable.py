@@ -43,7 +43,8 @@ def write(path: Path, data: bytes, *, sync: bool = True) -> None:
             if sync:
                 _sync(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # it was renamed, or the disk takes nothing, not even this; `sweep` clears it then
+            aside.unlink()
 
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> bytes:
@@ -139,12 +140,12 @@ def sweep(parent: Path) -> None:
 def check(folder: Path) -> list[str]:
     """Names of files that are missing, changed or extra against the folder's manifest; empty = whole."""
     try:
-        manifest = jsonfile.parse((folder / MANIFEST).read_bytes())
+        written = (folder / MANIFEST).read_bytes()
     except OSError:
         return [MANIFEST]
-    promised = manifest.get("files") if manifest else None
-    if not isinstance(promised, dict):
-        return [MANIFEST]
+    promised = (jsonfile.parse(written) or {}).get("files")
+    if not isinstance(promised, dict) or jsonfile.dumps({"schema": 1, "files": promised}) != written:
+        return [MANIFEST]  # other bytes than `commit` writes: damaged, even where it still reads as JSON
     found = {name: path for name, path in _walk(folder) if name != MANIFEST}
     return sorted(name for name in promised.keys() | found.keys() if not _agrees(found.get(name), promised.get(name)))
 
