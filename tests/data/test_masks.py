@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from templates import CASES, THINKING, Case
 
 from truetune.data.render import Part, Renderer
 from truetune.data.rows import Conversation, RowError, Turn
 from truetune.models.tokenizer import Tokenizer, load
 from truetune.testing import tokens
+from truetune.testing.templates import CASES, THINKING, Case
 
 FAMILIES = {"bytes": tokens.byte_level, "pieces": tokens.metaspace}
 SNIPPETS = ["assistant", "final", "<", "|im_end|", " ", "\n", "\n\n", "###", "é", "日本", "🙂", "\t", "[/INST", "1 2"]

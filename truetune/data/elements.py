@@ -11,8 +11,11 @@ TOKEN = re.compile(rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|["\[\]{},]')
 """Strings as a whole (they can't hold a line break), and the characters of the structure."""
 
 
-def split(raw: bytes, start: int) -> Iterator[tuple[int, bytes | RowError]]:
-    """(line, bytes of the element) for the array that opens at `start`; a break ends the iteration with a RowError."""
+def split(raw: bytes, start: int, enclosed: bool = False) -> Iterator[tuple[int, bytes | RowError]]:
+    """(line, bytes of the element) for the array that opens at `start`; a break ends the iteration with a RowError.
+
+    `enclosed`: the array is a part of something that is known to be sound, so text may follow it.
+    """
     scan = _Scan(raw, start)
     depth = 0
     for match in TOKEN.finditer(raw, start):
@@ -29,7 +32,7 @@ def split(raw: bytes, start: int) -> Iterator[tuple[int, bytes | RowError]]:
             if found[1] or depth or scan.count > 1:
                 yield found if found[1] else (found[0], RowError("json.syntax", "an element of the array is missing"))
         if depth == 0:
-            yield from scan.close(match, token)
+            yield from () if enclosed else scan.close(match, token)
             return
     yield scan.broken("the array is not closed")
 
@@ -50,10 +53,12 @@ class _Scan:
         return self._line(begin), body
 
     def close(self, match: re.Match[bytes], token: bytes) -> Iterator[tuple[int, RowError]]:
-        line = self._line(match.start())
+        """What is wrong with the end of the array, if anything."""
+        rest = self.raw[match.end() :]
         if token == b"}":
-            yield line, RowError("json.syntax", "the array is closed by `}`")
-        elif self.raw[match.end() :].strip():
+            yield self._line(match.start()), RowError("json.syntax", "the array is closed by `}`")
+        elif rest.strip():
+            line = self._line(len(self.raw) - len(rest.lstrip()))
             yield line, RowError("json.syntax", "text follows the end of the array")
 
     def broken(self, reason: str) -> tuple[int, RowError]:

@@ -53,7 +53,7 @@ def json(path: Path) -> Iterator[Item]:
     if start == b"[":
         yield from _array(raw, raw.index(b"["))
     elif start == b"{" and (place := _held(raw)) is not None:
-        yield from _array(raw, place)
+        yield from _array(raw, place, enclosed=True)
     elif start == b"{" and not isinstance(parse(raw), RowError):
         yield 1, parse(raw), _shown(raw)
     else:
@@ -110,8 +110,8 @@ def parse(raw: bytes) -> Value:
     return value
 
 
-def _array(raw: bytes, start: int) -> Iterator[Item]:
-    for line, part in elements.split(raw, start):
+def _array(raw: bytes, start: int, enclosed: bool = False) -> Iterator[Item]:
+    for line, part in elements.split(raw, start, enclosed):
         if isinstance(part, RowError):
             yield line, part, ""
         else:

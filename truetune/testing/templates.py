@@ -1,4 +1,4 @@
-"""Chat templates of the kinds in use, each with what it makes of an answer. Written for these tests."""
+"""Chat templates of the kinds in use, each with what it makes of an answer. For tests."""
 
 from __future__ import annotations
 

@@ -1,0 +1,51 @@
+"""`ft dataset show` through the real command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from truetune.cli import run
+
+ROWS = [
+    {"prompt": "How are you?", "completion": "I am well."},
+    {"prompt": "And now?", "completion": ""},
+    {"prompt": "Still?", "completion": "Yes. " * 30},
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join(map(orjson.dumps, ROWS)))
+    return str(path)
+
+
+def test_marks_what_is_trained_and_what_is_cut(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["dataset", "show", data, "--max-length", "40"]) == 0
+    out = capsys.readouterr().out
+    assert "⟦I am well.<|im_end|>⟧" in out
+    assert "rows.jsonl:2  refused:" in out and "data.empty" in out
+    assert out.count("✂") == 4
+
+
+def test_json_has_every_token_with_its_weight(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["dataset", "show", data, "-n", "1", "--json"]) == 0
+    document = orjson.loads(capsys.readouterr().out)
+    (row,) = document["rows"]
+    tokens = row["examples"][0]["tokens"]
+    assert document["schema"] == 1 and document["format"]["name"] == "prompt_completion"
+    assert "".join(token["text"] for token in tokens if token["weight"]) == "I am well.<|im_end|>"
+    assert row["examples"][0]["trained"] == sum(token["weight"] > 0 for token in tokens)
+
+
+def test_what_is_learned_can_be_chosen(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["dataset", "show", data, "-n", "1", "--train-on", "all"]) == 0
+    assert "⟦user\nHow are you?" in capsys.readouterr().out
+
+
+def test_a_missing_file_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["dataset", "show", "nowhere.jsonl"]) == 3
+    assert "nowhere.jsonl" in capsys.readouterr().err
