@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proven_run import ADAPTER, BASE, EVAL, card, data_body, train_body
 
+from truetune.runs import receipt
 from truetune.runs.run import Run
+from truetune.runs.status import Status
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +36,34 @@ def make(place: Path) -> Callable[..., Run]:
 @pytest.fixture
 def run(make: Callable[..., Run]) -> Run:
     return make()
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "inputs" / "rows.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"text": "hello"}\n')
+    return path
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    for name in BASE:
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.fixture
+def proven(run: Run, rows: Path, base: Path) -> Run:
+    """A finished run with three receipts and a card, all as it should be."""
+    (run.folder / "rejects.jsonl").write_text("{}\n")
+    (run.folder / "adapter").mkdir()
+    for name in ADAPTER:
+        (run.folder / name).write_text(name)
+    receipt.write(run, "data", data_body(run, rows))
+    receipt.write(run, "train", train_body(run, base))
+    card(run, receipt.write(run, "eval", EVAL))
+    Status.update(run, state="finished")
+    return run

@@ -116,7 +116,8 @@ def test_a_damaged_one_asked_for_by_name_is_refused(kept: Checkpoints) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "best", "left"), [(2, None, [200, 300]), (1, 100, [100, 300]), (0, None, [300]), (9, None, [100, 200, 300])]
+    ("keep", "best", "left"),
+    [(2, None, [200, 300]), (1, 100, [100, 300]), (0, None, [300]), (9, None, [100, 200, 300])],
 )
 def test_collect_keeps_the_newest_and_the_best(kept: Checkpoints, keep: int, best: int | None, left: list[int]) -> None:
     kept.collect(keep, best)

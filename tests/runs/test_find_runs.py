@@ -84,7 +84,9 @@ def test_runs_elsewhere_are_known_where_they_were_started(
     assert find(str(away.folder)).id == "away"
 
 
-def test_a_home_that_cannot_be_written_stops_no_run(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_be_written_stops_no_run(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRUETUNE_HOME", str(tmp_path / "file" / "home"))
     assert make(tmp_path / "away").resolved

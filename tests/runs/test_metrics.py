@@ -46,7 +46,9 @@ def test_kinds(path: Path) -> None:
     assert [row["kind"] for row in metrics.read("eval")] == ["eval"]
 
 
-@pytest.mark.parametrize("torn", [b'{"time": 1, "st', b"\x00" * 40, b"\x00" * 40 + b"\n", b"nonsense\n{\n", b'{"step": 3}'])
+@pytest.mark.parametrize(
+    "torn", [b'{"time": 1, "st', b"\x00" * 40, b"\x00" * 40 + b"\n", b"nonsense\n{\n", b'{"step": 3}']
+)
 def test_a_torn_end_is_cut_on_resume_and_ignored_before(path: Path, torn: bytes) -> None:
     metrics = Metrics(path)
     for step in (1, 2):

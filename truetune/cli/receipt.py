@@ -9,9 +9,9 @@ import click
 from rich.text import Text
 
 from truetune.api.runs import receipt_show, receipt_verify
-from truetune.cli import common
+from truetune.cli import common, visible
 from truetune.cli.common import Output
-from truetune.errors import CheckFailed
+from truetune.errors import CheckFailed, InputError
 
 MARKS = {"ok": ("✓", "green"), "changed": ("✗", "bold red"), "absent": ("–", "yellow"), "not checked": ("·", "dim")}
 FATES = {
@@ -45,8 +45,9 @@ def show(out: Output, run: str) -> None:
     """The receipt on one page: rows, tokens, training, evaluation, files."""
     found = receipt_show(run)
     out.document(found)
-    out.print(Text(f"Receipt of {found['id']}", style="bold"))
-    out.table(["", ""], page(found["stages"]))
+    lines = page(found["stages"])
+    out.print(f"Receipt of {found['id']}", style="bold")
+    out.table(["", ""], lines)
     out.note(f"`ft receipt verify {found['id']}` recomputes all of it.")
 
 
@@ -60,7 +61,8 @@ def verify(out: Output, run: str, data: str | None, base: str | None) -> None:
 
     Of the run's own files a missing one fails as well. Inputs that were moved are shown as absent and fail nothing.
     """
-    found = receipt_verify(run, data=data, base=base, watch=lambda name: out.note(f"reading {name}"))
+    with out.progress.status("reading") as status:
+        found = receipt_verify(run, data=data, base=base, watch=lambda name: status.update(Text(visible(name))))
     out.document(found)
     out.table(["", "stage", "what", ""], [row(item) for item in found["items"]])
     bad = [item for item in found["items"] if item["state"] == "changed" or (item["state"] == "absent" and item["own"])]
@@ -80,7 +82,7 @@ def failure(run: str, bad: list[dict[str, Any]]) -> CheckFailed:
         f"the run is not what its receipt says: {names}",
         code="receipt.changed",
         where=run,
-        hint="put the named files back as they were; what was trained from or into them cannot be trusted otherwise",
+        hint="put back what was changed; until then nothing proves that this result came from this data",
     )
 
 
@@ -90,10 +92,22 @@ def page(stages: dict[str, dict[str, Any]]) -> list[tuple[Text, str]]:
     lines: list[tuple[Text, str]] = []
     for stage, body in stages.items():
         before = None
-        for label, text in writers.get(stage, file_lines)(body):
-            lines.append((Text("" if label == before else label, style="cyan"), text))
-            before = label
+        try:
+            for label, text in writers.get(stage, file_lines)(body):
+                lines.append((Text("" if label == before else label, style="cyan"), text))
+                before = label
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise damaged(stage) from error
     return lines
+
+
+def damaged(stage: str) -> InputError:
+    return InputError(
+        "the receipt does not say what a receipt of this stage says",
+        code="receipt.damaged",
+        where=f"receipts/{stage}.json",
+        hint="`ft receipt verify` shows whether it was changed; with --json the file is shown as it is",
+    )
 
 
 def data_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -129,7 +143,7 @@ def train_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     yield (
         "learned",
-        f"{tick(bool(norm['min']))} gradient norm {number(norm['min'])} to {number(norm['max'])}, never zero",
+        f"{tick(bool(norm['min']))} gradient norm {number(norm['min'])} to {number(norm['max'])}",
     )
     if body["resumes"]:
         yield "resumed", "after step " + ", ".join(map(str, body["resumes"]))
