@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from truetune import api
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
+    from truetune.api.data import dataset_show as dataset_show
     from truetune.api.doctor import doctor as doctor
+    from truetune.api.runs import receipt_show as receipt_show
+    from truetune.api.runs import receipt_verify as receipt_verify
+    from truetune.api.runs import run_show as run_show
+    from truetune.api.runs import run_stop as run_stop
+    from truetune.api.runs import runs_list as runs_list
     from truetune.api.train import preview as preview
     from truetune.api.train import train as train
 

@@ -13,6 +13,12 @@ from typing import Any
 VERBS = {
     "train": "truetune.api.train",
     "preview": "truetune.api.train",
+    "dataset_show": "truetune.api.data",
+    "runs_list": "truetune.api.runs",
+    "run_show": "truetune.api.runs",
+    "run_stop": "truetune.api.runs",
+    "receipt_show": "truetune.api.runs",
+    "receipt_verify": "truetune.api.runs",
     "doctor": "truetune.api.doctor",
 }
 """Verb -> its module."""

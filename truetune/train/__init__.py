@@ -1,1 +1,1 @@
-""""""
+"""From a checked train.yml to a finished run: resolve, loop, receipts."""
