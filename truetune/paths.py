@@ -1,4 +1,4 @@
-"""Where things live. The only module that reads environment variables."""
+"""Where things live. The only module that touches environment variables."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def runs() -> Path:
 def offline() -> bool:
     """True where the environment forbids the network (`HF_HUB_OFFLINE=1`)."""
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+
+
+def settle(name: str, value: str) -> None:
+    """Give an environment variable a value for the libraries that are loaded later, unless the user gave it one."""
+    os.environ.setdefault(name, value)
 
 
 def variable(name: str) -> str | None:

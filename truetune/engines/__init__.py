@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from truetune import paths
 from truetune.engines.base import EngineSpec, TrainEngine
 from truetune.errors import ResourceError, UsageError
 
@@ -15,6 +16,8 @@ def module(name: str) -> Any:
     """The engine's package: `choose`, `open_engine`, `describe`. Raises where its libraries are not installed."""
     if name not in TABLE:
         raise UsageError(f"there is no engine {name}", code="engine.unknown", hint=f"Engines: {', '.join(TABLE)}.")
+    # OpenMP's threads spin while they wait; beside any other busy process that makes small steps ten times slower.
+    paths.settle("OMP_WAIT_POLICY", "passive")
     try:
         return import_module(TABLE[name])
     except ModuleNotFoundError as error:

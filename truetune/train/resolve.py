@@ -67,7 +67,7 @@ def resolve(
     settle("training.objective", prepared.objective, "from the shape of the rows")
     settle("resources.engine", "torch", "the engine of this machine")
     settle("resources.device", choice.device, choice.reason)
-    settle("resources.memory", f"{free} B", "free now, less a reserve")
+    settle("resources.memory", memory.readable(free), "free now; training plans with four fifths of it")
     path = plan(config, len(prepared.train))
     return {
         "schema": 1,
@@ -143,7 +143,7 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
         seed=training["seed"],
         token_budget=token_budget or resolved["memory"]["token_budget"],
         gradient_checkpointing=resolved["memory"]["gradient_checkpointing"],
-        base=resolved["model"]["name"],
+        base=resolved["model"]["name" if resolved["model"]["kind"] == "hub" else "folder"],
         revision=resolved["model"]["revision"],
     )
 

@@ -21,8 +21,7 @@ TOKENIZER = (
 """Files of the base that go with the result, so that it is prompted as it was trained."""
 
 CARD = """---
-base_model: {base}
-library_name: {library}
+{origin}library_name: {library}
 tags: [truetune, {method}]
 ---
 # {run}
@@ -83,10 +82,12 @@ def write_card(run: Run, target: Path, resolved: dict[str, Any], receipts: dict[
     method, name = resolved["config"]["method"]["type"], resolved["model"]["name"]
     revision = resolved["model"]["revision"]
     full, data = method == "full", receipts["data"]
-    usage = (WHOLE if full else PEFT).format(base=name, folder=target.name)
+    hub = resolved["model"]["kind"] == "hub"
+    usage = (WHOLE if full else PEFT).format(base=name if hub else resolved["model"]["folder"], folder=target.name)
     measured = receipts.get("eval", {"base": {"loss": None}, "tuned": {"loss": None}})
     text = CARD.format(
         base=name,
+        origin=f"base_model: {name}\n" if hub else "",
         library="transformers" if full else "peft",
         method=method,
         run=run.id,
