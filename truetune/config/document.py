@@ -1,13 +1,14 @@
 """Strict YAML: plain values and the line each stands on, or findings that name the line.
 
 YAML 1.2, so `1e-4` is a number and `no` is text. What a configuration has no use for is refused: anchors and aliases
-(a small file can unfold to gigabytes), tags, several documents, files over 1 MB.
+(a small file can unfold to gigabytes), tags, several documents, files over 256 kB (the parser's time is not linear).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -19,10 +20,13 @@ from truetune.errors import Finding
 
 Path = tuple[str, ...]
 
-LARGEST = 1_000_000
+LARGEST = 256_000
 DEEPEST = 16
 MOST = 20_000
 """Bytes, levels and values of a file."""
+
+ENOUGH = 20
+"""Anchors and tags that are named one by one."""
 
 TYPED = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null")}
 
@@ -33,9 +37,13 @@ SENTENCES = {
     "expected <block end>": "the indentation of this line fits nothing above it",
     "expected ',' or ']'": "a `[` is not closed",
     "expected ',' or '}'": "a `{` is not closed",
+    "found unexpected end of stream": "a quote is not closed",
     "but found another document": "a second document starts here (`---`); a file holds one",
 }
 """What the parser says, as a person would say it."""
+
+UNCLOSED = ("expected ','", "found unexpected end of stream")
+"""Problems that show at the end of the file and are to be mended where they began."""
 
 
 @dataclass
@@ -66,7 +74,7 @@ def parse(text: str, name: str) -> Document:
     """Parse a text; `name` is what findings call it."""
     document = Document()
     try:
-        document.findings += [refusal.at(name) for refusal in refusals(text)]
+        document.findings += [refusal.at(name) for refusal in islice(refusals(text), ENOUGH)]
         if not document.findings:
             Reader(document, name).read(YAML(typ="safe", pure=True).compose(text))
     except (YAMLError, ValueError) as error:
@@ -162,7 +170,7 @@ def syntax(error: Exception, text: str, name: str) -> Finding:
     problem, line = str(error), None
     if isinstance(error, MarkedYAMLError):
         problem = error.problem or error.context or "unreadable"
-        mark = error.problem_mark or error.context_mark
+        mark = error.context_mark if problem.startswith(UNCLOSED) else error.problem_mark
         line = mark.line + 1 if mark else None
     elif isinstance(position := getattr(error, "position", None), int):
         problem, line = "a control character stands here", text[:position].count("\n") + 1

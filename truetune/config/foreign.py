@@ -79,7 +79,8 @@ FOREIGN = _table(
         ),
         "overwrite_cache dataset_prepared_path": (None, "leave it out: the cache knows its content"),
         # method
-        "finetuning_type fine_tune_type adapter peft_type peft_method use_peft tuner_type": ("method.type", KIND),
+        "finetuning_type fine_tune_type peft_type peft_method use_peft tuner_type": ("method.type", KIND),
+        "adapter": ("method.type", f"{KIND}; an adapter to continue from is model.adapter"),
         "load_in_4bit load_in_8bit quantization_bit quantization use_qlora full_finetuning": ("method.type", LATER),
         "lora_r lora_rank rank lora_dim": ("method.r", ""),
         "lora_alpha": ("method.alpha", ""),

@@ -6,6 +6,7 @@ Layers, later ones before earlier ones: defaults of the schema < profile < file 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,7 +79,8 @@ class Layers:
     def where(self, place: Place, name: str) -> str:
         """The line of the nearest place that was written, else the file's `name`; and the dotted key."""
         above = (place[:size] for size in range(len(place), 0, -1))
-        at = next((self.origins[part] for part in above if part in self.origins), name)
+        below = (part for part in self.origins if part[: len(place)] == place)
+        at = next((self.origins[part] for part in (*above, *below) if part in self.origins), name)
         return f"{at} {'.'.join(place)}".strip()
 
 
@@ -171,7 +173,8 @@ def from_overrides(overrides: Iterable[str], findings: list[Finding]) -> Iterato
             continue
         parsed = document.parse(text, "--set")
         findings += (replace(finding, where=f"--set {key.strip()}") for finding in parsed.findings)
-        yield from (Setting(spot, value, "--set") for spot, value in assign(place, parsed.value))
+        if not parsed.findings:
+            yield from (Setting(spot, value, "--set") for spot, value in assign(place, parsed.value))
 
 
 def assign(place: Place, value: object) -> Iterable[tuple[Place, Any]]:
@@ -210,11 +213,11 @@ def stack(settings: Sequence[Setting]) -> tuple[Layers, set[str]]:
 
 
 def in_order(findings: Iterable[Finding], name: str) -> list[Finding]:
-    """By line of the file; what stands elsewhere goes first."""
+    """By line of the file; what stands elsewhere, or nowhere, goes last."""
 
-    def line(finding: Finding) -> int:
+    def line(finding: Finding) -> float:
         number = finding.where.removeprefix(f"{name}:").partition(" ")[0]
-        return int(number) if number.isdigit() else 0
+        return int(number) if number.isdecimal() else math.inf
 
     return sorted(findings, key=line)
 

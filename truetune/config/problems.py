@@ -71,11 +71,11 @@ def suggest(place: Place) -> str:
     elsewhere = [name for name in known if name.rpartition(".")[2] == key]
     if key in known and "." in key:
         return f"{advice(key)}; dotted keys are for `--set`"
-    if elsewhere:
-        return " or ".join(map(advice, elsewhere))
     foreign = FOREIGN.get(key.strip().lower().replace("-", "_"))
     if foreign:
         return "; ".join(part for part in (advice(foreign.key) if foreign.key else "", foreign.advice) if part)
+    if elsewhere:
+        return " or ".join(map(advice, elsewhere))
     return nearest(key, above, known)
 
 
