@@ -24,7 +24,8 @@ data:         { path: support.jsonl, format: auto, columns: null, template: auto
                 split: train, validation: auto, max_length: 2048, too_long: drop, max_rejects: 5%, dedupe: exact }
 method:       { type: auto, r: 16, alpha: 32, dropout: 0.05, target_modules: auto, bits: 4 }
 training:     { objective: auto, learning_rate: 2e-4, batch_size: 4, gradient_accumulation_steps: 4, epochs: 3,
-                max_steps: null, scheduler: cosine, warmup: 3%, weight_decay: 0.01, max_grad_norm: 1.0, optimizer: adamw, seed: 42 }
+                max_steps: null, scheduler: cosine, warmup: 3%, weight_decay: 0.01,
+                max_grad_norm: 1.0, optimizer: adamw, seed: 42 }
 evaluation:   { every: 100 steps, samples: 4, early_stopping: null }
 checkpoints:  { every: 100 steps, keep: 3, best: true }
 generation:   { temperature: 0.7, top_p: 0.9, max_new_tokens: 256 }
