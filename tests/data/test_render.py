@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truetune.data.fit import fit, windows
-from truetune.data.render import Part, Rendered, Renderer
+from truetune.data.render import Part, Rendered, Renderer, _part
 from truetune.data.rows import Conversation, Document, RowError, Turn
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer, load
 from truetune.testing import tokens
-from truetune.testing.templates import CHATML
+from truetune.testing.templates import CASES, CHATML
 
 TALK = Conversation((Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"), Turn("assistant", "four")))
 
@@ -88,6 +88,7 @@ def test_without_any_end_a_row_is_refused(tmp_path: Path) -> None:
         (CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'"), "data.template_prefix"),
         (CHATML.replace("m['content']", "m['content'][:2]"), "data.template_drops_text"),
         (CHATML.replace("m['content']", "m['content'] | upper"), "data.template_drops_text"),
+        (CHATML.replace("m['content']", "(m['content'] if m.role != 'user' else '')"), "data.template_drops_text"),
         ("{{ raise_exception('only one turn') }}", "data.template"),
     ],
 )
@@ -95,11 +96,52 @@ def test_templates_that_cannot_be_proven(encode: Tokenizer, source: str, code: s
     assert refusal(encode, source) == code
 
 
+def test_a_marker_before_the_answer_is_not_its_end(tmp_path: Path) -> None:
+    channels = next(case for case in CASES if case.name == "channels")
+    encode = load(tokens.byte_level(tmp_path, specials=(*tokens.SPECIALS, *channels.specials)))
+    talk = Conversation((Turn("user", "one"), Turn("assistant", "final")))
+    assert trained(encode, renderer(encode, channels.source).one(talk)) == [channels.answer("final")]
+
+
+def test_an_added_token_that_is_not_special_ends_a_turn_too(tmp_path: Path) -> None:
+    import tokenizers
+
+    path = tokens.byte_level(tmp_path) / "tokenizer.json"
+    backend = tokenizers.Tokenizer.from_file(str(path))
+    backend.add_tokens(["<over>", "\n"])
+    backend.save(str(path))
+    encode, source = load(tmp_path), CHATML.replace("<|im_end|>", "<over>")
+    assert trained(encode, renderer(encode, source).one(TALK)) == ["two<over>four<over>"]
+    assert trained(encode, renderer(encode, NO_END).one(TALK)) == ["two</s>", "four</s>"]
+    assert refusal(encode, source, Conversation((Turn("user", "a<over>"), *TALK.turns[1:]))) == "data.control_token"
+
+
+def test_an_answer_encoded_by_itself_reads_as_the_whole_text(tmp_path: Path) -> None:
+    """A SentencePiece tokenizer would put a space before it; the text must not change."""
+    encode = load(tokens.metaspace(tmp_path))
+    talk = Conversation((Turn("user", "one"), Turn("assistant", "seven")))
+    rendered = renderer(encode, NO_END).one(talk)
+    assert rendered.mode == "per_turn"
+    assert encode.decode(rendered.parts[0].ids.tolist()) == "[user] one\n[assistant] seven</s>"
+
+
+def test_nothing_predicts_the_first_token() -> None:
+    assert _part([5, 6], [(0, 2, 1.0)], ends=True).weights.tolist() == [0, 1]
+
+
 def test_the_reason_shows_where_prompt_and_answer_part(encode: Tokenizer) -> None:
     source = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
     with pytest.raises(RowError, match="goes on with '<think>") as caught:
         renderer(encode, source).one(TALK)
     assert "'two<|im_end|>" in caught.value.reason
+
+
+def test_dropped_reasoning_is_refused(encode: Tokenizer) -> None:
+    source = CHATML.replace("m['content']", "m['content'].split('</think>')[-1].strip()")
+    talk = Conversation((Turn("user", "one"), Turn("assistant", "<think>because</think>two")))
+    assert refusal(encode, source, talk) == "data.template_drops_text"
+    empty = Conversation((Turn("user", "one"), Turn("assistant", "<think>\n\n</think>two")))
+    assert trained(encode, renderer(encode, source).one(empty)) == ["two<|im_end|>"]
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -8,7 +8,6 @@ right, and the row is refused.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from truetune.data.rows import Conversation, Document, RowError, Turn
@@ -66,8 +65,10 @@ def _answer(conversation: Conversation, place: int, template: Template, tokenize
     if not full.startswith(prompt):
         raise RowError("data.template_prefix", _difference(prompt, full))
     written = full[len(prompt) :]
-    stop, end = _ending(written, turn.content, tokenizer.special)
+    _check_prompt(prompt, conversation.turns[:place])
+    stop, end = _ending(written, turn.content, tokenizer)
     if end:
+        _check_end(end, conversation.turns)
         return Answer(prompt, written[:stop], end, False, turn.weight)
     if tokenizer.eos is None:
         raise RowError("data.no_end_of_turn", "neither the template nor the tokenizer has a token that ends an answer")
@@ -83,19 +84,32 @@ def _difference(prompt: str, full: str) -> str:
     )
 
 
-def _ending(written: str, content: str, special: re.Pattern[str]) -> tuple[int, str]:
+def _check_prompt(prompt: str, before: tuple[Turn, ...]) -> None:
+    """Refuse a prompt that lacks the question it answers, or the system message. Other history is the template's."""
+    last = [turn for turn in before if turn.role == "user"][-1:]
+    for turn in (*(turn for turn in before if turn.role == "system"), *last):
+        if turn.content.strip() not in prompt:
+            raise RowError("data.template_drops_text", f"the template leaves out or changes the {turn.role} message")
+
+
+def _check_end(end: str, turns: tuple[Turn, ...]) -> None:
+    """An end of turn that is an ordinary added token escapes `check_control`."""
+    if any(end in turn.content for turn in turns):
+        raise RowError("data.control_token", f"the text contains {end!r}, which ends a turn")
+
+
+def _ending(written: str, content: str, tokenizer: Tokenizer) -> tuple[int, str]:
     """Where the answer ends in what the template wrote, and the token that ends it (empty if there is none).
 
-    The last special token that directly follows the content; some templates write markers before it.
+    The last marker that directly follows the content; some templates write markers before it, too.
     """
-    marks = list(special.finditer(written))
-    for mark in reversed(marks):
+    for mark in reversed(list(tokenizer.markers.finditer(written))):
         if _closes(written[: mark.start()], content):
             return mark.end(), mark[0]
     if _closes(written, content):
         exact = written.rfind(content)
         return (exact + len(content) if exact >= 0 else len(written.rstrip())), ""
-    for mark in marks:
+    for mark in tokenizer.special.finditer(written):
         if content.strip() in written[: mark.start()]:
             return mark.end(), mark[0]
     raise RowError("data.template_drops_text", f"the template drops a part of the answer: it writes {written[:80]!r}")

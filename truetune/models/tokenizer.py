@@ -76,6 +76,13 @@ class Tokenizer:
         """Matches any special token's text."""
         return re.compile("|".join(map(re.escape, self.special_tokens)) or r"(?!)")
 
+    @functools.cached_property
+    def markers(self) -> re.Pattern[str]:
+        """Matches any token that a template may end a turn with: special ones, and added ones that are not blank."""
+        added = {token.content for token in self.backend.get_added_tokens_decoder().values()}
+        texts = sorted({*self.special_tokens, *filter(str.strip, added)}, key=lambda text: (-len(text), text))
+        return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+
     def id(self, token: str) -> int | None:
         found = self.backend.token_to_id(token)
         return None if found is None else int(found)
