@@ -23,7 +23,7 @@ from truetune import cli, errors
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "truetune"
 READING_ORDER = ["errors", "paths", "config", "models", "data", "engines", "runs", "train", "evaluate", "report"]
-READING_ORDER += ["registry", "tune", "export", "serve", "jobs", "api", "cli", "dashboard", "testing"]
+READING_ORDER += ["registry", "tune", "export", "serve", "jobs", "demo", "api", "cli", "dashboard", "testing"]
 GENERATED = "<!-- Written by `make docs` from the sources; changes here are lost. -->"
 MARKS = "<!-- map: written by `make docs` -->", "<!-- end of map -->"
 CODE = re.compile(r"[a-z]+\.[a-z_]+|bug")

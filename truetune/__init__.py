@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 from truetune import api
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
+    from truetune.api.config import config_edit as config_edit
+    from truetune.api.config import config_schema as config_schema
+    from truetune.api.config import config_show as config_show
+    from truetune.api.config import init as init
     from truetune.api.data import dataset_show as dataset_show
     from truetune.api.doctor import doctor as doctor
     from truetune.api.runs import receipt_show as receipt_show

@@ -13,6 +13,10 @@ from typing import Any
 VERBS = {
     "train": "truetune.api.train",
     "preview": "truetune.api.train",
+    "init": "truetune.api.config",
+    "config_schema": "truetune.api.config",
+    "config_show": "truetune.api.config",
+    "config_edit": "truetune.api.config",
     "dataset_show": "truetune.api.data",
     "runs_list": "truetune.api.runs",
     "run_show": "truetune.api.runs",
