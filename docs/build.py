@@ -117,7 +117,7 @@ def codes(values: list[ast.expr]) -> Iterator[str]:
 
 
 def message(call: ast.Call, texts: list[tuple[int, str, ast.expr]]) -> str:
-    """The sentence of an error, with `…` where it names something; empty where it is put together elsewhere."""
+    """The sentence of an error, with `…` where it names something; the hint where it is put together elsewhere."""
     given = [word.value for word in call.keywords if word.arg in {"message", "reason"}]
     for value in given or call.args:
         if isinstance(value, ast.Name):
@@ -126,7 +126,7 @@ def message(call: ast.Call, texts: list[tuple[int, str, ast.expr]]) -> str:
         text = template(value)
         if text and not CODE.fullmatch(text):
             return text
-    return ""
+    return next((template(word.value) for word in call.keywords if word.arg == "hint"), "")
 
 
 def template(value: ast.expr) -> str:

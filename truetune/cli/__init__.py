@@ -33,7 +33,7 @@ VERBS = {
     "demo": ("truetune.cli.demo:command", "A small real fine-tune on the bundled starter model."),
     "init": ("truetune.cli.init:command", "Write a commented train.yml for a model and data."),
     "config": ("truetune.cli.config:command", "Show, edit or describe a train.yml."),
-    "dataset": ("truetune.cli.dataset:command", "Check data, prepare it, show what is trained."),
+    "dataset": ("truetune.cli.dataset:command", "Show rows as the model sees them, trained tokens marked."),
     "runs": ("truetune.cli.runs:command", "List, show and stop runs."),
     "receipt": ("truetune.cli.receipt:command", "Show what a run learned from, or verify it."),
     "doctor": ("truetune.cli.doctor:command", "Say what this machine has and what is missing."),
