@@ -1,1 +1,1 @@
-"""Rows of all shapes to examples: read, recognise, render with proven masks, cache, order."""
+"""From files of rows to token ids with a weight each: sources → readers → formats → turns → render → fit → cache."""
