@@ -141,6 +141,30 @@ def test_changes_mean_what_set_means(sets: list[str], handmade: bool) -> None:
     assert [line for line in after.splitlines() if line in notes] == notes
 
 
+@pytest.mark.parametrize(
+    ("before", "place", "value", "after"),
+    [
+        ("model:\n  path: m\ndata: d\n", "profile", "chat", "model:\n  path: m\ndata: d\nprofile: chat\n"),
+        ("model:\n  path: m\ndata: d", "data.split", "a", "model:\n  path: m\ndata: {path: d, split: a}"),
+        ("{model: m, data: d}\n", "method.type", "lora", "{method: {type: lora}, model: m, data: d}\n"),
+        (
+            "data: d\nmodel:\n  path:  # which\n\n# x\n",
+            "model.path",
+            "m",
+            "data: d\nmodel:\n  path: m  # which\n\n# x\n",
+        ),
+        ("data: d\nmodel: m\nmethod:", "method.r", 8, "data: d\nmodel: m\nmethod:\n  r: 8\n"),
+        ("data: d\nmodel: m\nmethod: null\n", "method.r", 8, "data: d\nmodel: m\nmethod: {r: 8}\n"),
+        ("data: d\nmodel: m\noutput: {}\n", "output.name", "a", "data: d\nmodel: m\noutput: {name: a}\n"),
+        ("data:\n  - a\n  - b\n# x\nmodel: m\n", "data.path", ["c"], "data:\n  {path: [c]}\n# x\nmodel: m\n"),
+        ("data: [a, b]\nmodel: m\n", "data.split", "c", "data: {path: [a, b], split: c}\nmodel: m\n"),
+    ],
+)
+def test_layouts(before: str, place: str, value: object, after: str) -> None:
+    assert change(before, tuple(place.split(".")), value) == after
+    values(after)
+
+
 def test_init_does_not_overwrite(tmp_path: Path) -> None:
     path = init("starter", "rows.jsonl", tmp_path / "new" / "train.yml", profile="chat")
     first = path.read_text()

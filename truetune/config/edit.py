@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from ruamel.yaml import YAML
-from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, SequenceNode
 
 from truetune.config.schema import SHORTHANDS
 from truetune.config.write import inline
@@ -72,10 +72,11 @@ def widen(text: str, name: Node, node: Node, above: Place, rest: Place, value: o
     """Keys where a plain value stands: a shorthand keeps its value, an empty section gets its first line."""
     inner = nested(rest[1:], value)
     if empty(node):
-        return uncomment(text, name.start_mark.line, rest[0], inner, indent=2 * len(above))
+        return put(text, name.start_mark.line, rest[0], inner, indent=2 * len(above))
     kept: dict[str, object] = {}
-    if isinstance(node, ScalarNode) and above[0] in SHORTHANDS and not str(node.tag).endswith(":null"):
-        kept[SHORTHANDS[above[0]]] = node.value
+    if above[0] in SHORTHANDS and not str(node.tag).endswith(":null"):
+        many = isinstance(node, SequenceNode)
+        kept[SHORTHANDS[above[0]]] = [item.value for item in node.value] if many else node.value
     return splice(text, name, node, {**kept, rest[0]: inner})
 
 
@@ -86,24 +87,38 @@ def add(text: str, node: MappingNode, above: Place, rest: Place, value: object) 
         inner = inline(nested(rest, value))[1:-1]
         return f"{text[:start]}{inner}{', ' * bool(node.value)}{text[start:]}"
     if not above:
-        return uncomment(text, 0, rest[0], value, 0) if len(rest) == 1 else text.rstrip() + "\n" + block(rest, value)
+        note = commented(text, 0, rest[0], indented=False) if len(rest) == 1 else None
+        return replaced(text, note, rest[0], value, 0) if note else text.rstrip() + "\n" + block(rest, value)
     first = node.value[0][0].start_mark
-    return uncomment(text, first.line - 1, rest[0], nested(rest[1:], value), indent=first.column)
+    return put(text, first.line - 1, rest[0], nested(rest[1:], value), indent=first.column)
 
 
-def uncomment(text: str, header: int, key: str, value: object, indent: int) -> str:
-    """Put `key: value` in place of its comment below line `header` (from 0), else right below that line."""
+def put(text: str, header: int, key: str, value: object, indent: int) -> str:
+    """`key: value` in place of its comment below line `header` (from 0), else right below that line."""
+    if note := commented(text, header + 1, key, indented=True):
+        return replaced(text, note, key, value, indent)
     lines = text.splitlines(keepends=True)
-    new = f"{' ' * indent}{key}: {inline(value)}"
-    note = re.compile(rf"{NOTE[indent > 0]}#\s*{re.escape(key)}:\s*{VALUE}(?P<why>\s+#.*)?\s*")
-    for number in range(header + 1, len(lines)):
-        if indent and lines[number][:1] not in " \t\r\n#":
-            break
-        if match := note.fullmatch(lines[number]):
-            lines[number] = f"{new:<40}  {(match['why'] or '').strip()}".rstrip() + "\n"
-            return "".join(lines)
     lines[header] = lines[header].rstrip("\r\n") + "\n"
-    return "".join([*lines[: header + 1], new + "\n", *lines[header + 1 :]])
+    lines.insert(header + 1, f"{' ' * indent}{key}: {inline(value)}\n")
+    return "".join(lines)
+
+
+def commented(text: str, start: int, key: str, indented: bool) -> tuple[int, str] | None:
+    """The line from `start` on that holds the key as a comment, and what stands behind it; None without one."""
+    note = re.compile(rf"{NOTE[indented]}#\s*{re.escape(key)}:\s*{VALUE}(?P<why>\s+#.*)?\s*")
+    for number, line in enumerate(text.splitlines(keepends=True)):
+        if number >= start and indented and line[:1] not in " \t\r\n#":
+            return None
+        if number >= start and (match := note.fullmatch(line)):
+            return number, (match["why"] or "").strip()
+    return None
+
+
+def replaced(text: str, note: tuple[int, str], key: str, value: object, indent: int) -> str:
+    number, why = note
+    lines = text.splitlines(keepends=True)
+    lines[number] = f"{' ' * indent}{key}: {inline(value):<{38 - indent - len(key)}}  {why}".rstrip() + "\n"
+    return "".join(lines)
 
 
 def nested(place: Place, value: object) -> object:
