@@ -78,8 +78,10 @@ class Watch:
         )
 
     def remaining(self, figures: dict[str, Any]) -> float:
-        done = figures["step"] - self.first_step
-        return (time.monotonic() - self.started) / max(1, done) * (figures["steps"] - figures["step"])
+        """Seconds to go at the pace so far."""
+        done: int = figures["step"] - self.first_step
+        left: int = figures["steps"] - figures["step"]
+        return (time.monotonic() - self.started) / max(1, done) * left
 
 
 def introduction(figures: dict[str, Any]) -> list[str]:

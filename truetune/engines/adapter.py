@@ -82,7 +82,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             hint="Save the adapter again as safetensors.",
         )
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"not valid JSON ({error})", code="adapter.damaged", where=str(path)) from None
     unsupported = [name for name, value in NEUTRAL.items() if body.get(name, value) not in (value, None)]

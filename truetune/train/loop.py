@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from truetune.config import Cadence
 from truetune.data.example import Example
@@ -19,6 +19,7 @@ from truetune.train.plan import Course, Due
 from truetune.train.state import State
 from truetune.train.stops import Stops
 
+Sums = TypeVar("Sums")
 Decode = Callable[[Sequence[int]], str]
 Listener = Callable[[str, dict[str, Any]], None]
 """Called with a kind (`train`, `eval`, `checkpoint`, `event`) and its figures: progress bars, TensorBoard."""
@@ -118,7 +119,8 @@ class Loop:
         """The engine's step. Out of memory halves the token budget and replays the same step."""
         return self.fitting(examples, lambda plan: self.engine.step(plan, lr))
 
-    def fitting(self, examples: Sequence[Example], work: Callable[[Plan], Any]) -> Any:
+    def fitting(self, examples: Sequence[Example], work: Callable[[Plan], Sums]) -> Sums:
+        """`work` over the plan of these examples, under a token budget that the memory holds."""
         while True:
             plan = self.engine.prepare(examples)
             try:
@@ -175,7 +177,7 @@ class Loop:
         for example, cut, prompt, answer in zip(asked, cuts, prompts, answers, strict=True):
             first = example.ids[cut : cut + int((example.weights[cut:] > 0).argmin() or example.tokens)].tolist()
             texts = {"prompt": prompt, "answer": self.unstopped(answer), "reference": self.unstopped(first)}
-            figures = {"row": example.row, "ended": answer[-1:] != self.unstopped(answer)[-1:]}
+            figures: dict[str, Any] = {"row": example.row, "ended": answer[-1:] != self.unstopped(answer)[-1:]}
             figures |= {name: self.decode(ids) for name, ids in texts.items()}
             self.samples.append("sample", self.state.step, **figures)
             self.listener("sample", {"step": self.state.step} | figures)

@@ -72,8 +72,7 @@ def write(run: Run, engine: TrainEngine, resolved: dict[str, Any]) -> Path:
         text = json.dumps(settings | {"do_sample": settings["temperature"] > 0}, indent=2, sort_keys=True)
         (aside / "generation_config.json").write_text(text + "\n", encoding="utf-8")
 
-    durable.remove(target)
-    durable.place(target, fill)
+    durable.place(target, fill, replace=True)
     return target
 
 

@@ -67,11 +67,12 @@ def gather(config: Config, folder: Path) -> Session:
 
 
 def find_model(config: Config, folder: Path) -> Source:
+    token = secret("huggingface.token", folder)
     found = source.resolve(
         config.model.path,
         revision=config.model.revision,
         folder=folder,
-        token=secret("huggingface.token", folder),
+        token=token.reveal() if token else None,
     )
     source.check(found.folder)
     return found
@@ -223,8 +224,7 @@ def _train(session: Session, run: Run, checkpoint: Checkpoint | None, listener: 
             if checkpoint:
                 engine.restore(checkpoint.folder)
             if resumed:
-                state.resumes.append(state.step)
-                Metrics(run.folder / "metrics.jsonl").resume(state.step)
+                take_up(run, state)
             listener("start", {"step": state.step, "steps": session.resolved["plan"]["steps"]} | engine.describe())
             # 3. The loop.
             loop = build(session, run, engine, state, listener)
@@ -239,6 +239,19 @@ def _train(session: Session, run: Run, checkpoint: Checkpoint | None, listener: 
         finally:
             engine.close()
     return Outcome(run, state, reason, target, step, loss)
+
+
+def take_up(run: Run, state: State) -> None:
+    """Before a resume: the run's files go on from the state's step, and its best checkpoint is marked again."""
+    state.resumes.append(state.step)
+    for path in (run.folder / "metrics.jsonl", run.folder / "samples.jsonl"):
+        if path.exists():
+            Metrics(path).resume(state.step)
+    checkpoints = Checkpoints(run)
+    if any(checkpoint.step == state.best_step for checkpoint in checkpoints.list()):
+        checkpoints.mark_best(state.best_step or 0, state.best_loss or 0.0)
+    else:
+        state.best_step = state.best_loss = None
 
 
 def open_engine(session: Session, state: State) -> TrainEngine:
