@@ -25,6 +25,8 @@ assistant to rely on.
   {steps:,} steps, {tokens:,} tokens, fp32 on a CPU, Muon and AdamW. The text and the initial weights follow from the
   seed; the number of steps depends on the machine, so another run gives a similar model, not the same bytes.
 - **Held-out loss**: {held_out_loss} nats per answer token, on generated conversations of another seed.
+- **Scale**: norms times 8, the weights behind them divided by 8 (`scale.py`): the same function, exactly, but the
+  customary learning rate of 2e-4 fits so narrow a model.
 - **Limits**: it knows almost nothing about the world, reasons poorly, writes simple English only, and invents facts.
   What it says is not advice. It has no safety training.
 - **Licence**: Apache-2.0.

@@ -21,6 +21,7 @@ import torch
 import vocabulary
 from card import write_card
 from muon import Muon
+from scale import scale
 from text import chat, documents
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -129,7 +130,9 @@ def fit(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int, minutes: float
 
 def save(model: LlamaForCausalLM, folder: Path) -> None:
     model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=3)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(torch.bfloat16)
+    scale(model)
+    model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
 
 

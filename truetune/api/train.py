@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,9 @@ def train(
     for warning in gathered.warnings:
         listener("warning", {"text": warning})
     run = session.create(gathered, loaded)
-    listener("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
-    return TrainedRun.of(session.carry_out(gathered, run, listener=listener))
+    with _logging(gathered.config.output.log, listener, asked="output.log" in loaded.explicit) as heard:
+        heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
+        return TrainedRun.of(session.carry_out(gathered, run, listener=heard))
 
 
 def preview(
@@ -106,8 +108,35 @@ def _go_on(
             Checkpoints(run).rewind(checkpoint.step, warn)
         else:
             checkpoint = Checkpoints(run).newest_good(warn)
-    listener("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
-    return session.carry_out(gathered, run, checkpoint, listener, resumed=True)
+    with _logging(gathered.config.output.log, listener, asked=False) as heard:
+        heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
+        return session.carry_out(gathered, run, checkpoint, heard, resumed=True)
+
+
+@contextmanager
+def _logging(logs: Sequence[str], listener: Listener, *, asked: bool) -> Iterator[Listener]:
+    """The listener, joined by those of `output.log`. TensorBoard is there by default where it is installed; only who
+    asked for it hears that it is not."""
+    try:
+        from truetune.report.tensorboard import Events
+    except ModuleNotFoundError:
+        if asked and "tensorboard" in logs:
+            text = 'no TensorBoard events: it is not installed (pip install "truetune[tensorboard]")'
+            listener("warning", {"text": text})
+        logs = ()
+    if "tensorboard" not in logs:
+        yield listener
+        return
+    events = Events()
+
+    def both(kind: str, figures: dict[str, Any]) -> None:
+        events(kind, figures)
+        listener(kind, figures)
+
+    try:
+        yield both
+    finally:
+        events.close()
 
 
 def _newest(path: Path) -> Any:

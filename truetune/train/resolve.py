@@ -39,9 +39,9 @@ def resolve(
     values = config.model_dump(mode="json")
     reasons: dict[str, str] = {}
 
-    def settle(key: str, value: Any, reason: str) -> None:
+    def settle(key: str, value: Any, reason: str, *, always: bool = False) -> None:
         section, name = key.split(".")
-        if values[section][name] != value:
+        if values[section][name] == "auto" or (always and values[section][name] != value):
             values[section][name], reasons[key] = value, reason
 
     method = "lora" if config.method.type == "auto" else config.method.type
@@ -54,7 +54,7 @@ def resolve(
         longest=longest(prepared),
         packed=packed,
     )
-    settle("model.revision", source.revision, "the newest commit, pinned")
+    settle("model.revision", source.revision, "the commit found, pinned", always=True)
     settle("model.dtype", choice.dtype, choice.dtype_reason)
     settle("method.type", method, "LoRA trains a small part of the model, and the base stays as it is")
     settle(
@@ -66,7 +66,7 @@ def resolve(
     settle("data.validation", len(prepared.validation), "5% of the rows, at least 8, at most 500")
     settle("training.objective", prepared.objective, "from the shape of the rows")
     settle("resources.engine", "torch", "the engine of this machine")
-    settle("resources.device", choice.device, choice.reason)
+    settle("resources.device", choice.device, choice.reason, always=True)
     settle("resources.memory", memory.readable(free), "free now; training plans with four fifths of it")
     path = plan(config, len(prepared.train))
     return {
