@@ -3,6 +3,7 @@
 - the map of files in README.md: the first sentence of every file, in reading order
 - docs/errors.md: every error code, from the places where it is raised
 - docs/cli.md: the help of every verb
+- docs/reference/train-yml.md: every key
 
 `build()` gives path -> text; tests/unit/test_docs.py compares that with what is in the tree.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 import click
 
 from truetune import cli, errors
+from truetune.config.write import reference
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "truetune"
@@ -41,6 +43,7 @@ def build() -> dict[Path, str]:
         ROOT / "README.md": f"{before}{MARKS[0]}\n{tree()}\n{MARKS[1]}{after}",
         ROOT / "docs" / "errors.md": error_table(),
         ROOT / "docs" / "cli.md": helps(),
+        ROOT / "docs" / "reference" / "train-yml.md": reference(),
     }
 
 
@@ -160,7 +163,7 @@ Exit codes: 0 ok · 1 checked and found wrong · 2 usage or configuration · 3 i
 def helps() -> str:
     """The help of every verb, as `ft VERB --help` prints it."""
     lines = ["# The verbs", "", GENERATED, ""]
-    root = click.Context(cli.group, info_name="ft", terminal_width=100)
+    root = click.Context(cli.group, info_name="ft", terminal_width=100, help_option_names=["-h", "--help"])
     for name in cli.VERBS:
         command = cli.group.get_command(root, name)
         assert command is not None

@@ -78,6 +78,15 @@ def _load(config: str | Path | None, model: Any, data: Any, method: Any, overrid
     values = {key: value for key, value in (("model", model), ("data", data), ("method", method)) if value is not None}
     alone = config is None and "model" in values and "data" in values
     path = None if alone else Path(config or "train.yml")
+    half = {"model", "data"} & values.keys()
+    if path and config is None and len(half) == 1 and not path.exists():
+        other = "data" if "model" in half else "model"
+        raise UsageError(
+            f"--{other} is missing, and there is no train.yml here that names it",
+            code="usage.missing",
+            where="ft train",
+            hint="Give both --model and --data, or a train.yml (`ft init` writes one).",
+        )
     return load(path, overrides, values)
 
 

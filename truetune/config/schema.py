@@ -128,7 +128,7 @@ class Model(Section):
     adapter: Text | None = None
     """Adapter to continue from, as a folder. null = a fresh one."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the weights. auto = bfloat16 where the device is fast at it, else float32."""
 
 
@@ -250,7 +250,7 @@ class Evaluation(Section):
     """Measuring on the held-out rows while it trains."""
 
     every: Often | None = Cadence(100, "steps")
-    """How often: 100 steps, 1 epoch or 10 min. null = never."""
+    """How often: 100 steps, 1 epoch or 10 min. null = only before the first step and after the last."""
 
     samples: Annotated[Natural, Field(le=1000)] = 4
     """Held-out prompts that are answered each time, for you to read. 0 = none."""

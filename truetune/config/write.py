@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -30,6 +31,7 @@ HEAD = """\
 version: 1
 """
 
+ODD_SPACE = re.compile(r"[^\S ]")
 END_OF_SENTENCE = re.compile(r"\.(?=\s|$)")
 
 
@@ -71,6 +73,9 @@ def inline(value: object) -> str:
     """A value as YAML on one line."""
     if isinstance(value, float) and 0 < abs(value) < 1e-3:
         return f"{Decimal(repr(value)):e}"
+    if isinstance(value, str) and (ODD_SPACE.search(value) or value != value.strip()):
+        # A JSON text is a YAML text; spaces that YAML would read its own way are escaped in it.
+        return ODD_SPACE.sub(lambda space: f"\\u{ord(space[0]):04x}", json.dumps(value, ensure_ascii=False))
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = True
     yaml.width = 1_000_000

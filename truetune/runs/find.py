@@ -88,7 +88,7 @@ def _sha256(path: Path) -> str:
     except OSError as error:
         raise InputError(
             f"the file cannot be read: {error.strerror}",
-            code="config.missing",
+            code="config.no_file",
             where=str(path),
             hint="give the train.yml of the run to go on with, or use --from RUN",
         ) from error

@@ -19,6 +19,8 @@ from truetune.train.plan import Course, course
 
 Resolved = dict[str, Any]
 
+TEMPLATES = {"plain": "the model brings no chat template", "none": "texts need no chat template"}
+
 
 def resolve(
     config: Config,
@@ -52,6 +54,7 @@ def resolve(
         dtype=choice.dtype,
         available=free,
         longest=longest(prepared),
+        targets=None if isinstance(config.method.target_modules, str) else config.method.target_modules,
         packed=packed,
     )
     settle("model.revision", source.revision, "the commit found, pinned", always=True)
@@ -62,7 +65,8 @@ def resolve(
         prepared.report["format"]["name"],
         f"{prepared.report['format']['share']:.0%} of the rows looked at",
     )
-    settle("data.template", prepared.report["rendering"]["template"], "from the model's folder")
+    template = prepared.report["rendering"]["template"]
+    settle("data.template", template, TEMPLATES.get(template, "the model's own"))
     settle("data.validation", len(prepared.validation), "5% of the rows, at least 8, at most 500")
     settle("training.objective", prepared.objective, "from the shape of the rows")
     settle("resources.engine", "torch", "the engine of this machine")

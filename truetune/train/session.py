@@ -53,11 +53,12 @@ def gather(config: Config, folder: Path) -> Session:
     refuse_other_kinds(known, found)
     encode = tokenizer.load(found.folder)
     refuse_foreign_tokens(encode, known, found)
-    engine = engines.module("torch")
-    choice = engine.choose(config.resources.device, config.model.dtype)
     prepared = prepare(
         config.data, objective=config.training.objective, seed=config.training.seed, folder=folder, tokenizer=encode
     )
+    # Only now: the engine takes seconds to import, and most mistakes are in the model's name and the data.
+    engine = engines.module("torch")
+    choice = engine.choose(config.resources.device, config.model.dtype)
     free = memory.available(engine.free(choice.device))
     if config.resources.memory != "auto":
         free = min(free, config.resources.memory)
@@ -197,10 +198,19 @@ def carry_out(
         try:
             outcome = _train(session, run, checkpoint, listener, resumed)
         except BaseException as error:
-            _record_end(run, error)
+            if resumed or not _discard(run, error):
+                _record_end(run, error)
             raise
         Status.update(run, state="finished", step=outcome.state.step)
     return outcome
+
+
+def _discard(run: Run, error: BaseException) -> bool:
+    """A new run that its own settings or model keep from starting leaves nothing: there is nothing to go on with."""
+    if not isinstance(error, UsageError | InputError) or (run.folder / "metrics.jsonl").exists():
+        return False
+    durable.remove(run.folder)
+    return True
 
 
 def _record_end(run: Run, error: BaseException) -> None:
