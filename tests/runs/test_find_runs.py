@@ -166,4 +166,4 @@ class TestResumable:
     def test_a_file_that_is_not_there(self, place: Path) -> None:
         with pytest.raises(InputError) as caught:
             newest_resumable(place / "nothing.yml")
-        assert caught.value.finding.code == "config.missing"
+        assert caught.value.finding.code == "config.no_file"
