@@ -1,0 +1,123 @@
+"""The real `ft`, as a process of its own in a folder of its own, and small things to train on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LIMIT = 120
+"""Seconds after which a process has hung."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left behind: its exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document on stdout."""
+        body = json.loads(self.out)
+        assert body["schema"] == 1
+        assert isinstance(body, dict)
+        return body
+
+
+class Ft:
+    """`ft("train", "--json")` runs a command in `folder`; nothing outside of it is read or written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRUETUNE", "HF_", "OMP_"))}
+        self.env = kept | {
+            "TRUETUNE_HOME": str(folder / "home"),
+            "HF_HOME": str(folder / "home" / "hub"),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",  # exact figures are promised for the same device
+        }
+
+    def __call__(self, *args: str) -> Said:
+        process = self.start(*args)
+        return self.end(process)
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """The command as a process group of its own, so that it can be killed whole."""
+        line = [sys.executable, "-m", "truetune", *args]
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(line, cwd=self.folder, env=self.env, text=True, start_new_session=True, **streams)
+
+    def end(self, process: subprocess.Popen[str]) -> Said:
+        try:
+            out, err = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return Said(process.returncode, out, err)
+
+    def python(self, code: str) -> Said:
+        """A Python program in this folder."""
+        line = [sys.executable, "-c", code]
+        done = subprocess.run(line, cwd=self.folder, env=self.env, text=True, capture_output=True, timeout=LIMIT)
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    def write(self, name: str, text: str | bytes) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    def rows(self, count: int = 40, name: str = "rows.jsonl") -> Path:
+        return self.write(name, "".join(json.dumps(row) + "\n" for row in rows(count)))
+
+    def config(self, name: str = "train.yml", **sections: Any) -> Path:
+        """A train.yml over the starter; JSON is YAML too, a section per line."""
+        body = {"model": "starter", "data": "rows.jsonl"} | sections
+        return self.write(name, "".join(f"{key}: {json.dumps(value)}\n" for key, value in body.items()))
+
+    def run(self) -> Path:
+        """The folder of the only run under ./runs."""
+        (folder,) = self.runs()
+        return folder
+
+    def runs(self) -> list[Path]:
+        return sorted(path for path in (self.folder / "runs").glob("*") if path.is_dir())
+
+    def tree(self) -> dict[str, bytes]:
+        """Every file below the folder but the caches, with its bytes."""
+        files = (path for path in self.folder.rglob("*") if path.is_file())
+        names = {path.relative_to(self.folder).as_posix(): path for path in files}
+        return {name: path.read_bytes() for name, path in names.items() if not name.startswith("home/cache/")}
+
+
+def rows(count: int) -> Iterator[Mapping[str, str]]:
+    for number in range(count):
+        yield {
+            "prompt": f"What does code {number} mean?",
+            "completion": f"Code {number} means that part {number * 7 % 13} needs {number + 3} drops of oil.",
+        }
+
+
+def wait(happened: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
+    """The first true answer of `happened`; fails where the process ends before, or nothing comes."""
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        if found := happened():
+            return found
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"the process ended with {process.returncode}: {process.stderr and process.stderr.read()}")
+        time.sleep(0.02)
+    pytest.fail("nothing happened")
