@@ -36,7 +36,7 @@ class Run:
     @classmethod
     def create(cls, folder: Path, *, train_yml: bytes, resolved: dict[str, Any], env: dict[str, Any]) -> Run:
         """Make a run folder, whole or not at all. Raises UsageError where the folder is in use."""
-        _refuse_used(folder)
+        refuse_used(folder)
 
         def fill(aside: Path) -> None:
             (aside / "train.yml").write_bytes(train_yml)
@@ -157,7 +157,8 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", last.lower())[:24].strip("-.")
 
 
-def _refuse_used(folder: Path) -> None:
+def refuse_used(folder: Path) -> None:
+    """A new run needs a new or an empty folder. Raises UsageError `run.exists`, `run.folder_in_use`."""
     if is_run(folder):
         raise UsageError(
             "this folder already holds a run",

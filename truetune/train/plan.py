@@ -45,10 +45,13 @@ def course(
     scheduler: str,
     warmup: Amount,
 ) -> Course:
-    """Steps of `epochs` passes, rounded up, at most `max_steps`; the warm-up is a part of these."""
+    """Steps of `epochs` passes, rounded up, at most `max_steps`; the warm-up is a part of these.
+
+    A run of a single step has no warm-up: its learning rate would be 0.
+    """
     total = math.ceil(round(epochs * order.per_epoch, 9))
     total = max(1, total if max_steps is None else min(total, max_steps))
-    return Course(order, total, learning_rate, scheduler, min(warmup.of(total), total))
+    return Course(order, total, learning_rate, scheduler, warmup.of(total) if total > 1 else 0)
 
 
 @dataclass

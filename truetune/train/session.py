@@ -23,7 +23,7 @@ from truetune.models.tokenizer import Tokenizer
 from truetune.runs import durable, jsonfile, receipt
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
-from truetune.runs.run import Run, new_id
+from truetune.runs.run import Run, new_id, refuse_used
 from truetune.runs.status import Status
 from truetune.train import receipts, result
 from truetune.train.loop import Listener, Loop
@@ -48,6 +48,8 @@ class Session:
 
 def gather(config: Config, folder: Path) -> Session:
     """Find the model, prepare the data, settle every `auto`. `folder` is where train.yml stands."""
+    if config.output.dir:
+        refuse_used(Path(config.output.dir).expanduser())
     found = find_model(config, folder)
     known = facts.read(found.folder)
     refuse_other_kinds(known, found)
@@ -99,22 +101,28 @@ def refuse_foreign_tokens(encode: Tokenizer, known: facts.Facts, found: Source) 
         )
 
 
-def create(session: Session, loaded: Loaded) -> Run:
+def place(session: Session) -> Path:
+    """Where the run will go: `output.dir`, else a new folder under ./runs."""
+    output = session.config.output
+    if output.dir:
+        return Path(output.dir).expanduser()
+    parts = (output.name,) if output.name else (session.source.name, Path(session.config.data.paths[0]).stem)
+    return paths.runs() / new_id(*parts, now=datetime.now(UTC))
+
+
+def create(session: Session, loaded: Loaded, folder: Path) -> Run:
     """The run's folder, with all that is known before the first step, and the first receipt."""
-    config = session.config
-    name = config.output.name or ""
-    parts = (name,) if name else (session.source.name, Path(config.data.paths[0]).stem)
-    folder = Path(config.output.dir).expanduser() if config.output.dir else paths.runs() / new_id(*parts, now=now())
     run = Run.create(folder, train_yml=loaded.text, resolved=session.resolved, env=environment(session, loaded))
+    record(session, run)
+    return run
+
+
+def record(session: Session, run: Run) -> None:
+    """The rows that are not used, and the first receipt."""
     rejects = b"".join(jsonfile.line(row) for row in session.prepared.rejects)
     if rejects:
         durable.write(run.folder / "rejects.jsonl", rejects)
     receipts.write_data(run, session.prepared)
-    return run
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 def environment(session: Session, loaded: Loaded) -> dict[str, Any]:
@@ -155,17 +163,26 @@ def reopen(run: Run) -> Session:
         folder=folder,
         tokenizer=encode,
     )
-    before = {item["resolved"]: item["sha256"] for item in receipt.read(run)["data"]["inputs"]}
+    session = Session(config, folder, found, encode, prepared, resolved)
+    standing = receipt.read(run).get("data")
+    if standing:
+        refuse_other_data(run, standing, prepared)
+    else:  # the start was cut off before its first receipt
+        record(session, run)
+    return session
+
+
+def refuse_other_data(run: Run, standing: dict[str, Any], prepared: Prepared) -> None:
+    before = {item["resolved"]: item["sha256"] for item in standing["inputs"]}
     after = {item["resolved"]: item["sha256"] for item in prepared.report["inputs"]}
-    if before != after:
-        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    if changed:
         raise UsageError(
             f"the data has changed since the run started: {', '.join(changed)}",
             code="resume.data_changed",
             where=run.id,
             hint="Put the old file back, or start a new run.",
         )
-    return Session(config, folder, found, encode, prepared, resolved)
 
 
 @dataclass(frozen=True)
@@ -180,12 +197,36 @@ class Outcome:
     eval_loss: float | None
 
 
+def start_state(session: Session, run: Run | None = None, checkpoint: Checkpoint | None = None) -> State:
+    """The loop's state of a checkpoint, or of a run that has none yet."""
+    if run and checkpoint:
+        return State.from_json(Checkpoints(run).load_state(checkpoint))
+    return State(token_budget=session.resolved["memory"]["token_budget"])
+
+
+def open_engine(session: Session, state: State) -> TrainEngine:
+    """The engine with the model loaded. Before the run's folder is made: what cannot load leaves nothing behind."""
+    spec = engine_spec(session.resolved, adapter_of(session), state.token_budget)
+    return engines.open_engine(session.resolved["config"]["resources"]["engine"], spec)
+
+
+def adapter_of(session: Session) -> Path | None:
+    """`model.adapter`: a relative folder is looked for beside train.yml, then from where you stand."""
+    if session.config.model.adapter is None:
+        return None
+    path = Path(session.config.model.adapter).expanduser()
+    candidates = [session.folder / path, path]
+    return next((candidate for candidate in candidates if candidate.exists()), path)
+
+
 def carry_out(
     session: Session,
     run: Run,
-    checkpoint: Checkpoint | None = None,
-    listener: Listener = lambda kind, figures: None,
+    engine: TrainEngine,
+    state: State,
+    listener: Listener,
     *,
+    checkpoint: Checkpoint | None = None,
     resumed: bool = False,
 ) -> Outcome:
     """Train, keep the best, write the result and the receipts. The run's status tells of every way out.
@@ -196,21 +237,16 @@ def carry_out(
         run.clear_stop()
         Status.update(run, state="running", steps=session.resolved["plan"]["steps"])
         try:
-            outcome = _train(session, run, checkpoint, listener, resumed)
+            if checkpoint:
+                engine.restore(checkpoint.folder)
+            if resumed:
+                take_up(run, state)
+            outcome = _train(session, run, engine, state, listener)
         except BaseException as error:
-            if resumed or not _discard(run, error):
-                _record_end(run, error)
+            _record_end(run, error)
             raise
         Status.update(run, state="finished", step=outcome.state.step)
     return outcome
-
-
-def _discard(run: Run, error: BaseException) -> bool:
-    """A new run that its own settings or model keep from starting leaves nothing: there is nothing to go on with."""
-    if not isinstance(error, UsageError | InputError) or (run.folder / "metrics.jsonl").exists():
-        return False
-    durable.remove(run.folder)
-    return True
 
 
 def _record_end(run: Run, error: BaseException) -> None:
@@ -221,33 +257,21 @@ def _record_end(run: Run, error: BaseException) -> None:
     Status.update(run, state="failed", error=known.to_json())
 
 
-def _train(session: Session, run: Run, checkpoint: Checkpoint | None, listener: Listener, resumed: bool) -> Outcome:
-    # 1. The base's files are hashed beside the training: it reads them once anyway.
+def _train(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Outcome:
+    # 1. The base's files are hashed beside the training.
     with ThreadPoolExecutor(1) as pool:
         base = pool.submit(hash_base, session.source)
-        # 2. The engine, where the checkpoint left it.
-        state = State(token_budget=session.resolved["memory"]["token_budget"])
-        if checkpoint:
-            state = State.from_json(Checkpoints(run).load_state(checkpoint))
-        engine = open_engine(session, state)
-        try:
-            if checkpoint:
-                engine.restore(checkpoint.folder)
-            if resumed:
-                take_up(run, state)
-            listener("start", {"step": state.step, "steps": session.resolved["plan"]["steps"]} | engine.describe())
-            # 3. The loop.
-            loop = build(session, run, engine, state, listener)
-            reason = loop.fit()
-            if reason not in ("done", "early"):
-                raise stopped(run, state, reason)
-            # 4. The best checkpoint's parameters are the result.
-            step, loss = settle(run, engine, state, session.config.checkpoints.best)
-            target = result.write(run, engine, session.resolved)
-            # 5. Receipts and card.
-            finish(session, run, engine, loop, base, target, step, loss)
-        finally:
-            engine.close()
+        listener("start", {"step": state.step, "steps": session.resolved["plan"]["steps"]} | engine.describe())
+        # 2. The loop.
+        loop = build(session, run, engine, state, listener)
+        reason = loop.fit()
+        if reason not in ("done", "early"):
+            raise stopped(run, state, reason)
+        # 3. The best checkpoint's parameters are the result.
+        step, loss = settle(run, engine, state, session.config.checkpoints.best)
+        target = result.write(run, engine, session.resolved)
+        # 4. Receipts and card.
+        finish(session, run, engine, loop, base, target, step, loss)
     return Outcome(run, state, reason, target, step, loss)
 
 
@@ -262,20 +286,6 @@ def take_up(run: Run, state: State) -> None:
         checkpoints.mark_best(state.best_step or 0, state.best_loss or 0.0)
     else:
         state.best_step = state.best_loss = None
-
-
-def open_engine(session: Session, state: State) -> TrainEngine:
-    spec = engine_spec(session.resolved, adapter_of(session), state.token_budget)
-    return engines.open_engine(session.resolved["config"]["resources"]["engine"], spec)
-
-
-def adapter_of(session: Session) -> Path | None:
-    """`model.adapter`: a relative folder is looked for beside train.yml, then from where you stand."""
-    if session.config.model.adapter is None:
-        return None
-    path = Path(session.config.model.adapter).expanduser()
-    candidates = [session.folder / path, path]
-    return next((candidate for candidate in candidates if candidate.exists()), path)
 
 
 def build(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Loop:
