@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +50,14 @@ def train(
     gathered = session.gather(loaded.config, loaded.folder)
     for warning in gathered.warnings:
         listener("warning", {"text": warning})
-    run = session.create(gathered, loaded)
-    with _logging(gathered.config.output.log, listener, asked="output.log" in loaded.explicit) as heard:
+    folder, state = session.place(gathered), session.start_state(gathered)
+    with (
+        _logging(gathered.config.output.log, listener, asked="output.log" in loaded.explicit) as heard,
+        closing(session.open_engine(gathered, state)) as engine,
+    ):
+        run = session.create(gathered, loaded, folder)
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
-        return TrainedRun.of(session.carry_out(gathered, run, listener=heard))
+        return TrainedRun.of(session.carry_out(gathered, run, engine, state, heard))
 
 
 def preview(
@@ -69,7 +73,7 @@ def preview(
     from truetune.train import preview, session
 
     loaded = _load(config, model, data, method, overrides)
-    return preview.preview(session.gather(loaded.config, loaded.folder))
+    return preview.preview(session.gather(loaded.config, loaded.folder)) | {"sources": dict(loaded.sources)}
 
 
 def _load(config: str | Path | None, model: Any, data: Any, method: Any, overrides: Sequence[str]) -> Any:
@@ -117,9 +121,13 @@ def _go_on(
             Checkpoints(run).rewind(checkpoint.step, warn)
         else:
             checkpoint = Checkpoints(run).newest_good(warn)
-    with _logging(gathered.config.output.log, listener, asked=False) as heard:
+    state = session.start_state(gathered, run, checkpoint)
+    with (
+        _logging(gathered.config.output.log, listener, asked=False) as heard,
+        closing(session.open_engine(gathered, state)) as engine,
+    ):
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
-        return session.carry_out(gathered, run, checkpoint, heard, resumed=True)
+        return session.carry_out(gathered, run, engine, state, heard, checkpoint=checkpoint, resumed=True)
 
 
 @contextmanager

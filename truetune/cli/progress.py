@@ -87,6 +87,7 @@ class Watch:
 def introduction(figures: dict[str, Any]) -> list[str]:
     """What is about to happen, and every value that was chosen automatically, with its reason."""
     plan, data, config = figures["plan"], figures["data"], figures["config"]
+    epochs = plan["steps"] / plan["steps_per_epoch"]
     rows, promised = data["rows"], plan["promised"]
     lost = [f"{rows[name]} {name.replace('_', ' ')}" for name in LOST if rows[name]]
     lines = [
@@ -95,7 +96,7 @@ def introduction(figures: dict[str, Any]) -> list[str]:
         + (f" ({', '.join(lost)})" if lost else ""),
         f"learns  {data['supervised']['train']:,} of {data['tokens']['train']:,} tokens; "
         f"{data['end_of_turn_supervised']:.0%} of the examples learn where to stop",
-        f"step    = {plan['step']} examples; {plan['steps']} steps, {config['training']['epochs']:g} epochs; "
+        f"step    = {plan['step']} examples; {counted(plan['steps'], 'step')}, {epochs:.3g} epochs; "
         f"{promised['supervised']:,} supervised tokens promised to the loss",
     ]
     lines += [f"auto    {key} = {value_of(config, key)}: {reason}" for key, reason in figures["reasons"].items()]
@@ -117,6 +118,11 @@ def learner(figures: dict[str, Any]) -> str:
     return f"trains  {figures['trained_parameters']:,} of {figures['parameters']:,} parameters on {where}" + (
         layers if figures["adapted_layers"] else ""
     )
+
+
+def counted(number: int, what: str) -> str:
+    """`1 step`, `2,000 steps`."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def rest(figures: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import click
 from truetune.api import load
 from truetune.cli import common
 from truetune.cli.common import Output
-from truetune.cli.progress import Watch, clock, size
+from truetune.cli.progress import Watch, clock, counted, learner, size
 
 
 @click.command()
@@ -53,19 +53,20 @@ def command(
 
 def finish(out: Output, run: Any) -> None:
     """The last words of a run: figures, where things are, what to do next."""
-    figures, receipts = run.figures, run.receipt()
-    counted = receipts["train"]["supervised"]
-    verdict = "ok" if counted["promised"] == counted["counted"] else "changed"
+    figures, supervised = run.figures, run.receipt()["train"]["supervised"]
+    verdict = "ok" if supervised["promised"] == supervised["counted"] else "changed"
     out.document({"run": run.id, "folder": run.folder, "state": "finished", "figures": figures, "result": run.result})
-    out.document({"receipt": {"verdict": verdict, "supervised": counted}})
+    out.document({"receipt": {"verdict": verdict, "supervised": supervised}})
     early = ", stopped early" if figures["stopped_early"] else ""
-    out.print(f"✓ {figures['steps']} steps in {clock(figures['seconds'])}{early}", style="bold green")
+    out.print(f"✓ {counted(figures['steps'], 'step')} in {clock(figures['seconds'])}{early}", style="bold green")
     if figures["eval_loss"] is not None:
         before, after = figures["base_loss"], figures["eval_loss"]
         out.print(
             f"  held-out loss  {before:.4f} → {after:.4f} ({after / before - 1:+.0%}), step {figures['result_step']}"
         )
-    out.print(f"  supervised     {counted['promised']:,} tokens promised, {counted['counted']:,} reached the loss")
+    out.print(
+        f"  supervised     {supervised['promised']:,} tokens promised, {supervised['counted']:,} reached the loss"
+    )
     out.print(f"  {run.result.name:<14} {run.result}")
     out.print(f"  next           ft receipt {run.id}")
 
@@ -73,9 +74,10 @@ def finish(out: Output, run: Any) -> None:
 def show(out: Output, preview: dict[str, Any]) -> None:
     """The page of `--dry-run`."""
     out.document(preview)
-    reasons, plan, measured = preview["reasons"], preview["plan"], preview["measured"]
+    plan, measured = preview["plan"], preview["measured"]
+    why = preview["sources"] | preview["reasons"]
     rows = [
-        (f"{section}.{key}", "" if value is None else value, reasons.get(f"{section}.{key}", ""))
+        (f"{section}.{key}", "" if value is None else value, why.get(f"{section}.{key}", "default"))
         for section, part in preview["config"].items()
         if isinstance(part, dict)
         for key, value in part.items()
@@ -88,6 +90,7 @@ def show(out: Output, preview: dict[str, Any]) -> None:
     for text in (*(finding["message"] for finding in preview["data"]["findings"]), *preview["warnings"]):
         out.print(f"note    {text}", style="yellow")
     promised = plan["promised"]
+    out.print(learner(measured["engine"]))
     out.print(f"steps   {plan['steps']} of {plan['step']} examples: {promised['supervised']:,} supervised tokens")
     out.print(
         f"memory  {size(measured['peak_memory'])} at the peak of one measured step; {preview['memory']['reason']}"

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
 from typing import Any
 
-from truetune import engines
 from truetune.engines.base import TrainEngine
-from truetune.train.resolve import engine_spec, plan
-from truetune.train.session import Session, adapter_of
+from truetune.train.resolve import plan
+from truetune.train.session import Session, open_engine, start_state
 
 
 def preview(session: Session) -> dict[str, Any]:
     """Values with reasons, steps, memory and time, data findings: JSON-ready."""
     resolved = session.resolved
-    engine = engines.open_engine(resolved["config"]["resources"]["engine"], engine_spec(resolved, adapter_of(session)))
-    try:
+    with closing(open_engine(session, start_state(session))) as engine:
         measured = measure(session, engine)
-    finally:
-        engine.close()
     return {
         "model": resolved["model"],
         "config": resolved["config"],

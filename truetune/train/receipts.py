@@ -49,6 +49,18 @@ def write_train(
     }
     receipt.write(run, "train", body)
     refuse_untrained(run, state, changed)
+    refuse_miscounted(run, state, promise)
+
+
+def refuse_miscounted(run: Run, state: State, promise: dict[str, int]) -> None:
+    if (state.examples, state.supervised) != (promise["examples"], promise["supervised"]):
+        raise TrainingError(
+            f"{state.supervised:,} supervised tokens of {state.examples:,} examples reached the loss, "
+            f"but the data promised {promise['supervised']:,} of {promise['examples']:,}",
+            code="train.miscounted",
+            where=run.id,
+            hint="This is a bug in the engine: what was trained is not what the data says. Please report it.",
+        )
 
 
 def refuse_untrained(run: Run, state: State, changed: int) -> None:

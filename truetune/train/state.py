@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -52,6 +53,9 @@ class State:
         self.eval_loss, self.eval_step = loss, self.step
         if self.step == 0:
             self.base_loss = loss
+            return False
+        if not math.isfinite(loss):
+            self.waiting += 1
             return False
         clearly = self.reference_loss is None or loss < self.reference_loss - min_delta
         self.waiting = 0 if clearly else self.waiting + 1
