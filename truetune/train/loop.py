@@ -27,9 +27,6 @@ Listener = Callable[[str, dict[str, Any]], None]
 EVAL_EXAMPLES = 64
 """Held-out examples that are measured between two looks at the stop flag."""
 
-SAMPLE_TOKENS = 64
-"""Longest sample answer, in tokens."""
-
 
 @dataclass(frozen=True)
 class Rules:
@@ -41,6 +38,8 @@ class Rules:
     best: bool = True
     samples: int = 0
     """Held-out prompts that are answered at each evaluation."""
+    sample_tokens: int = 64
+    """Longest of these answers."""
     patience: int | None = None
     min_delta: float = 0.0
 
@@ -173,7 +172,7 @@ class Loop:
             return
         cuts = [prompt_length(example) for example in asked]
         prompts = [example.ids[:cut].tolist() for example, cut in zip(asked, cuts, strict=True)]
-        answers = self.engine.answer(prompts, SAMPLE_TOKENS, self.stops)
+        answers = self.engine.answer(prompts, self.rules.sample_tokens, self.stops)
         for example, cut, prompt, answer in zip(asked, cuts, prompts, answers, strict=True):
             first = example.ids[cut : cut + int((example.weights[cut:] > 0).argmin() or example.tokens)].tolist()
             texts = {"prompt": prompt, "answer": self.unstopped(answer), "reference": self.unstopped(first)}

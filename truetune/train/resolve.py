@@ -19,6 +19,8 @@ from truetune.train.plan import Course, course
 
 Resolved = dict[str, Any]
 
+SAMPLE_TOKENS = 64
+"""Samples are for reading along: no longer than this, whatever `generation.max_new_tokens` allows."""
 TEMPLATES = {"plain": "the model brings no chat template", "none": "texts need no chat template"}
 
 
@@ -161,6 +163,7 @@ def rules(config: Config) -> Rules:
         keep=config.checkpoints.keep,
         best=config.checkpoints.best,
         samples=config.evaluation.samples,
+        sample_tokens=min(config.generation.max_new_tokens, SAMPLE_TOKENS),
         patience=early.patience if early else None,
         min_delta=early.min_delta if early else 0.0,
     )
