@@ -15,7 +15,7 @@ SOURCES = "\n".join(
 )
 ONE_VALUE = {"version", "method.bits", "resources.workers"}
 """Keys that take a single value in this version; another one is refused."""
-ELSEWHERE = {"profile": "config/load.py layers it", "generation.top_p": "the section goes whole into generation_config.json"}
+ELSEWHERE = {
     "profile": "config/load.py layers it",
     "generation.top_p": "generation_config.json takes the whole section",
 }
