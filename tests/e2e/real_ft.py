@@ -60,9 +60,9 @@ class Ft:
         streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(line, cwd=self.folder, env=self.env, text=True, start_new_session=True, **streams)
 
-    def end(self, process: subprocess.Popen[str]) -> Said:
+    def end(self, process: subprocess.Popen[str], limit: float = LIMIT) -> Said:
         try:
-            out, err = process.communicate(timeout=LIMIT)
+            out, err = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -111,13 +111,13 @@ def rows(count: int) -> Iterator[Mapping[str, str]]:
         }
 
 
-def wait(happened: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
+def wait(happened: Callable[[], Any], process: subprocess.Popen[str], pause: float = 0.02) -> Any:
     """The first true answer of `happened`; fails where the process ends before, or nothing comes."""
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
         if found := happened():
             return found
-        if process is not None and process.poll() is not None:
+        if process.poll() is not None:
             pytest.fail(f"the process ended with {process.returncode}: {process.stderr and process.stderr.read()}")
-        time.sleep(0.02)
+        time.sleep(pause)
     pytest.fail("nothing happened")
