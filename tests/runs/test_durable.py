@@ -69,6 +69,20 @@ def test_commit_is_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == ["c"]
 
 
+def test_files_of_a_folder_are_as_readable_as_the_folder(tmp_path: Path) -> None:
+    """Some libraries make private files; what a run leaves is for whoever may read the run."""
+
+    def fill(folder: Path) -> None:
+        (folder / "weights").touch(mode=0o600)
+
+    before = os.umask(0o027)
+    try:
+        durable.commit(tmp_path / "done", fill)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "done" / "weights").stat().st_mode & 0o777 == 0o640
+
+
 def test_every_file_is_synced_before_the_rename_and_the_parent_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

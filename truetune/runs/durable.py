@@ -216,7 +216,10 @@ def _build(target: Path, fill: Callable[[Path], None], seal: Callable[[Path], No
             target.parent.mkdir(parents=True, exist_ok=True)
             aside.mkdir(mode=0o755)
             fill(aside)
+            mode = aside.stat().st_mode & 0o666  # what the umask leaves; safetensors makes its files private
             for _, path in _walk(aside):
+                if not path.is_symlink():
+                    path.chmod(mode)
                 _sync(path)
             seal(aside)
             for folder, _, _ in os.walk(aside):
