@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from os import geteuid, killpg
+from os import geteuid, killpg, mkfifo
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,15 @@ def used(*names: str) -> Prepare:
     return prepare
 
 
+def pipe(ft: Ft) -> None:
+    mkfifo(ft.folder / "pipe.jsonl")
+    ft.config(data="pipe.jsonl")
+
+
+SHORT = {"path": "rows.jsonl", "max_length": 8}
+TEMPLATE = {"path": "rows.jsonl", "template": "gone.jinja"}
+
+
 def mistakes(ft: Ft) -> None:
     ft.write(
         "train.yml",
@@ -146,6 +155,11 @@ BEFORE_TRAINING = [
     ),
     Case("folder of a run", "run.exists", 2, ("results", "--resume"), used("resolved.json")),
     Case("folder in use", "run.folder_in_use", 2, ("results", "output.dir"), used("thesis.txt")),
+    Case("too short", "data.no_rows", 3, ("more than max_length 8", "data.max_length"), sections(data=SHORT)),
+    Case("pattern", "data.missing", 3, ("*.json", "looked for"), sections(data="*.json")),
+    Case("pipe", "data.unreadable", 3, ("pipe.jsonl", "Save the rows"), pipe),
+    Case("template", "data.template", 3, ("gone.jinja", "Jinja"), sections(data=TEMPLATE)),
+    Case("dry resume", "usage.invalid", 2, ("--dry-run",), args=("--dry-run", "--resume")),
     Case("nothing to resume", "resume.nothing", 2, ("train.yml", "ft runs list"), args=("train.yml", "--resume")),
     Case("resume without a file", "config.no_file", 3, ("gone.yml",), args=("gone.yml", "--resume")),
     Case("run that is none", "run.missing", 3, ("nope",), args=("--from", "nope:step-2")),
@@ -168,7 +182,7 @@ def test_an_error_as_a_document(ft: Ft, case: Case) -> None:
     error = said.document["error"]
     assert (said.code, error["code"]) == (case.exit, case.code), error
     assert set(said.document) == {"schema", "error"}
-    assert {"code", "where", "message", "hint"} <= set(error)
+    assert error["message"] and error["hint"] and error["where"] is not None
     text = " ".join(map(str, error.values()))
     assert [part for part in case.says if part not in text] == []
     assert "Traceback" not in said.err
@@ -353,6 +367,17 @@ def test_a_disk_that_does_not_take_the_start(ft: Ft, disk: Callable[[str], Path]
     assert (said.code, error["code"]) == (4, "disk.full"), said.err
     assert "disk/run" in error["where"] and "MB are free" in error["hint"]
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_read_only(ft: Ft, disk: Callable[[str], Path]) -> None:
+    folder = disk("1m")
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    ft.rows()
+    ft.config(output={"dir": "disk/run"})
+    said = ft("train", "--json")
+    assert (said.code, said.document["error"]["code"]) == (4, "disk.denied"), said.err
+    assert "output.dir" in said.document["error"]["hint"]
 
 
 @pytest.mark.slow

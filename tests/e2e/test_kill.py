@@ -230,6 +230,16 @@ def test_a_damaged_checkpoint_is_set_aside(ft: Ft, straight: Result) -> None:
     assert result(ft.run()) == straight
 
 
+def test_ctrl_c_while_the_engine_is_imported(ft: Ft) -> None:
+    process = ft.start("train")
+    wait(lambda: list(ft.folder.glob("home/cache/tokens/*/meta.json")), process)
+    process.send_signal(signal.SIGINT)
+    said = ft.end(process)
+    assert said.code in (130, -signal.SIGINT), said.err  # Python itself ends so where an import was interrupted
+    assert said.err.splitlines()[-1] == "error: stopped"
+    assert ft.runs() == []
+
+
 @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
 def test_a_second_signal_stops_at_once(tmp_path: Path, numbers: tuple[signal.Signals, ...]) -> None:
     """In a step of many seconds: the first waits for its end, the second does not."""

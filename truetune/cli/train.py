@@ -43,6 +43,8 @@ def command(
         "data": data[0] if len(data) == 1 else list(data) or None,
         "method": method,
     }
+    if dry_run and (resume or from_):
+        raise click.UsageError("--dry-run is for a new run; a run that goes on has its settings in resolved.json")
     if dry_run:
         show(out, load("preview")(config, overrides=overrides, **wanted))
         return

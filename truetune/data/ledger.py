@@ -74,7 +74,9 @@ class Ledger:
             self._stop("data.too_long", f"{self.rows['too_long']} rows are longer than max_length", ["data.too_long"])
         if not any(train for _, _, train in self.used):
             common = "; ".join(f"{reason} ({count}×)" for (_, reason), count in self.reasons.most_common(3))
-            raise InputError(f"no row can be trained: {common}", code="data.no_rows", where=where)
+            long = self.rows["too_long"] == self.rows["read"]
+            hint = "Raise data.max_length." if long else "`ft dataset show` shows how each row is read."
+            raise InputError(f"no row can be trained: {common}", code="data.no_rows", where=where, hint=hint)
         allowed = options.max_rejects.of(self.rows["read"])
         if self.rows["rejected"] > allowed:
             message = f"{self.rows['rejected']} of {self.rows['read']} rows are bad, allowed are {allowed}"

@@ -35,7 +35,10 @@ def read(path: Path) -> Iterator[Item]:
         yield from READERS[path.suffix.lower()](path)
     except UnicodeDecodeError as error:
         raise InputError(
-            f"not valid {error.encoding}: {error.reason}", code="data.encoding", where=str(path)
+            f"not valid {error.encoding}: {error.reason}",
+            code="data.encoding",
+            where=str(path),
+            hint="Save the file as UTF-8.",
         ) from error
 
 

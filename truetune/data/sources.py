@@ -78,7 +78,12 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
             for path in files:
                 _check_suffix(path)
             return files
-    raise InputError(f"no file matches {pattern}", code="data.missing", where="data.path")
+    raise InputError(
+        f"no file matches {pattern}",
+        code="data.missing",
+        where="data.path",
+        hint=f"It was looked for in {folder.resolve()} and where you stand.",
+    )
 
 
 def _inside(folder: Path, split: str) -> list[Path]:
@@ -118,12 +123,18 @@ def _missing(name: str, folder: Path) -> InputError:
 
 
 def _source(path: Path, folder: Path) -> Source:
+    if not path.is_file():  # a pipe can be read only once, and the rows are read several times
+        hint = "Save the rows in a file."
+        raise InputError("this is no ordinary file", code="data.unreadable", where=str(path), hint=hint)
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             size = stream.tell()
     except OSError as error:
-        raise InputError(f"can't be read: {error.strerror}", code="data.unreadable", where=str(path)) from error
+        hint = "Check its permissions."
+        raise InputError(
+            f"can't be read: {error.strerror}", code="data.unreadable", where=str(path), hint=hint
+        ) from error
     return Source(path, _shown(path, (folder, Path())), digest, size)
 
 

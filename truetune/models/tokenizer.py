@@ -125,7 +125,10 @@ class Tokenizer:
             source = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"the chat template can't be read: {error}", code="data.template", where=str(path)
+                f"the chat template can't be read: {error}",
+                code="data.template",
+                where=str(path),
+                hint="data.template is `auto`, `none` or a file of Jinja text.",
             ) from error
         return Template(source, self.tokens_or_eos(), path.name)
 
