@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from truetune.errors import InputError
-from truetune.models.template import Template, TemplateError
+from truetune.models.template import Template, TemplateEndless, TemplateError
 from truetune.models.tokenizer import load
 from truetune.testing import tokens
 
@@ -159,3 +159,31 @@ def test_a_template_that_does_not_compile_names_its_line() -> None:
     with pytest.raises(TemplateError) as caught:
         Template("a\n{% if %}", {}, "chat_template.jinja")
     assert (caught.value.finding.code, caught.value.finding.where) == ("model.template", "chat_template.jinja:2")
+
+
+FOREVER = "{% for i in range(99999) %}{% for j in range(99999) %}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        FOREVER + "{% endfor %}{% endfor %}",
+        "{% set environment = 1 %}" + FOREVER + "{% endfor %}{% endfor %}",
+        "{% for i in range(9999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}",
+        "{% set n = namespace(x='a') %}{% for i in range(90) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(90) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x=[0]) %}{% for i in range(90) %}{% set n.x = n.x * 2 %}{% endfor %}",
+        "{{ 'a' * 99999999999 }}",
+        "{{ 9 ** (9 ** 9) }}",
+    ],
+)
+def test_a_template_that_goes_on_for_ever_is_stopped(source: str) -> None:
+    with pytest.raises(TemplateEndless) as caught:
+        render(source)
+    assert caught.value.finding.code == "model.template" and caught.value.exit_code == 3
+
+
+def test_the_bounds_are_those_of_one_rendering() -> None:
+    template = Template("{% for i in range(90000) %}{% endfor %}{{ 'a' ~ 2 ~ none ~ (2 ** 3 + 1 * 2) }}", {}, "t")
+    assert {template.render([]) for _ in range(20)} == {"a2None10"}
