@@ -12,6 +12,7 @@ from truetune.api import load
 from truetune.cli import common
 from truetune.cli.common import Output
 from truetune.cli.progress import Watch
+from truetune.cli.receipt import page
 from truetune.cli.train import finish
 
 
@@ -23,6 +24,8 @@ def command(out: Output, overrides: tuple[str, ...]) -> None:
     with Watch(out) as watch:
         run = load("train")(demo.FOLDER / "train.yml", overrides=overrides, listener=watch)
     compare(out, run)
+    out.table(["", ""], page(run.receipt()), title="The receipt")
+    out.print()
     finish(out, run)
 
 
@@ -41,7 +44,8 @@ def compare(out: Output, run: Any) -> None:
         out.print(f"\n{row['question']}", style="bold")
         for name, style in (("before", "red"), ("after", "green"), ("row", "dim")):
             out.print(f"  {name:<7} {' '.join(row[name].split())}", style=style)
-    out.print()
+    same = sum(row["after"].strip() == row["row"].strip() for row in rows)
+    out.print(f"\n{same} of these {len(rows)} held-out questions are answered word for word as their row.\n")
 
 
 def questions() -> list[str]:
