@@ -249,6 +249,21 @@ def test_too_many_rejects_lists_the_first_ten(encode: Tokenizer, tmp_path: Path,
     assert run(encode, tmp_path, max_rejects=Amount(20, percent=False)).report["rows"]["rejected"] == 20
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", '[\n{"prompt": "p", "completion": "c"},\n{"prompt": "q", "completion": "c},\n' + "{},\n" * 99),
+        ("a.csv", "question,answer\nq,a\n" + '"r,a\n' + "s,a\n" * 99),
+    ],
+)
+def test_a_file_that_breaks_stops_the_run(encode: Tokenizer, tmp_path: Path, name: str, text: str) -> None:
+    """One bad row would be allowed; the 99 that follow it must not get lost with it."""
+    (tmp_path / name).write_text(text)
+    error = fails(encode, tmp_path, name, max_rejects=Amount(100, percent=True))
+    assert (error.finding.code, error.exit_code) == ("data.broken_file", 3)
+    assert error.finding.where == f"{name}:3" and error.finding.hint
+
+
 def test_too_long_can_be_an_error(encode: Tokenizer, tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", [row(1), {"prompt": "q", "completion": "seven " * 99}])
     error = fails(encode, tmp_path, too_long="error", max_length=64)

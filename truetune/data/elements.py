@@ -12,7 +12,8 @@ TOKEN = re.compile(rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|["\[\]{},]')
 
 
 def split(raw: bytes, start: int, enclosed: bool = False) -> Iterator[tuple[int, bytes | RowError]]:
-    """(line, bytes of the element) for the array that opens at `start`; a break ends the iteration with a RowError.
+    """(line, bytes of the element) for the array that opens at `start`; a break ends the iteration with a RowError
+    `data.broken_file`, because nobody knows how many rows follow it.
 
     `enclosed`: the array is a part of something that is known to be sound, so text may follow it.
     """
@@ -56,15 +57,15 @@ class _Scan:
         """What is wrong with the end of the array, if anything."""
         rest = self.raw[match.end() :]
         if token == b"}":
-            yield self._line(match.start()), RowError("json.syntax", "the array is closed by `}`")
+            yield self._line(match.start()), RowError("data.broken_file", "the array is closed by `}`")
         elif rest.strip():
             line = self._line(len(self.raw) - len(rest.lstrip()))
-            yield line, RowError("json.syntax", "text follows the end of the array")
+            yield line, RowError("data.broken_file", "text follows the end of the array")
 
     def broken(self, reason: str) -> tuple[int, RowError]:
         part = self.raw[self.at :]
         line = self._line(self.at + len(part) - len(part.lstrip()))
-        return line, RowError("json.syntax", f"element {self.count + 1} of the array breaks it: {reason}")
+        return line, RowError("data.broken_file", f"element {self.count + 1} of the array breaks it: {reason}")
 
     def _line(self, place: int) -> int:
         self.line += self.raw.count(b"\n", self.counted, place)

@@ -41,6 +41,8 @@ class Ledger:
     ends: Counter[str] = field(default_factory=Counter)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     rejects: list[Reject] = field(default_factory=list)
+    broken: Reject | None = None
+    """Where a file breaks: how many rows follow, nobody knows, so no `max_rejects` allows it."""
     lost: int = 0
     appended: int = 0
     closed: int = 0
@@ -54,6 +56,8 @@ class Ledger:
     def refuse(self, reject: Reject) -> None:
         self.rows[FATES.get(reject.code, "rejected")] += 1
         self.reasons[reject.code, reject.reason] += 1
+        if reject.code == "data.broken_file":
+            self.broken = self.broken or reject
         if len(self.rejects) < NAMED:
             self.rejects.append(reject)
 
@@ -68,8 +72,11 @@ class Ledger:
         self.used.append((row, digest, train))
 
     def check(self, options: Options, files: Sequence[Source]) -> None:
-        """Raises InputError (exit 3): `data.too_long`, `data.no_rows`, `data.too_many_rejects`."""
+        """Raises InputError (exit 3): `data.broken_file`, `data.too_long`, `data.no_rows`, `data.too_many_rejects`."""
         where = ", ".join(source.name for source in files)
+        if self.broken:
+            message, hint = f"nothing after this can be read: {self.broken.reason}", "Mend the file here."
+            raise InputError(message, code="data.broken_file", where=self.broken.where, hint=hint)
         if options.too_long == "error" and self.rows["too_long"]:
             self._stop("data.too_long", f"{self.rows['too_long']} rows are longer than max_length", ["data.too_long"])
         if not any(train for _, _, train in self.used):

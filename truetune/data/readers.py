@@ -76,7 +76,7 @@ def table(path: Path) -> Iterator[Item]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield line, RowError("csv.syntax", f"not valid CSV: {error}"), ""
+                yield line, _broken(error, rows.line_num - line + 1), ""
                 continue
             if header is None:
                 header = cells
@@ -164,6 +164,13 @@ def _encoding(path: Path) -> str:
     with path.open("rb") as stream:
         start = stream.read(2)
     return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _broken(error: csv.Error, lines: int) -> RowError:
+    """A bad record; one that runs to the end of the file has swallowed every row after it."""
+    if "unexpected end of data" in str(error):
+        return RowError("data.broken_file", f"a quote is not closed: it takes in the {lines} lines to the file's end")
+    return RowError("csv.syntax", f"not valid CSV: {error}")
 
 
 def _record(header: list[str], cells: list[str]) -> Value:
