@@ -46,6 +46,29 @@ def test_shapes(value: dict[str, Any], name: str, expected: str) -> None:
     assert " ".join(f"{role}:{text}" for role, text in talk(value)) == expected
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "code", "said"),
+    [
+        ([{"Frage": "q", "Antwort": "a"}], {"prompt": "Frage", "completion": "Antwrt"}, "data.no_column", "'Antwort'"),
+        ([{"Frage": "q", "Antwort": "a"}], {"Frage": "prompt"}, "data.no_column", "our name first"),
+        (
+            [{"prompt": "q", "completion": "a"}],
+            {"prompt": "prompt", "completion": "completion", "x": "y"},
+            "data.no_column",
+            "",
+        ),
+        ([{"question;answer": "q;a"}], None, "data.unknown_format", "not by ';'"),
+        ([{"question\tanswer": "q\ta"}], None, "data.unknown_format", "not by '\\t'"),
+    ],
+)
+def test_columns_that_are_not_there(
+    rows: list[dict[str, Any]], columns: dict[str, str] | None, code: str, said: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        formats.detect(rows, columns)
+    assert caught.value.finding.code == code and said in caught.value.finding.hint
+
+
 def test_text_is_a_document() -> None:
     assert formats.detect([{"text": "t", "label": 1}]).read({"text": "t"}) == Document("t")
 
@@ -60,7 +83,7 @@ def test_weights_of_messages() -> None:
     ("value", "code"),
     [
         ({"messages": "q"}, "data.type"),
-        ({"messages": []}, "data.type"),
+        ({"messages": []}, "data.empty"),
         ({"messages": [Q, 5]}, "data.type"),
         ({"messages": [Q, {"role": "assistant", "content": None}]}, "data.type"),
         ({"messages": [Q, {"role": "assistant", "content": 42}]}, "data.type"),

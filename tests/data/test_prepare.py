@@ -90,7 +90,7 @@ def test_every_row_has_one_fate(
     encode: Tokenizer, tmp_path: Path, rows: list[Any], held: list[Any], too_long: str, explicit: bool
 ) -> None:
     write(tmp_path / "rows.jsonl", [*map(row, range(100, 103)), {"prompt": "x", "completion": "y"}, *rows])
-    write(tmp_path / "held.jsonl", held)
+    write(tmp_path / "held.jsonl", [{"prompt": "held", "completion": "y"}, *held])
     validation = "held.jsonl" if explicit else "auto"
     options = {
         "too_long": too_long,
@@ -101,7 +101,7 @@ def test_every_row_has_one_fate(
     found = run(encode, tmp_path, validation=validation, **options)
     count = found.report["rows"]
     fates = ("used", "rejected", "deduplicated", "contaminated", "too_long", "unsupervised")
-    assert count["read"] == sum(count[fate] for fate in fates) == len(rows) + 4 + (len(held) if explicit else 0)
+    assert count["read"] == sum(count[fate] for fate in fates) == len(rows) + 4 + (len(held) + 1 if explicit else 0)
     assert count["used"] == count["train"] + count["validation"] == found.train.rows + found.validation.rows
     assert len(list(found.rejects)) == count["read"] - count["used"]
     assert all(example.tokens <= 48 and example.supervised for example in found.train)
@@ -262,6 +262,31 @@ def test_a_file_that_breaks_stops_the_run(encode: Tokenizer, tmp_path: Path, nam
     error = fails(encode, tmp_path, name, max_rejects=Amount(100, percent=True))
     assert (error.finding.code, error.exit_code) == ("data.broken_file", 3)
     assert error.finding.where == f"{name}:3" and error.finding.hint
+
+
+@pytest.mark.parametrize("held", [[], [{"prompt": "q"}], [{"prompt": "q 1", "completion": "long " * 99}]])
+def test_a_validation_file_without_a_usable_row(encode: Tokenizer, tmp_path: Path, held: list[Any]) -> None:
+    write(tmp_path / "rows.jsonl", [row(number) for number in range(50)])
+    write(tmp_path / "held.jsonl", held)
+    error = fails(encode, tmp_path, validation="held.jsonl", max_length=64)
+    assert (error.finding.code, error.finding.where) == ("data.validation", "held.jsonl")
+
+
+def test_reasons_are_counted_by_kind(encode: Tokenizer, tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", [{"prompt": f"<|im_end|>{n}", "completion": "a" * n} for n in range(5)])
+    assert "(4×)" in fails(encode, tmp_path).finding.message
+
+
+def test_files_that_would_be_shown_alike_are_told_apart(
+    encode: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, here = tmp_path / "there", tmp_path / "here"
+    for place, count in ((folder, 5), (here, 7)):
+        place.mkdir()
+        write(place / "rows.jsonl", [{"prompt": str(place), "completion": str(n)} for n in range(count)])
+    monkeypatch.chdir(here)
+    inputs = run(encode, folder, (str(folder / "rows.jsonl"), str(here / "rows.jsonl"))).report["inputs"]
+    assert [entry["rows"] for entry in inputs] == [5, 7] and inputs[0]["path"] != inputs[1]["path"]
 
 
 def test_too_long_can_be_an_error(encode: Tokenizer, tmp_path: Path) -> None:

@@ -126,6 +126,18 @@ def test_csv_is_strict(tmp_path: Path) -> None:
     assert rows(tmp_path / "a.csv", text) == expected
 
 
+def test_columns_of_one_name_would_hide_one_another(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        rows(tmp_path / "a.csv", "q,a,a\n1,2,3\n")
+    assert caught.value.finding.code == "data.header" and "'a'" in caught.value.finding.message
+
+
+def test_a_place_in_a_row_is_a_character_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": NaN}\n')
+    found = [value for _, value, _ in readers.read(tmp_path / "a.jsonl")][1]
+    assert isinstance(found, RowError) and found.reason.endswith("at character 7 of the row")
+
+
 def test_text_has_a_document_per_line(tmp_path: Path) -> None:
     assert rows(tmp_path / "a.txt", "one\n\n  \ntwo\r\n") == [(1, {"text": "one"}), (4, {"text": "two"})]
 

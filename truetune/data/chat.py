@@ -24,8 +24,10 @@ ROLES = {
 
 def from_messages(value: Any, column: str = "messages") -> Conversation:
     """OpenAI's notation: `{role, content, weight?}`; ShareGPT's `{from, value}` is understood as well."""
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list):
         raise RowError("data.type", f"{column!r} must be a list of messages, not {_kind(value)}")
+    if not value:
+        raise RowError("data.empty", f"{column!r} is an empty list")
     return Conversation(tuple(_turn(item, place) for place, item in enumerate(value, 1)))
 
 
@@ -50,7 +52,7 @@ def text_of(value: Any, name: str) -> str:
         return value
     if isinstance(value, list):
         return "".join(_part(part, name) for part in value)
-    raise RowError("data.type", f"{name!r} must be text, not {_kind(value)}")
+    raise RowError("data.type", f"{_quoted(name)} must be text, not {_kind(value)}")
 
 
 def check_order(conversation: Conversation) -> Conversation:
@@ -82,7 +84,7 @@ def _turn(item: Any, place: int) -> Turn:
     role = item.get("role", item.get("from"))
     if not isinstance(role, str) or role not in ROLES:
         raise RowError("data.role", f"message {place} has the role {role!r}; known are {', '.join(sorted(ROLES))}")
-    content = text_of(item.get("content", item.get("value")), f"content of message {place}")
+    content = text_of(item.get("content", item.get("value")), f"message {place}")
     return Turn(ROLES[role], content, _weight(item.get("weight"), place))
 
 
@@ -100,7 +102,12 @@ def _part(part: Any, name: str) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
-    raise RowError("data.content_part", f"{name!r} has a part that is not text ({kind or _kind(part)})")
+    raise RowError("data.content_part", f"{_quoted(name)} has a part that is not text ({kind or _kind(part)})")
+
+
+def _quoted(name: str) -> str:
+    """A column in quotes; `message 3` is none."""
+    return name if " " in name else repr(name)
 
 
 def _kind(value: Any) -> str:

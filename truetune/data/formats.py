@@ -5,6 +5,7 @@ A shape is a row of `SHAPES`. The shape of a file is decided by all its rows tog
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Format:
         if missing:
             found = shape_of(value)
             if found is not None and found is not self.shape:
-                reason = f"the row has the shape `{found.name}`, the other rows `{self.shape.name}`"
+                reason = f"the row has the shape `{found.name}`, not `{self.shape.name}`"
             else:
                 reason = f"column {missing[0]!r} is missing (shape `{self.shape.name}`)"
             raise RowError("data.other_shape", reason)
@@ -138,6 +139,7 @@ def detect(rows: Iterable[Value], columns: Mapping[str, str] | None = None) -> F
         names.update(map(str, value))
         shape = shape_of(rename(value, columns))
         counts[shape.name if shape else None] += 1
+    _check_columns(names, columns)
     known = [(name, count) for name, count in counts.most_common() if name is not None]
     if not known or counts[None] > known[0][1]:
         raise _unknown("these rows have no shape that is known", names, columns)
@@ -146,6 +148,21 @@ def detect(rows: Iterable[Value], columns: Mapping[str, str] | None = None) -> F
     shape = SHAPES[known[0][0]]
     _refuse_preference(shape)
     return Format(shape, known[0][1] / counts.total(), detected=True, columns=columns)
+
+
+def _check_columns(names: Counter[str], columns: Mapping[str, str] | None) -> None:
+    """Refuse a column of the user's that no row has."""
+    absent = [theirs for theirs in (columns or {}).values() if theirs not in names]
+    if absent:
+        found = list(names)[:12]
+        near = difflib.get_close_matches(absent[0], found, n=1)
+        did = f"Did you mean {near[0]!r}? " if near else ""
+        raise InputError(
+            f"no row has a column {absent[0]!r}",
+            code="data.no_column",
+            where="data.columns",
+            hint=f"{did}Columns found: {', '.join(found)}. Write our name first: `columns: {{prompt: yours, …}}`.",
+        )
 
 
 def _refuse_preference(shape: Shape) -> None:
@@ -161,6 +178,8 @@ def _refuse_preference(shape: Shape) -> None:
 def _unknown(message: str, names: Counter[str], columns: Mapping[str, str] | None) -> InputError:
     found = ", ".join(name for name, _ in names.most_common(12)) or "none"
     hint = f"Columns found: {found}. Formats: {_known()}. Name your columns: `columns: {{prompt: …, response: …}}`."
+    if len(names) == 1 and (separator := next((sign for sign in ";\t|" if sign in found), None)):
+        hint = f"The one column found is {found!r}: cells are separated by commas here, not by {separator!r}."
     return InputError(
         message, code="data.unknown_format", where="data.columns" if columns else "data.format", hint=hint
     )

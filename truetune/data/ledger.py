@@ -71,8 +71,9 @@ class Ledger:
         self.closed += sum(part.closed for part in fitted.parts)
         self.used.append((row, digest, train))
 
-    def check(self, options: Options, files: Sequence[Source]) -> None:
-        """Raises InputError (exit 3): `data.broken_file`, `data.too_long`, `data.no_rows`, `data.too_many_rejects`."""
+    def check(self, options: Options, files: Sequence[Source], measured: Sequence[Source]) -> None:
+        """`measured` are the files of an explicit validation set. Raises InputError (exit 3): `data.broken_file`,
+        `data.too_long`, `data.no_rows`, `data.validation`, `data.too_many_rejects`."""
         where = ", ".join(source.name for source in files)
         if self.broken:
             message, hint = f"nothing after this can be read: {self.broken.reason}", "Mend the file here."
@@ -80,14 +81,26 @@ class Ledger:
         if options.too_long == "error" and self.rows["too_long"]:
             self._stop("data.too_long", f"{self.rows['too_long']} rows are longer than max_length", ["data.too_long"])
         if not any(train for _, _, train in self.used):
-            common = "; ".join(f"{reason} ({count}×)" for (_, reason), count in self.reasons.most_common(3))
+            common = "; ".join(f"{reason} ({count}×)" for reason, count in self._common())
             long = self.rows["too_long"] == self.rows["read"]
             hint = "Raise data.max_length." if long else "`ft dataset show` shows how each row is read."
             raise InputError(f"no row can be trained: {common}", code="data.no_rows", where=where, hint=hint)
+        if measured and all(train for _, _, train in self.used):
+            hint = "Name another file, or write `validation: auto`."
+            raise InputError("no row of it can be used", code="data.validation", where=measured[0].name, hint=hint)
         allowed = options.max_rejects.of(self.rows["read"])
         if self.rows["rejected"] > allowed:
             message = f"{self.rows['rejected']} of {self.rows['read']} rows are bad, allowed are {allowed}"
             self._stop("data.too_many_rejects", message, None)
+
+    def _common(self) -> list[tuple[str, int]]:
+        """The three most common kinds of reasons, each in the words of its first row."""
+        kinds: Counter[str] = Counter()
+        words: dict[str, str] = {}
+        for (code, reason), count in self.reasons.items():
+            kinds[code] += count
+            words.setdefault(code, reason)
+        return [(words[code], count) for code, count in kinds.most_common(3)]
 
     def _stop(self, code: str, message: str, codes: list[str] | None) -> None:
         named = [item for item in self.rejects if (item.code in codes if codes else item.code not in FATES)]

@@ -79,7 +79,7 @@ def _build(job: Job) -> Entry:
     ledger = Ledger(objective=_objective(job, form))
     with cache.writing(job.key) as writer:
         _Intake(job, form, ledger, writer).run()
-        ledger.check(job.options, job.train)
+        ledger.check(job.options, job.train, job.validation)
         held_out = ledger.split(job.options.validation if not job.validation else None, job.seed)
         index = writer.finish(held_out)
         report = ledger.report(form, job, index)
@@ -173,9 +173,9 @@ def _no_row(files: Sequence[Source]) -> InputError:
     first = next((row for row in read(files) if isinstance(row, Reject)), None)
     if first is None:
         return InputError("there is no row in it", code="data.empty", where=where, hint="Is it the right file?")
+    hint = "Each row must be a JSON object, or a CSV record under a header."
+    if first.code == "data.encoding":
+        hint = "Save the file as UTF-8."
     return InputError(
-        f"no row can be read; the first: {first.reason}",
-        code="data.no_rows",
-        where=first.where,
-        hint="Each row must be a JSON object, or a CSV record under a header.",
+        f"no row can be read; the first: {first.reason}", code="data.no_rows", where=first.where, hint=hint
     )

@@ -79,7 +79,7 @@ def table(path: Path) -> Iterator[Item]:
                 yield line, _broken(error, rows.line_num - line + 1), ""
                 continue
             if header is None:
-                header = cells
+                header = _header(path, cells)
             elif cells:
                 yield line, _record(header, cells), ",".join(cells)[:RAW_LIMIT]
 
@@ -103,7 +103,7 @@ def parse(raw: bytes) -> Value:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        return RowError("json.syntax", f"not valid JSON: {error}")
+        return RowError("json.syntax", f"not valid JSON: {error.msg}, at character {error.pos + 1} of the row")
     if not isinstance(value, dict):
         return RowError("data.not_an_object", f"a row is an object of columns, not {_kind(value)}")
     if raw.count(b"[") + raw.count(b"{") > DEPTH and _depth(value) > DEPTH:
@@ -164,6 +164,15 @@ def _encoding(path: Path) -> str:
     with path.open("rb") as stream:
         start = stream.read(2)
     return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _header(path: Path, cells: list[str]) -> list[str]:
+    """The names of the columns. Two of the same name would hide one another."""
+    twice = next((name for place, name in enumerate(cells) if name in cells[:place]), None)
+    if twice is not None:
+        hint = "Give each column a name of its own."
+        raise InputError(f"two columns are called {twice!r}", code="data.header", where=f"{path}:1", hint=hint)
+    return cells
 
 
 def _broken(error: csv.Error, lines: int) -> RowError:

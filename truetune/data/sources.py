@@ -6,8 +6,9 @@ import difflib
 import glob
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from truetune.data.readers import READERS
@@ -31,7 +32,9 @@ def find(names: Sequence[str], folder: Path, split: str = "train") -> list[Sourc
     `data.missing`, `data.ambiguous`, `data.unsupported_format`, `data.unreadable`.
     """
     paths = [path for name in names for path in _expand(name, folder, split)]
-    return [_source(path, folder) for path in dict.fromkeys(map(Path, map(os.path.abspath, paths)))]
+    found = [_source(path, folder) for path in dict.fromkeys(map(Path, map(os.path.abspath, paths)))]
+    shown = Counter(source.name for source in found)
+    return [source if shown[source.name] == 1 else replace(source, name=str(source.path)) for source in found]
 
 
 def _expand(name: str, folder: Path, split: str) -> list[Path]:
