@@ -97,6 +97,40 @@ def test_a_stopped_and_resumed_run_is_bit_identical(tmp_path, monkeypatch, folde
         assert one.read_bytes() == other.read_bytes(), name
 
 
+def test_an_evaluation_cut_short_is_made_by_the_resume(tmp_path, monkeypatch, folder):
+    """A stop does not wait for a long evaluation, and nothing of it is missing afterwards."""
+    monkeypatch.setenv("TRUETUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("truetune.train.loop.EVAL_EXAMPLES", 2)
+    rules = Rules(evaluate=Cadence(2, "steps"), save=None, best=True)
+    straight, broken = (Run.create(tmp_path / name, train_yml=b"", resolved={}, env={}) for name in ("a", "b"))
+    whole = loop(straight, folder, rules=rules)
+    whole.fit()
+    cut = loop(broken, folder, rules=rules)
+    real = cut.engine.loss
+
+    def stopping(plan):
+        if cut.state.step == 4:
+            broken.request_stop()
+        return real(plan)
+
+    monkeypatch.setattr(cut.engine, "loss", stopping)
+    assert cut.fit() == "the stop file"
+    evals = Metrics(broken.folder / "metrics.jsonl").read("eval")
+    assert [row["step"] for row in evals] == [0, 2]
+    broken.clear_stop()
+    checkpoint = Checkpoints(broken).newest_good(pytest.fail)
+    again = loop(broken, folder, rules=rules, state=State.from_json(Checkpoints(broken).load_state(checkpoint)))
+    again.engine.restore(checkpoint.folder)
+    again.metrics.resume(checkpoint.step)
+    again.fit()
+    one, other = (Metrics(run.folder / "metrics.jsonl").read("eval") for run in (straight, broken))
+    assert [(row["step"], row["loss"], row["best"]) for row in one] == [
+        (row["step"], row["loss"], row["best"]) for row in other
+    ]
+    assert Checkpoints(straight).best() == Checkpoints(broken).best()
+    assert losses(straight) == losses(broken)
+
+
 def test_the_best_checkpoint_is_kept_and_marked(run, folder):
     """A learning rate that is far too high: the best is an early step, and it outlives `keep`."""
     rules = Rules(evaluate=Cadence(1, "steps"), save=Cadence(1, "steps"), keep=1, best=True)

@@ -66,6 +66,9 @@ class Loop:
         self.metrics = Metrics(run.folder / "metrics.jsonl")
         self.samples = Metrics(run.folder / "samples.jsonl")
         self.checkpoints = Checkpoints(run)
+        self.signals = Stops(run)
+        self.saved: dict[str, Any] = {}
+        self.owes_save = False
         self.clock = time.monotonic()
         self.figures: dict[str, float] = {}
         self.beat = 0.0
@@ -75,20 +78,21 @@ class Loop:
 
     def fit(self) -> str:
         """Train. Returns why it ended: `done`, `early` (stopping), or the reason of a stop."""
-        with Stops(self.run) as stops:
-            if self.state.step == 0 and self.state.base_loss is None:
-                self.evaluate()
-            reason = "done"
-            while self.state.step < self.course.total:
-                if why := stops.reason():
-                    self.save()
-                    return why
-                self.step()
-                if self.after_step():
-                    reason = "early"
-                    break
+        with self.signals:
+            reason = ""
+            while not reason:
+                if self.state.owes_evaluation:
+                    self.evaluate()
+                reason = self.signals.reason() or self.ended()
+                if not reason:
+                    self.step()
             self.save()
         return reason
+
+    def ended(self) -> str:
+        if self.rules.patience is not None and self.state.waiting >= self.rules.patience:
+            return "early"
+        return "done" if self.state.step >= self.course.total else ""
 
     def step(self) -> None:
         """One optimizer step, its figures and its line."""
@@ -113,6 +117,7 @@ class Loop:
             tokens_per_second=result.tokens / max(seconds, 1e-9),
             memory=self.engine.usage().now,
         )
+        self.look_around()
 
     def take(self, examples: Sequence[Example], lr: float) -> StepResult:
         """The engine's step. Out of memory halves the token budget and replays the same step."""
@@ -143,27 +148,38 @@ class Loop:
         self.state.oom.append(event)
         self.record("event", event="out_of_memory", token_budget=self.engine.token_budget)
 
-    def after_step(self) -> bool:
-        """Evaluate and save where due; true where early stopping says that it is enough."""
+    def look_around(self) -> None:
+        """What is due after a step. A checkpoint that is due with an evaluation is saved after it."""
         now, last = time.monotonic(), self.state.step == self.course.total
-        best = False
-        if self.evaluation_due(self.state.step, now) or last:
-            best = self.evaluate()
-        if self.save_due(self.state.step, now) or (best and self.rules.best):
+        self.state.owes_evaluation = self.evaluation_due(self.state.step, now) or last
+        self.owes_save = self.save_due(self.state.step, now)
+        if self.owes_save and not self.state.owes_evaluation:
             self.save()
-        return self.rules.patience is not None and self.state.waiting >= self.rules.patience
 
-    def evaluate(self) -> bool:
-        """Measure the held-out loss; true where it is the best so far."""
-        if not self.validation:
-            return False
+    def evaluate(self) -> None:
+        """Measure the held-out loss. Cut short by a stop, it stays owed, and the resume begins with it."""
         started = time.monotonic()
         measured = self.measure(self.validation)
-        best = self.state.judge(measured, self.rules.min_delta)
-        seconds = time.monotonic() - started
-        self.record("eval", loss=self.state.eval_loss, rows=len(self.validation), best=best, seconds=seconds)
-        self.sample()
-        return best
+        if measured is None:
+            return
+        self.state.owes_evaluation = False
+        best = bool(self.validation) and self.state.judge(measured, self.rules.min_delta)
+        if self.validation:
+            seconds = time.monotonic() - started
+            self.record("eval", loss=self.state.eval_loss, rows=len(self.validation), best=best, seconds=seconds)
+            self.sample()
+        if self.owes_save or (best and self.rules.best):
+            self.save()
+
+    def measure(self, examples: Sequence[Example]) -> LossSum | None:
+        """The summed loss of the examples; None where a stop was asked for on the way."""
+        total = LossSum(0.0, 0.0, 0, 0)
+        for start in range(0, len(examples), EVAL_EXAMPLES):
+            if self.signals.reason():
+                return None
+            part = [examples[i] for i in range(start, min(start + EVAL_EXAMPLES, len(examples)))]
+            total += self.fitting(part, self.engine.loss)
+        return total
 
     def sample(self) -> None:
         """Answer the same held-out prompts each time, greedily, so that answers can be compared over the run."""
@@ -185,19 +201,13 @@ class Loop:
         """Without the token that ends a turn."""
         return ids[:-1] if ids and ids[-1] in self.stops else ids
 
-    def measure(self, examples: Sequence[Example]) -> LossSum:
-        total = LossSum(0.0, 0.0, 0, 0)
-        for start in range(0, len(examples), EVAL_EXAMPLES):
-            part = [examples[i] for i in range(start, min(start + EVAL_EXAMPLES, len(examples)))]
-            total += self.fitting(part, self.engine.loss)
-        return total
-
     def save(self) -> None:
-        """A checkpoint of this step, once; older ones beyond `keep` go."""
-        state = self.state
-        if any(checkpoint.step == state.step for checkpoint in self.checkpoints.list()):
+        """A checkpoint of this state, once; older ones beyond `keep` go."""
+        state, self.owes_save = self.state, False
+        if self.saved == state.to_json():
             return
         self.checkpoints.save(state.step, self.engine.save, state.to_json())
+        self.saved = state.to_json()
         if self.rules.best and state.best_step == state.step and state.best_loss is not None:
             self.checkpoints.mark_best(state.step, state.best_loss)
         self.checkpoints.collect(self.rules.keep, state.best_step if self.rules.best else None)

@@ -23,6 +23,8 @@ class State:
     max_grad_norm: float | None = None
     base_loss: float | None = None
     """Held-out loss before the first step."""
+    owes_evaluation: bool = True
+    """The evaluation that is due at this step (the first one before any step) has not been made yet."""
     eval_loss: float | None = None
     eval_step: int | None = None
     best_loss: float | None = None
