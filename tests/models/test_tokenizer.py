@@ -119,6 +119,29 @@ def test_one_error_for_what_is_missing_or_broken(tmp_path: Path, content: str | 
     assert caught.value.finding.code == code
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", b"{}"),
+        ("tokenizer_config.json", b"{"),
+        ("chat_template.jinja", b"\xff\xfe"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    tokens.byte_level(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load(tmp_path)
+    finding = caught.value.finding
+    assert (finding.code, finding.where) == ("model.bad_tokenizer", str(tmp_path / name)) and finding.hint
+
+
+def test_templates_without_a_name_are_none(tmp_path: Path) -> None:
+    tokens.byte_level(tmp_path)
+    change(tmp_path, "tokenizer_config.json", chat_template=["x", {"template": "y"}])
+    assert load(tmp_path).template is None
+
+
 def render(source: str, **tokens: str) -> str:
     return Template(source, tokens, "t").render([{"role": "user", "content": "a<b>'é"}])
 

@@ -112,7 +112,7 @@ def _download(name: str, revision: str | None, folder: Path, token: str | None) 
         return hub.download(name, revision, token)
     except InputError as error:
         near = _near(name, folder)
-        if near and error.finding.code in {"model.missing", "model.offline"}:
+        if near and error.finding.code in {"model.missing", "model.offline", "model.unreachable"}:
             finding = error.finding
             hint = f"did you mean {near}? {finding.hint}"
             raise InputError(finding.message, code=finding.code, where=finding.where, hint=hint) from error

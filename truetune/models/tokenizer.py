@@ -125,7 +125,7 @@ class Tokenizer:
             source = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"the chat template can't be read: {error}",
+                f"the chat template can't be read: {_reason(error)}",
                 code="data.template",
                 where=str(path),
                 hint="data.template is `auto`, `none` or a file of Jinja text.",
@@ -175,7 +175,7 @@ def _backend(folder: Path) -> tokenizers.Tokenizer:
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise InputError(f"not a tokenizer: {error}", code="model.bad_tokenizer", where=str(path)) from error
+        raise _damaged(path, f"not a tokenizer: {error}") from error
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -188,8 +188,13 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
-        raise InputError(f"can't be read: {error}", code="model.bad_tokenizer", where=str(path)) from error
+        raise _damaged(path, f"can't be read: {error}") from error
     return value if isinstance(value, dict) else {}
+
+
+def _damaged(path: Path, message: str) -> InputError:
+    hint = "Download or copy the model again."
+    return InputError(message, code="model.bad_tokenizer", where=str(path), hint=hint)
 
 
 def _named(config: Mapping[str, Any]) -> dict[str, str]:
@@ -239,10 +244,14 @@ def _template(folder: Path, config: Mapping[str, Any]) -> tuple[str | None, str]
     """The template's text and where it stands. A model can bring several by name; `default` is the one for chats."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text("utf-8"), path.name
+        try:
+            return path.read_text("utf-8"), path.name
+        except (OSError, UnicodeDecodeError) as error:
+            raise _damaged(path, f"the chat template can't be read: {error}") from error
     value = config.get("chat_template")
     if isinstance(value, list):
-        value = next((item.get("template") for item in value if item.get("name") == "default"), None)
+        named = [item for item in value if isinstance(item, dict)]
+        value = next((item.get("template") for item in named if item.get("name") == "default"), None)
     return (value if isinstance(value, str) else None), "tokenizer_config.json"
 
 
@@ -254,6 +263,11 @@ def _unk(backend: tokenizers.Tokenizer) -> int | None:
         return None if found is None else int(found)
     text = getattr(model, "unk_token", None)
     return backend.token_to_id(text) if text else None
+
+
+def _reason(error: Exception) -> str:
+    """Without number and path, which a message names by itself."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _digest(folder: Path, template: str | None, eos_ids: tuple[int, ...]) -> str:
