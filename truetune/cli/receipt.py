@@ -69,7 +69,9 @@ def verify(out: Output, run: str, data: str | None, base: str | None) -> None:
     if bad:
         raise failure(found["id"], bad)
     checked = sum(item["state"] == "ok" for item in found["items"])
-    out.print(f"{checked} checked, all as the receipt says.", style="green")
+    left = len(found["items"]) - checked
+    rest = f" {left} could not be checked." if left else ""
+    out.print(f"{checked} checked, all as the receipt says.{rest}", style="yellow" if left else "green")
 
 
 def row(item: dict[str, Any]) -> tuple[Text, str, str, str]:
