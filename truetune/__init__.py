@@ -4,6 +4,7 @@
     run = ft.train("train.yml")
 
 The verbs are those of `truetune.api`; each is imported when it is first used, so importing this costs nothing.
+What a user can cause is raised as a `TrueTuneError`: a sentence, a place and a hint in `finding`, and an `exit_code`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from truetune import api
+from truetune.errors import TrueTuneError as TrueTuneError
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.config import config_edit as config_edit

@@ -247,6 +247,6 @@ def test_python_verbs_stand_beside_packages_of_the_same_name() -> None:
     script = (
         "import truetune as ft, inspect; f = ft.train; assert inspect.isfunction(f);"
         "import truetune.train as package; assert callable(ft.train) and inspect.ismodule(package);"
-        "assert 'train' in dir(ft)"
+        "assert 'train' in dir(ft) and issubclass(ft.TrueTuneError, Exception)"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

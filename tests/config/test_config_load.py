@@ -247,3 +247,7 @@ def test_the_text_is_kept_byte_for_byte(tmp_path: Path) -> None:
     loaded = load(file)
     assert loaded.text == file.read_bytes()
     assert (loaded.path, loaded.folder) == (file, tmp_path)
+
+
+def test_one_override_may_be_a_text_of_its_own() -> None:
+    assert loads(b"model: starter\ndata: a.jsonl\n", Path("train.yml"), "method.r=4").config.method.r == 4

@@ -100,6 +100,7 @@ def loads(
 ) -> Loaded:
     """`load` for the bytes of a file that is, or will be, at `path`."""
     name = str(path) if path else ""
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     source = document.read(data, name) if path else document.Document(value={})
     findings = list(source.findings) or list(shape(source, name))
     settings = [*from_file(source, name), *from_values(values or {}), *from_overrides(overrides, findings)]
