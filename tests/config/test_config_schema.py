@@ -182,3 +182,18 @@ def test_importing_the_schema_is_cheap() -> None:
     code = "import sys, truetune.config; print(sorted({'numpy', 'torch', 'transformers', 'rich'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("auto", "auto"),
+        ("all-linear", "all-linear"),
+        ("q_proj", ("q_proj",)),
+        ("self_attn.q_proj", ("self_attn.q_proj",)),
+        (".*[qv]_proj", ".*[qv]_proj"),
+        (["q_proj", "v_proj"], ("q_proj", "v_proj")),
+    ],
+)
+def test_one_target_is_a_list_of_one(written: Any, meant: Any) -> None:
+    assert Config(model="m", data="d", method={"target_modules": written}).method.target_modules == meant  # type: ignore[arg-type]

@@ -76,7 +76,7 @@ def test_budget_holds_the_longest_example_within_the_memory(available: int, long
 def test_plenty_of_memory_gives_what_helps_and_no_more() -> None:
     assert budget(400_000_000_000).tokens == memory.MOST
     assert budget(400_000_000_000, longest=9000).tokens == 9000
-    assert "as many as bring speed" in budget(400_000_000_000).reason
+    assert "as large as brings speed" in budget(400_000_000_000).reason
 
 
 def test_too_small_says_what_would_fit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -147,10 +148,9 @@ def wrong_type(place: Place, error: Mapping[str, Any], where: str) -> Finding:
 
 def number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def not_a_section(place: Place, error: Mapping[str, Any], where: str) -> Finding:

@@ -20,6 +20,7 @@ from pydantic import (
     PlainValidator,
     StrictBool,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -31,6 +32,7 @@ SHORTHANDS = {"model": "path", "data": "path", "method": "type"}
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DEVICE = r"^(auto|cpu|cuda|cuda:[0-9]{1,2}|mps)$"
+LAYER = re.compile(r"\w+(\.\w+)*")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 NUMERIC = re.compile(r"[\d.\s-]+(%|rows?)?|.*%")
 
@@ -191,6 +193,13 @@ class Method(Section):
 
     target_modules: Texts = "auto"
     """Layers that get an adapter, by the end of their names, as [q_proj, v_proj]. auto = every linear one inside."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _one_name(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        """A single name is a list of one; other text is a pattern for whole names."""
+        single = isinstance(value, str) and value not in ("auto", "all-linear") and LAYER.fullmatch(value)
+        return (value,) if single else value  # type: ignore[return-value]
 
     bits: Literal[4] = 4
     """Bits per weight of the frozen model, for qlora."""

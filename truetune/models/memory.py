@@ -193,7 +193,7 @@ def _fitting(facts: Facts, setup: Setup, room: int, most: int) -> int:
 
 
 def _reason(tokens: int, checkpointing: bool, found: Memory, available: int) -> str:
-    why = "as many as bring speed" if tokens >= MOST else "as many as the memory holds"
+    why = "micro-batches as large as brings speed" if tokens >= MOST else "micro-batches as large as fit"
     more = ", with gradient checkpointing, which the longest example needs" if checkpointing else ""
     return f"{why}: about {readable(found.total)} of {readable(available)} available{more}"
 
