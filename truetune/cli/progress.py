@@ -89,11 +89,10 @@ def introduction(figures: dict[str, Any]) -> list[str]:
     plan, data, config = figures["plan"], figures["data"], figures["config"]
     epochs = plan["steps"] / plan["steps_per_epoch"]
     rows, promised = data["rows"], plan["promised"]
-    lost = [f"{rows[name]} {name.replace('_', ' ')}" for name in LOST if rows[name]]
     lines = [
         f"run     {figures['folder']}",
         f"data    {rows['read']:,} rows read: {rows['train']:,} to train on, {rows['validation']:,} held out"
-        + (f" ({', '.join(lost)})" if lost else ""),
+        + aside(rows),
         f"learns  {data['supervised']['train']:,} of {data['tokens']['train']:,} tokens; "
         f"{data['end_of_turn_supervised']:.0%} of the examples learn where to stop",
         f"step    = {plan['step']} examples; {counted(plan['steps'], 'step')}, {epochs:.3g} epochs; "
@@ -104,6 +103,12 @@ def introduction(figures: dict[str, Any]) -> list[str]:
 
 
 LOST = ("rejected", "deduplicated", "contaminated", "too_long", "truncated", "unsupervised")
+
+
+def aside(rows: dict[str, int]) -> str:
+    """` (7 too long, 2 rejected)`: what did not become an example as it stands; empty where there is nothing."""
+    lost = [f"{rows[name]:,} {name.replace('_', ' ')}" for name in LOST if rows[name]]
+    return f" ({', '.join(lost)})" if lost else ""
 
 
 def value_of(config: dict[str, Any], key: str) -> Any:

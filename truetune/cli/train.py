@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 import click
@@ -9,7 +10,10 @@ import click
 from truetune.api import load
 from truetune.cli import common
 from truetune.cli.common import Output
-from truetune.cli.progress import Watch, clock, counted, learner, size
+from truetune.cli.progress import Watch, aside, clock, counted, learner, size
+
+NAMED = 10
+"""Rows that a dry run names."""
 
 
 @click.command()
@@ -70,7 +74,7 @@ def finish(out: Output, run: Any) -> None:
         f"  supervised     {supervised['promised']:,} tokens promised, {supervised['counted']:,} reached the loss"
     )
     out.print(f"  {run.result.name:<14} {run.result}")
-    out.print(f"  next           ft receipt {run.id}")
+    out.print(f"  next           ft receipt {quote(run.id)}")
 
 
 def show(out: Output, preview: dict[str, Any]) -> None:
@@ -86,9 +90,13 @@ def show(out: Output, preview: dict[str, Any]) -> None:
     ]
     out.table(("key", "value", "why"), rows)
     data = preview["data"]["rows"]
-    out.print(f"\nrows    {data['read']:,} read, {data['train']:,} to train on, {data['validation']:,} held out")
-    for reject in preview["data"]["rejects"][:10]:
+    out.print(
+        f"\nrows    {data['read']:,} read, {data['train']:,} to train on, {data['validation']:,} held out{aside(data)}"
+    )
+    for reject in preview["data"]["rejects"][:NAMED]:
         out.print(f"        {reject['where']}: {reject['reason']}", style="yellow")
+    if (more := data["read"] - data["used"] - NAMED) > 0:
+        out.print(f"        and {more:,} more, each with its reason in the run's rejects.jsonl", style="yellow")
     for text in (*(finding["message"] for finding in preview["data"]["findings"]), *preview["warnings"]):
         out.print(f"note    {text}", style="yellow")
     promised = plan["promised"]
