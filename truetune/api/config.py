@@ -139,6 +139,8 @@ def _open_editor(path: Path) -> None:
     try:
         done = subprocess.run([*shlex.split(editor), str(path)], check=False)
     except (OSError, ValueError) as error:
-        raise UsageError(f"the editor `{editor}` cannot be run: {error}", code="config.editor") from None
+        hint = "set EDITOR to an editor that is installed"
+        raise UsageError(f"the editor `{editor}` cannot be run: {error}", code="config.editor", hint=hint) from None
     if done.returncode:
-        raise UsageError(f"the editor ended with exit code {done.returncode}; nothing changed", code="config.editor")
+        message = f"the editor ended with exit code {done.returncode}; nothing changed"
+        raise UsageError(message, code="config.editor", hint="try again, or use `ft config edit --set key=value`")

@@ -171,7 +171,7 @@ def explain(raised: Exception) -> TrueTuneError:
     if isinstance(raised, TrueTuneError):
         return raised
     if isinstance(raised, click.exceptions.Abort):
-        return Forced("stopped", code="stopped.forced")
+        return Forced("stopped", code="stopped.forced", hint="nothing was left half-made; run it again")
     if isinstance(raised, click.ClickException):
         return usage(raised)
     if isinstance(raised, MemoryError):

@@ -59,14 +59,14 @@ def read(data: bytes, name: str) -> Document:
     """Parse the bytes of a file called `name`. Raises nothing: what is wrong stands in `findings`."""
     if len(data) > LARGEST:
         message = f"the file has {len(data):,} bytes; a configuration has less than {LARGEST:,}"
-        return Document(findings=[Finding(code="config.too_large", message=message, where=name)])
+        hint = "is it the right file? the rows stand in a file of their own, named by `data`"
+        return Document(findings=[Finding(code="config.too_large", message=message, where=name, hint=hint)])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        return Document(
-            findings=[Finding(code="config.encoding", message="the file is not UTF-8 text", where=f"{name}:{line}")]
-        )
+        message, hint = "the file is not UTF-8 text", "save it as UTF-8"
+        return Document(findings=[Finding("config.encoding", message, f"{name}:{line}", hint)])
     return parse(text, name)
 
 
@@ -90,7 +90,8 @@ class Refusal:
     message: str
 
     def at(self, name: str) -> Finding:
-        return Finding(code="config.unsafe", message=self.message, where=f"{name}:{self.line}")
+        hint = "write the value itself, in plain YAML"
+        return Finding(code="config.unsafe", message=self.message, where=f"{name}:{self.line}", hint=hint)
 
 
 def refusals(text: str) -> Iterable[Refusal]:
@@ -134,11 +135,11 @@ class Reader:
         for key, value in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, ScalarNode):
-                self.note(code="config.syntax", message="a key must be a name", line=line)
+                self.note("config.syntax", "a key must be a name", line, "such as `model` or `training`")
             elif key.value in result:
                 first = self.document.lines[(*path, key.value)]
                 message = f"`{key.value}` stands here a second time, after line {first}"
-                self.note(code="config.duplicate_key", message=message, line=line)
+                self.note("config.duplicate_key", message, line, "keep one of them")
             else:
                 self.document.lines[(*path, key.value)] = line
                 self.unicode(key)
@@ -159,10 +160,10 @@ class Reader:
         """Escapes can write half a character ("\\ud800"), which no file name and no JSON can hold."""
         if any("\ud800" <= letter <= "\udfff" for letter in node.value):
             message = "half a character (a lone surrogate)"
-            self.note(code="config.encoding", message=message, line=node.start_mark.line + 1)
+            self.note("config.encoding", message, node.start_mark.line + 1, "write the character itself")
 
-    def note(self, code: str, message: str, line: int) -> None:
-        self.document.findings.append(Finding(code, message, f"{self.name}:{line}"))
+    def note(self, code: str, message: str, line: int, hint: str) -> None:
+        self.document.findings.append(Finding(code, message, f"{self.name}:{line}", hint))
 
 
 def syntax(error: Exception, text: str, name: str) -> Finding:
@@ -176,4 +177,5 @@ def syntax(error: Exception, text: str, name: str) -> Finding:
         problem, line = "a control character stands here", text[:position].count("\n") + 1
     sentence = next((plain for start, plain in SENTENCES.items() if problem.startswith(start)), None)
     message = sentence or f"not YAML: {problem.splitlines()[0]}"
-    return Finding(code="config.syntax", message=message, where=f"{name}:{line}" if line else name)
+    hint = "look at this line and the one above: indentation by spaces, a space after each `:`, quotes in pairs"
+    return Finding(code="config.syntax", message=message, where=f"{name}:{line}" if line else name, hint=hint)

@@ -125,7 +125,8 @@ def read(path: Path) -> bytes:
         ) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise InputError(f"cannot be read: {reason}", code="config.unreadable", where=str(path)) from None
+        hint = "check that it is a file and that you may read it"
+        raise InputError(f"cannot be read: {reason}", code="config.unreadable", where=str(path), hint=hint) from None
 
 
 def shape(source: document.Document, name: str) -> Iterator[Finding]:

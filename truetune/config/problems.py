@@ -163,21 +163,30 @@ def not_a_section(place: Place, error: Mapping[str, Any], where: str) -> Finding
 
 def limit(place: Place, error: Mapping[str, Any], where: str) -> Finding:
     words, name = LIMITS[error["type"]]
-    hint = "training on several devices is not in this version" if place == ("resources", "workers") else ""
+    several = place == ("resources", "workers")
+    hint = "training on several devices is not in this version" if several else meaning(place)
     message = f"must be {words} {plain(error['ctx'][name])}, not {shown(error['input'])}"
     return Finding(code="config.range", message=message, where=where, hint=hint)
 
 
 def pattern(place: Place, error: Mapping[str, Any], where: str) -> Finding:
     wanted = EXAMPLES.get(".".join(place), "text without control characters")
-    return Finding(code="config.value", message=f"must be {wanted}, not {shown(error['input'])}", where=where)
+    return Finding(
+        code="config.value", message=f"must be {wanted}, not {shown(error['input'])}", where=where, hint=meaning(place)
+    )
 
 
 def wrong_value(place: Place, error: Mapping[str, Any], where: str) -> Finding:
     """Our own validators speak in whole sentences; what is left are pydantic's words."""
     cause = error.get("ctx", {}).get("error")
     message = str(cause) if cause else f"{error['msg'][:1].lower()}{error['msg'][1:]}, not {shown(error['input'])}"
-    return Finding(code="config.value", message=message, where=where)
+    return Finding(code="config.value", message=message, where=where, hint=meaning(place))
+
+
+def meaning(place: Place) -> str:
+    """What the schema says of a key."""
+    dotted = ".".join(map(str, place))
+    return next((" ".join((field.description or "").split()) for key, field in fields() if key == dotted), "")
 
 
 SENTENCES: dict[str, Callable[[Place, Mapping[str, Any], str], Finding]] = {

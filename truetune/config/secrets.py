@@ -65,7 +65,8 @@ def find(path: Path, name: str) -> str | None:
         return None
     except OSError as error:
         reason = (error.strerror or "unreadable").lower()
-        raise UsageError(f"cannot be read: {reason}", code="secrets.unreadable", where=str(path)) from None
+        hint = "check that it is a file of yours"
+        raise UsageError(f"cannot be read: {reason}", code="secrets.unreadable", where=str(path), hint=hint) from None
     spot = values(data, path)
     for key in name.split("."):
         spot = spot.get(key) if isinstance(spot, dict) else None

@@ -15,6 +15,7 @@ from truetune.engines.base import Method
 from truetune.errors import InputError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+COPY = "Copy the adapter again."
 PREFIX = "base_model.model."
 
 NEUTRAL: dict[str, Any] = {
@@ -84,7 +85,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"not valid JSON ({error})", code="adapter.damaged", where=str(path)) from None
+        raise InputError(f"not valid JSON ({error})", code="adapter.damaged", where=str(path), hint=COPY) from None
     unsupported = [name for name, value in NEUTRAL.items() if body.get(name, value) not in (value, None)]
     if body.get("peft_type") != "LORA" or unsupported:
         what = ", ".join(unsupported) or f"peft_type {body.get('peft_type')}"

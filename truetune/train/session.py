@@ -253,8 +253,9 @@ def _record_end(run: Run, error: BaseException) -> None:
     if isinstance(error, Stopped | Forced | KeyboardInterrupt):
         Status.update(run, state="stopped")
         return
-    known = error if isinstance(error, TrueTuneError) else TrainingError(f"{type(error).__name__}: {error}", code="bug")
-    Status.update(run, state="failed", error=known.to_json())
+    if not isinstance(error, TrueTuneError):
+        error = TrainingError(f"{type(error).__name__}: {error}", code="bug", hint="Run again with --debug.")
+    Status.update(run, state="failed", error=error.to_json())
 
 
 def _train(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Outcome:
