@@ -1,4 +1,4 @@
-"""What a dry run says about rows that are not trained."""
+"""What a dry run says about rows that are not trained, and the demo with fewer words."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ def test_a_dry_run_names_ten_rows_and_counts_the_rest(
     page = capsys.readouterr().out
     assert "40 read, 12 to train on, 8 held out (20 deduplicated)" in page
     assert page.count("the row equals") == 10 and "and 10 more" in page
+
+
+@pytest.mark.slow
+def test_the_demo_can_do_without_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRUETUNE_HOME", str(tmp_path / "home"))
+    few = ["--set", "training.max_steps=2", "--set", "resources.device=cpu"]
+    assert cli.run(["demo", "--set", "evaluation.samples=0", *few, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "finished"

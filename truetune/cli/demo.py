@@ -30,8 +30,10 @@ def command(out: Output, overrides: tuple[str, ...]) -> None:
 
 
 def compare(out: Output, run: Any) -> None:
-    """Answers to held-out questions, before and after."""
-    samples, asked = run.samples(), questions()
+    """Answers to held-out questions, before and after; none where `evaluation.samples=0` asks for none."""
+    samples, asked = list(run.samples()), questions()
+    if not samples:
+        return
     first, last = min(row["step"] for row in samples), max(row["step"] for row in samples)
     after = {row["row"]: row["answer"] for row in samples if row["step"] == last}
     rows = [
