@@ -240,6 +240,19 @@ def test_data_that_cannot_be_used(encode: Tokenizer, tmp_path: Path, content: by
     assert (error.finding.code, error.exit_code) == (code, 3)
 
 
+@pytest.mark.parametrize(("bad", "fits"), [(5, True), (6, False)])
+def test_a_share_of_rejects_is_not_rounded_up(
+    encode: Tokenizer, tmp_path: Path, home: Path, bad: int, fits: bool
+) -> None:
+    """5% of 119 rows are 5.95: five may be bad, six may not."""
+    write(tmp_path / "rows.jsonl", [*map(row, range(119 - bad)), *[b"{"] * bad])
+    five = Amount(5, percent=True)
+    if fits:
+        assert run(encode, tmp_path, max_rejects=five).report["rows"]["rejected"] == bad
+    else:
+        assert fails(encode, tmp_path, max_rejects=five).finding.code == "data.too_many_rejects"
+
+
 def test_too_many_rejects_lists_the_first_ten(encode: Tokenizer, tmp_path: Path, home: Path) -> None:
     write(tmp_path / "rows.jsonl", [*map(row, range(80)), *[b"{"] * 20])
     error = fails(encode, tmp_path)

@@ -15,7 +15,7 @@ import torch
 from truetune.config import Amount, Cadence
 from truetune.data.example import Example
 from truetune.data.steps import Steps
-from truetune.engines.base import EngineSpec, Method
+from truetune.engines.base import EngineSpec, LossSum, Method
 from truetune.engines.torch import tiny
 from truetune.engines.torch.engine import TorchEngine
 from truetune.errors import Forced, ResourceError, TrainingError
@@ -131,14 +131,17 @@ def test_an_evaluation_cut_short_is_made_by_the_resume(tmp_path, monkeypatch, fo
     assert losses(straight) == losses(broken)
 
 
-def test_the_best_checkpoint_is_kept_and_marked(run, folder):
-    """A learning rate that is far too high: the best is an early step, and it outlives `keep`."""
+def test_the_best_checkpoint_is_kept_and_marked(run, folder, monkeypatch):
+    """Held-out losses that fall and rise again: the best is step 3, and it outlives `keep`."""
     rules = Rules(evaluate=Cadence(1, "steps"), save=Cadence(1, "steps"), keep=1, best=True)
     state = State(token_budget=64)
-    loop(run, folder, rules=rules, state=state, lr=0.5, steps=6).fit()
-    assert state.best_step < 6
-    assert Checkpoints(run).best()["step"] == state.best_step
-    assert [checkpoint.step for checkpoint in Checkpoints(run).list()] == [state.best_step, 6]
+    each = loop(run, folder, rules=rules, state=state, steps=6)
+    planted = {0: 9.0, 1: 5.0, 2: 4.0, 3: 3.0, 4: 3.5, 5: 4.0, 6: 4.5}
+    monkeypatch.setattr(each, "measure", lambda examples: LossSum(planted[state.step], 1.0, 1, 1))
+    each.fit()
+    assert state.best_step == 3
+    assert Checkpoints(run).best() == {"step": 3, "eval_loss": 3.0}
+    assert [checkpoint.step for checkpoint in Checkpoints(run).list()] == [3, 6]
 
 
 def test_early_stopping(run, folder):

@@ -107,9 +107,10 @@ def _go_on(
             code="resume.settings",
             hint="Leave out --model, --data, --method and --set; to train with others, start a new run.",
         )
-    run, checkpoint = parse(from_) if from_ else (_newest(Path(config or "train.yml")), None)
-    if config is not None:
-        _refuse_changes(run, Path(config))
+    path = Path(config or "train.yml")
+    run, checkpoint = parse(from_) if from_ else (_newest(path), None)
+    if config is not None or not from_:
+        _refuse_changes(run, path)
     _refuse_ended(run, chosen=checkpoint is not None)
     gathered = session.reopen(run)
 

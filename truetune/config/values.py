@@ -106,6 +106,12 @@ class Amount:
             return int(self.value)
         return math.ceil(Decimal(repr(self.value)) * total / 100)
 
+    def within(self, total: int) -> int:
+        """The most rows of `total` that are not more than this amount: a percentage rounds down."""
+        if not self.percent:
+            return int(self.value)
+        return math.floor(Decimal(repr(self.value)) * total / 100)
+
     def __str__(self) -> str:
         return f"{plain(self.value)}%" if self.percent else plain(self.value)
 

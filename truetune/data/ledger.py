@@ -27,7 +27,7 @@ FATES = {
 }
 """Why a row that is not bad is not used; every other code is a rejected row."""
 NAMED = 100
-"""Unused rows that the report names; all of them stand in `rejects.jsonl`."""
+"""Unused rows of each fate that the report names; all of them stand in `rejects.jsonl`."""
 
 
 @dataclass
@@ -54,11 +54,12 @@ class Ledger:
         self.files[file] += 1
 
     def refuse(self, reject: Reject) -> None:
-        self.rows[FATES.get(reject.code, "rejected")] += 1
+        fate = FATES.get(reject.code, "rejected")
+        self.rows[fate] += 1
         self.reasons[reject.code, reject.reason] += 1
         if reject.code == "data.broken_file":
             self.broken = self.broken or reject
-        if len(self.rejects) < NAMED:
+        if self.rows[fate] <= NAMED:
             self.rejects.append(reject)
 
     def use(self, row: int, digest: bytes, rendered: Rendered, fitted: Fitted, train: bool) -> None:
@@ -88,9 +89,10 @@ class Ledger:
         if measured and all(train for _, _, train in self.used):
             hint = "Name another file, or write `validation: auto`."
             raise InputError("no row of it can be used", code="data.validation", where=measured[0].name, hint=hint)
-        allowed = options.max_rejects.of(self.rows["read"])
+        allowed = options.max_rejects.within(self.rows["read"])
         if self.rows["rejected"] > allowed:
-            message = f"{self.rows['rejected']} of {self.rows['read']} rows are bad, allowed are {allowed}"
+            bad = f"{self.rows['rejected']} of {self.rows['read']} rows are bad"
+            message = f"{bad}, more than the {allowed} that data.max_rejects allows"
             self._stop("data.too_many_rejects", message, None)
 
     def _common(self) -> list[tuple[str, int]]:

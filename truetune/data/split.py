@@ -13,6 +13,7 @@ class Amount(Protocol):
     """A number of rows, or a part of them."""
 
     def of(self, total: int) -> int: ...
+    def within(self, total: int) -> int: ...
 
 
 def hold_out(digests: Sequence[bytes], amount: Amount | str | None, seed: int) -> set[int]:

@@ -63,6 +63,7 @@ class Loop:
         self.run, self.engine, self.course, self.rules, self.state = run, engine, course, rules, state
         self.train, self.validation = train, validation
         self.listener, self.decode, self.stops = listener, decode, stops
+        self.held_out_rows = len({validation[i].row for i in range(len(validation))})
         self.metrics = Metrics(run.folder / "metrics.jsonl")
         self.samples = Metrics(run.folder / "samples.jsonl")
         self.checkpoints = Checkpoints(run)
@@ -166,7 +167,7 @@ class Loop:
         best = bool(self.validation) and self.state.judge(measured, self.rules.min_delta)
         if self.validation:
             seconds = time.monotonic() - started
-            self.record("eval", loss=self.state.eval_loss, rows=len(self.validation), best=best, seconds=seconds)
+            self.record("eval", loss=self.state.eval_loss, rows=self.held_out_rows, best=best, seconds=seconds)
             self.sample()
         if self.owes_save or (best and self.rules.best):
             self.save()

@@ -78,7 +78,7 @@ def refuse_untrained(run: Run, state: State, changed: int) -> None:
 def write_eval(run: Run, state: State, prepared: Prepared, step: int, loss: float) -> None:
     """Stage `eval`: held-out loss of the start and of the result."""
     body = {
-        "rows": len(prepared.validation),
+        "rows": prepared.validation.rows,
         "supervised": prepared.validation.supervised,
         "base": measured(state.base_loss),
         "tuned": measured(loss),

@@ -69,7 +69,9 @@ def resolve(
     )
     template = prepared.report["rendering"]["template"]
     settle("data.template", template, TEMPLATES.get(template, "the model's own"))
-    settle("data.validation", len(prepared.validation), "5% of the rows, at least 8, at most 500")
+    held_out = prepared.validation.rows
+    few = "as many as so few rows allow" if held_out < 8 else "5% of the rows, at least 8, at most 500"
+    settle("data.validation", held_out, few)
     settle("training.objective", prepared.objective, "from the shape of the rows")
     settle("resources.engine", "torch", "the engine of this machine")
     settle("resources.device", choice.device, choice.reason, always=True)

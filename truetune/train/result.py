@@ -59,8 +59,11 @@ def folder(run: Run, method: str) -> Path:
     return run.folder / ("model" if method == "full" else "adapter")
 
 
-def write(run: Run, engine: TrainEngine, resolved: dict[str, Any]) -> Path:
-    """Put the trained result into the run, whole or not at all; returns its folder."""
+def write(run: Run, engine: TrainEngine, resolved: dict[str, Any], template: str | None) -> Path:
+    """Put the trained result into the run, whole or not at all; returns its folder.
+
+    `template` is the chat template that the rows were rendered with; it goes before the base's own.
+    """
     target, base = folder(run, resolved["config"]["method"]["type"]), Path(resolved["model"]["folder"])
 
     def fill(aside: Path) -> None:
@@ -68,6 +71,8 @@ def write(run: Run, engine: TrainEngine, resolved: dict[str, Any]) -> Path:
         for name in TOKENIZER:
             if (base / name).is_file():
                 shutil.copyfile(base / name, aside / name)
+        if template is not None:
+            (aside / "chat_template.jinja").write_text(template, encoding="utf-8")
         settings = resolved["config"]["generation"]
         text = json.dumps(settings | {"do_sample": settings["temperature"] > 0}, indent=2, sort_keys=True)
         (aside / "generation_config.json").write_text(text + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import Any
 from truetune import engines, paths
 from truetune.config import Config, Loaded
 from truetune.config.secrets import secret
+from truetune.data.job import choose
 from truetune.data.prepare import Prepared, prepare
 from truetune.engines.base import TrainEngine
 from truetune.errors import Forced, InputError, Stopped, TrainingError, TrueTuneError, UsageError
@@ -30,6 +32,8 @@ from truetune.train.loop import Listener, Loop
 from truetune.train.resolve import Resolved, engine_spec, plan, promised, resolve, rules
 from truetune.train.state import State
 
+FULL_RATE = 1e-4
+"""Above this learning rate full fine-tuning tends to forget what the base knew."""
 LIBRARIES = ("truetune", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic")
 
 
@@ -65,8 +69,21 @@ def gather(config: Config, folder: Path) -> Session:
     if config.resources.memory != "auto":
         free = min(free, config.resources.memory)
     resolved = resolve(config, folder, found, known, prepared, choice, free, packed=engine.packs(known.model_type))
-    warnings = (choice.warning,) if choice.warning else ()
-    return Session(config, folder, found, encode, prepared, resolved, warnings)
+    return Session(config, folder, found, encode, prepared, resolved, tuple(warnings(resolved, choice.warning)))
+
+
+def warnings(resolved: Resolved, device: str) -> Iterator[str]:
+    """What is allowed and yet seldom meant."""
+    training, course = resolved["config"]["training"], resolved["plan"]
+    if device:
+        yield device
+    if course["warmup_steps"] >= course["steps"]:
+        yield (
+            f"the warm-up takes {course['warmup_steps']} steps and the run {course['steps']}: "
+            "training.learning_rate is never reached"
+        )
+    if resolved["config"]["method"]["type"] == "full" and training["learning_rate"] > FULL_RATE:
+        yield f"training.learning_rate {training['learning_rate']:g} is high for full fine-tuning; 1e-5 is customary"
 
 
 def find_model(config: Config, folder: Path) -> Source:
@@ -270,7 +287,7 @@ def _train(session: Session, run: Run, engine: TrainEngine, state: State, listen
             raise stopped(run, state, reason)
         # 3. The best checkpoint's parameters are the result.
         step, loss = settle(run, engine, state, session.config.checkpoints.best)
-        target = result.write(run, engine, session.resolved)
+        target = result.write(run, engine, session.resolved, template_of(session))
         # 4. Receipts and card.
         finish(session, run, engine, loop, base, target, step, loss)
     return Outcome(run, state, reason, target, step, loss)
@@ -287,6 +304,13 @@ def take_up(run: Run, state: State) -> None:
         checkpoints.mark_best(state.best_step or 0, state.best_loss or 0.0)
     else:
         state.best_step = state.best_loss = None
+
+
+def template_of(session: Session) -> str | None:
+    """The chat template of the training; none where texts were learned."""
+    if session.prepared.objective != "sft":
+        return None
+    return choose(session.config.data.template, session.tokenizer, session.folder).source
 
 
 def build(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Loop:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -23,17 +24,24 @@ PACKS = {
 """Model types for which the contract suite shows packed = one by one; the others train on padded micro-batches."""
 
 
+SPARE = re.compile(r"(^|\.)mtp(\.|_)|rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$")
+"""Tensors that some checkpoints carry and their models no longer read: prediction heads ahead, old buffers."""
+
+
 def packs(model_type: str) -> bool:
     return model_type in PACKS
 
 
 def load(spec: EngineSpec) -> nn.Module:
-    """The causal model of a folder, weights from safetensors, on its device, nothing trained yet."""
+    """The causal model of a folder, weights from safetensors, on its device, nothing trained yet.
+
+    Raises InputError `model.unloadable`, and `model.weights` where the weights are not exactly those of the config.
+    """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    config = AutoConfig.from_pretrained(spec.model, local_files_only=True, trust_remote_code=False)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(spec.model, local_files_only=True, trust_remote_code=False)
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             spec.model,
             config=config,
             dtype=torch.float32 if spec.method.type == "full" else getattr(torch, spec.dtype),
@@ -41,20 +49,44 @@ def load(spec: EngineSpec) -> nn.Module:
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are told apart below, by name
+            output_loading_info=True,
         )
-    except (ValueError, KeyError, RuntimeError, OSError, SafetensorError) as error:
-        raise InputError(
-            f"transformers cannot load this model: {first_line(error)}",
-            code="model.unloadable",
-            where=str(spec.model),
-            hint="Check that config.json belongs to the weights beside it and names a causal language model.",
-        ) from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a config can be wrong in any way that transformers may meet
+        raise unloadable(error, spec.model) from error
+    refuse_other_weights(loaded, spec.model)
     model.config.use_cache = False
     return model.to(spec.device)
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def unloadable(error: Exception, folder: Path) -> InputError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return InputError(
+        f"transformers cannot load this model: {lines[-1] if 'Strict' in type(error).__name__ else lines[0]}"
+        if lines
+        else f"transformers cannot load this model: {type(error).__name__}",
+        code="model.unloadable",
+        where=str(folder),
+        hint="Check that config.json belongs to the weights beside it and names a causal language model.",
+    )
+
+
+def refuse_other_weights(loaded: dict[str, Any], folder: Path) -> None:
+    """transformers fills what is missing with random numbers and drops what is left over; here that is an error."""
+    wrong = [f"{name} is {tuple(stands)}, not {tuple(wanted)}" for name, stands, wanted in loaded["mismatched_keys"]]
+    missing = [f"{name} is missing" for name in sorted(loaded["missing_keys"])]
+    extra = [f"{name} has no place" for name in sorted(loaded["unexpected_keys"]) if not SPARE.search(name)]
+    found = [*wrong, *missing, *extra]
+    if found:
+        raise InputError(
+            f"the weights are not those of config.json: {found[0]}"
+            + (f" (and {len(found) - 1} more such tensors)" if len(found) > 1 else ""),
+            code="model.weights",
+            where=str(folder),
+            hint="Copy config.json and the weights from the same place again.",
+        )
 
 
 def adapt(model: nn.Module, spec: EngineSpec) -> list[str]:

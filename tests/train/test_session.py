@@ -1,0 +1,77 @@
+"""Whole trainings through the Python API on the starter: what travels with the result, what a resume refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import truetune as ft
+from truetune.errors import Stopped, UsageError
+
+TEMPLATE = (
+    "{% for message in messages %}[{{ message.role }}] {{ message.content }}"
+    "{% if message.role == 'assistant' %}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A working folder with 20 rows, and a home of its own."""
+    monkeypatch.setenv("TRUETUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"What is {n}?", "completion": f"It is number {n}."} for n in range(20)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def write(**training: object) -> None:
+    training = {"gradient_accumulation_steps": 1} | training
+    body = {"model": "starter", "data": "rows.jsonl", "training": training, "evaluation": {"samples": 0}}
+    Path("train.yml").write_text(json.dumps(body))
+
+
+def test_the_template_of_the_training_travels_with_the_adapter():
+    Path("my.jinja").write_text(TEMPLATE)
+    write(max_steps=1)
+    run = ft.train(overrides=["data.template=my.jinja"])
+    assert (run.adapter / "chat_template.jinja").read_text() == TEMPLATE
+
+
+def test_a_resume_without_a_name_sees_that_train_yml_has_changed():
+    write(max_steps=4, batch_size=4)
+
+    def stop(kind, figures):
+        if kind == "run":
+            folders.append(Path(figures["folder"]))
+        elif kind == "train" and figures["step"] == 2:
+            (folders[0] / "stop").touch()
+
+    folders: list[Path] = []
+    with pytest.raises(Stopped):
+        ft.train(listener=stop)
+    write(max_steps=8, batch_size=4)
+    with pytest.raises(UsageError) as error:
+        ft.train(resume=True)
+    assert error.value.finding.code == "resume.changed"
+    assert "training.max_steps" in error.value.finding.message
+    write(max_steps=4, batch_size=4)
+    assert ft.train(resume=True).figures["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("training", "method", "words"),
+    [
+        ({"epochs": 1, "batch_size": 4, "warmup": 50}, "lora", "never reached"),
+        ({"max_steps": 1, "learning_rate": 2e-4}, "full", "high for full fine-tuning"),
+    ],
+)
+def test_what_is_seldom_meant_is_said(training, method, words):
+    write(**training)
+    heard = []
+    ft.train(method=method, listener=lambda kind, figures: heard.append((kind, figures)))
+    assert any(words in figures["text"] for kind, figures in heard if kind == "warning")
