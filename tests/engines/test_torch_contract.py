@@ -223,3 +223,27 @@ def test_a_missing_gpu_is_said():
         assert choice.device == "cpu"
         assert "no CUDA GPU" in choice.warning
     assert device.choose("cpu").dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("files", "allowed"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_threads_stay_within_a_containers_quota(tmp_path, files, allowed):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert device.quota(tmp_path) == allowed
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        device.fit_threads(tmp_path)
+        assert torch.get_num_threads() == (1 if allowed else 2)
+    finally:
+        torch.set_num_threads(before)

@@ -106,26 +106,18 @@ class EngineContract:
 
     def test_restore_undoes_save(self, folder: Path, tmp_path: Path) -> None:
         """Bit-identical losses after a restore in a fresh engine, dropout's draws included."""
-        method = replace(LORA, dropout=0.3)
-        first = self.engine(folder, method=method)
+        self.save_and_restore(folder, tmp_path, replace(LORA, dropout=0.3))
+
+    def test_full_fine_tuning_restores_too(self, folder: Path, tmp_path: Path) -> None:
+        self.save_and_restore(folder, tmp_path, Method(type="full"))
+
+    def save_and_restore(self, folder: Path, tmp_path: Path, method: Method) -> None:
+        first, second = (self.engine(folder, method=method) for _ in range(2))
         self.train(first, range(3))
         (tmp_path / "saved").mkdir()
         first.save(tmp_path / "saved")
-        expected = self.train(first, range(3, 6))
-        second = self.engine(folder, method=method)
         second.restore(tmp_path / "saved")
-        assert self.train(second, range(3, 6)) == expected
-
-    def test_full_fine_tuning_restores_too(self, folder: Path, tmp_path: Path) -> None:
-        full = Method(type="full")
-        first = self.engine(folder, method=full)
-        self.train(first, range(2))
-        (tmp_path / "saved").mkdir()
-        first.save(tmp_path / "saved")
-        expected = self.train(first, range(2, 4))
-        second = self.engine(folder, method=full)
-        second.restore(tmp_path / "saved")
-        assert self.train(second, range(2, 4)) == expected
+        assert self.train(second, range(3, 6)) == self.train(first, range(3, 6))
 
     def test_an_exported_adapter_is_where_training_stood(self, folder: Path, tmp_path: Path) -> None:
         trained = self.engine(folder)

@@ -21,6 +21,8 @@ Resolved = dict[str, Any]
 
 SAMPLE_TOKENS = 64
 """Samples are for reading along: no longer than this, whatever `generation.max_new_tokens` allows."""
+FOUND = {"model.revision", "resources.device"}
+"""Values that can differ from what was asked for: a branch becomes its commit, a missing GPU the CPU."""
 TEMPLATES = {"plain": "the model brings no chat template", "none": "texts need no chat template"}
 
 
@@ -40,15 +42,8 @@ def resolve(
     `choice` is what the engine says of device and number type, `free` the bytes that training may use, `packed`
     whether the engine packs this architecture.
     """
-    values = config.model_dump(mode="json")
-    reasons: dict[str, str] = {}
-
-    def settle(key: str, value: Any, reason: str, *, always: bool = False) -> None:
-        section, name = key.split(".")
-        if values[section][name] == "auto" or (always and values[section][name] != value):
-            values[section][name], reasons[key] = value, reason
-
     method = "lora" if config.method.type == "auto" else config.method.type
+    modules = config.method.target_modules
     budget = memory.budget(
         facts,
         method=method,
@@ -56,32 +51,15 @@ def resolve(
         dtype=choice.dtype,
         available=free,
         longest=longest(prepared),
-        targets=None if isinstance(config.method.target_modules, str) else config.method.target_modules,
+        targets=None if isinstance(modules, str) else modules,
         packed=packed,
     )
-    settle("model.revision", source.revision, "the commit found, pinned", always=True)
-    settle("model.dtype", choice.dtype, choice.dtype_reason)
-    settle("method.type", method, "LoRA trains a small part of the model, and the base stays as it is")
-    settle(
-        "data.format",
-        prepared.report["format"]["name"],
-        f"{prepared.report['format']['share']:.0%} of the rows looked at",
-    )
-    template = prepared.report["rendering"]["template"]
-    settle("data.template", template, TEMPLATES.get(template, "the model's own"))
-    held_out = prepared.validation.rows
-    few = "as many as so few rows allow" if held_out < 8 else "5% of the rows, at least 8, at most 500"
-    settle("data.validation", held_out, few)
-    settle("training.objective", prepared.objective, "from the shape of the rows")
-    settle("resources.engine", "torch", "the engine of this machine")
-    settle("resources.device", choice.device, choice.reason, always=True)
-    settle("resources.memory", memory.readable(free), "free now; training plans with four fifths of it")
     path = plan(config, len(prepared.train))
+    settled = settle(config, source, prepared, choice, free, method)
     return {
         "schema": 1,
         "written": config.model_dump(mode="json"),
-        "config": values,
-        "reasons": reasons,
+        **settled,
         "folder": str(folder),
         "model": {"folder": str(source.folder), "name": source.name, "kind": source.kind, "revision": source.revision},
         "plan": {
@@ -95,6 +73,32 @@ def resolve(
         "memory": {"free": free, "token_budget": budget.tokens, "gradient_checkpointing": budget.checkpointing}
         | {"reason": budget.reason, "estimate": asdict(budget.estimate)},
     }
+
+
+def settle(config: Config, source: Source, prepared: Prepared, choice: Any, free: int, method: str) -> dict[str, Any]:
+    """`config`: every value, each `auto` replaced; `reasons`: dotted key -> why, for those that were."""
+    values, reasons = config.model_dump(mode="json"), {}
+    report, held_out = prepared.report, prepared.validation.rows
+    template = report["rendering"]["template"]
+    few = "as many as so few rows allow" if held_out < 8 else "5% of the rows, at least 8, at most 500"
+    found = {
+        "model.revision": (source.revision, "the commit found, pinned"),
+        "model.dtype": (choice.dtype, choice.dtype_reason),
+        "method.type": (method, "LoRA trains a small part of the model, and the base stays as it is"),
+        "data.format": (report["format"]["name"], f"{report['format']['share']:.0%} of the rows looked at"),
+        "data.template": (template, TEMPLATES.get(template, "the model's own")),
+        "data.validation": (held_out, few),
+        "training.objective": (prepared.objective, "from the shape of the rows"),
+        "resources.engine": ("torch", "the engine of this machine"),
+        "resources.device": (choice.device, choice.reason),
+        "resources.memory": (memory.readable(free), "free now; training plans with four fifths of it"),
+    }
+    for key, (value, reason) in found.items():
+        section, name = key.split(".")
+        wish = values[section][name]
+        if wish == "auto" or (key in FOUND and wish != value):
+            values[section][name], reasons[key] = value, reason
+    return {"config": values, "reasons": reasons}
 
 
 def longest(prepared: Prepared) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -65,6 +68,23 @@ def slow(device: str, dtype: str) -> str:
     if device == "cpu" and dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "this CPU has no fast bfloat16: float32 will be many times faster"
     return ""
+
+
+def fit_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> None:
+    """No more threads than a container may use: torch counts the machine's cores, not the quota on them."""
+    allowed = quota(cgroup)
+    if allowed and allowed < torch.get_num_threads():
+        torch.set_num_threads(max(1, math.floor(allowed)))
+
+
+def quota(cgroup: Path) -> float | None:
+    """CPUs that the control group allows (versions 2 and 1); None where there is no limit."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):
+            most, period = " ".join((cgroup / name).read_text() for name in names).split()
+            if most != "max" and int(most) > 0:
+                return int(most) / int(period)
+    return None
 
 
 def usage(device: str) -> Usage:

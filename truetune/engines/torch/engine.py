@@ -20,6 +20,7 @@ from truetune.engines.torch.forward import Forward
 
 
 def open_engine(spec: EngineSpec) -> TorchEngine:
+    device.fit_threads()
     return TorchEngine(spec)
 
 
