@@ -133,7 +133,7 @@ class TrainEngine(Protocol):
     def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
         """Greedy continuations of token ids, at most `limit` tokens each, through the first of `stops`.
 
-        For a handful of samples while training: it draws no random numbers and keeps no cache.
+        For a handful of samples while training: it draws no random numbers. Raises OutOfMemory.
         """
         ...
 

@@ -189,7 +189,11 @@ class Loop:
             return
         cuts = [prompt_length(example) for example in asked]
         prompts = [example.ids[:cut].tolist() for example, cut in zip(asked, cuts, strict=True)]
-        answers = self.engine.answer(prompts, self.rules.sample_tokens, self.stops)
+        try:
+            answers = self.engine.answer(prompts, self.rules.sample_tokens, self.stops)
+        except OutOfMemory:
+            self.record("event", event="samples_left_out", reason="out of memory")
+            return
         for example, cut, prompt, answer in zip(asked, cuts, prompts, answers, strict=True):
             first = example.ids[cut : cut + int((example.weights[cut:] > 0).argmin() or example.tokens)].tolist()
             texts = {"prompt": prompt, "answer": self.unstopped(answer), "reference": self.unstopped(first)}

@@ -8,13 +8,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from truetune.data.example import Example
 from truetune.engines import base
 from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, StepResult, Usage
-from truetune.engines.torch import device, model, state
+from truetune.engines.torch import device, generate, model, state
 from truetune.engines.torch.batch import Batch, pack, pad
 from truetune.engines.torch.forward import Forward
 
@@ -77,18 +76,12 @@ class TorchEngine:
 
     def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
         self.model.eval()
-        answers: list[list[int]] = [[] for _ in prompts]
-        growing = set(range(len(answers)))
-        with torch.no_grad():
-            for _ in range(limit):
-                rows = sorted(growing)
-                chosen = self._next([[*prompts[row], *answers[row]] for row in rows])
-                for row, token in zip(rows, chosen, strict=True):
-                    answers[row].append(token)
-                growing -= {row for row, token in zip(rows, chosen, strict=True) if token in stops}
-                if not growing:
-                    break
-        return answers
+        try:
+            return generate.greedy(self.model, prompts, limit, stops)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise OutOfMemory(str(error)) from None
 
     def rehearse(self, plan: Plan) -> StepResult:
         state.set_rng(self.rng)
@@ -97,13 +90,6 @@ class TorchEngine:
             return self._gradient(plan)
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-
-    def _next(self, rows: Sequence[Sequence[int]]) -> list[int]:
-        """The likeliest next token of each row: that of a made-up token behind its end."""
-        batch = self._batch([ahead(row) for row in rows], 1.0)
-        with self._autocast():
-            best: list[int] = self.forward.predictions(batch).argmax(-1).tolist()
-        return best
 
     def _gradient(self, plan: Plan) -> StepResult:
         """Loss and clipped gradient of the whole step; dividing by the step's denominator, not by micro-batch means."""
@@ -175,14 +161,6 @@ class TorchEngine:
         del self.model, self.forward, self.optimizer, self.parameters
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def ahead(row: Sequence[int]) -> Example:
-    """An example that asks for the prediction behind the last token of `row`."""
-    ids = np.array([*row, 0], dtype=np.int32)
-    weights = np.zeros(len(ids), dtype=np.float32)
-    weights[-1] = 1
-    return Example(ids, weights, 0)
 
 
 def adamw(parameters: dict[str, torch.nn.Parameter], settings: base.Optimizer) -> torch.optim.AdamW:

@@ -24,10 +24,6 @@ class Forward:
     def __call__(self, batch: Batch) -> torch.Tensor:
         return self.packed(batch) if self.packs else self.padded(batch)
 
-    def predictions(self, batch: Batch) -> torch.Tensor:
-        """Logits at the picked positions, float32 [N, V]."""
-        return head.of(self.model).logits(self.hidden(batch)) if self.packs else self.logits(batch)
-
     def packed(self, batch: Batch) -> torch.Tensor:
         return head.loss(self.hidden(batch), head.of(self.model), batch.targets, batch.weights)
 
