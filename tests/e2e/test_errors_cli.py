@@ -254,7 +254,7 @@ def test_weights_that_do_not_fit_their_config(ft: Ft) -> None:
     ft.config(model="./my-model")
     before = ft.tree()
     said = ft("train", "--json")
-    assert (said.code, said.document["error"]["code"]) == (3, "model.unloadable"), said.err
+    assert (said.code, said.document["error"]["code"]) == (3, "model.weights"), said.err
     assert ft.tree() == before, "a run that never started has left something"
 
 

@@ -41,20 +41,22 @@ def train(
 
     Raises ConfigErrors, InputError, ResourceError, TrainingError, and Stopped after Ctrl-C, SIGTERM or a stop file.
     """
-    from truetune.api.handle import TrainedRun
-    from truetune.train import session
+    from truetune.train.stops import Starting
 
     if resume or from_:
-        return TrainedRun.of(_go_on(config, (model, data, method), overrides, from_, listener))
-    loaded = _load(config, model, data, method, overrides)
-    gathered = session.gather(loaded.config, loaded.folder)
-    for warning in gathered.warnings:
-        listener("warning", {"text": warning})
-    folder, state = session.place(gathered), session.start_state(gathered)
-    with (
-        _logging(gathered.config.output.log, listener, asked="output.log" in loaded.explicit) as heard,
-        closing(session.open_engine(gathered, state)) as engine,
-    ):
+        return _go_on(config, (model, data, method), overrides, from_, listener)
+    with Starting():
+        from truetune.api.handle import TrainedRun
+        from truetune.train import session
+
+        loaded = _load(config, model, data, method, overrides)
+        gathered = session.gather(loaded.config, loaded.folder)
+        for warning in gathered.warnings:
+            listener("warning", {"text": warning})
+        folder, state = session.place(gathered), session.start_state(gathered)
+        engine = session.open_engine(gathered, state)
+    asked = "output.log" in loaded.explicit
+    with closing(engine), _logging(gathered.config.output.log, listener, asked=asked) as heard:
         run = session.create(gathered, loaded, folder)
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
         return TrainedRun.of(session.carry_out(gathered, run, engine, state, heard))
@@ -96,10 +98,8 @@ def _load(config: str | Path | None, model: Any, data: Any, method: Any, overrid
 
 def _go_on(
     config: str | Path | None, values: Sequence[Any], overrides: Sequence[str], from_: str | None, listener: Listener
-) -> Any:
-    from truetune.runs.checkpoints import Checkpoints
-    from truetune.runs.find import parse
-    from truetune.train import session
+) -> TrainedRun:
+    from truetune.train.stops import Starting
 
     if any(values) or overrides:
         raise UsageError(
@@ -107,12 +107,31 @@ def _go_on(
             code="resume.settings",
             hint="Leave out --model, --data, --method and --set; to train with others, start a new run.",
         )
+    with Starting():
+        from truetune.api.handle import TrainedRun
+        from truetune.train import session
+
+        run, checkpoint = _resumable(config, from_, listener)
+        gathered = session.reopen(run)
+        state = session.start_state(gathered, run, checkpoint)
+        engine = session.open_engine(gathered, state)
+    with closing(engine), _logging(gathered.config.output.log, listener, asked=False) as heard:
+        heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
+        return TrainedRun.of(
+            session.carry_out(gathered, run, engine, state, heard, checkpoint=checkpoint, resumed=True)
+        )
+
+
+def _resumable(config: str | Path | None, from_: str | None, listener: Listener) -> tuple[Any, Any]:
+    """The run to go on with and its checkpoint (None: it has none yet). Damaged and later checkpoints are set aside."""
+    from truetune.runs.checkpoints import Checkpoints
+    from truetune.runs.find import parse
+
     path = Path(config or "train.yml")
     run, checkpoint = parse(from_) if from_ else (_newest(path), None)
     if config is not None or not from_:
         _refuse_changes(run, path)
     _refuse_ended(run, chosen=checkpoint is not None)
-    gathered = session.reopen(run)
 
     def warn(text: str) -> None:
         listener("warning", {"text": text})
@@ -122,13 +141,7 @@ def _go_on(
             Checkpoints(run).rewind(checkpoint.step, warn)
         else:
             checkpoint = Checkpoints(run).newest_good(warn)
-    state = session.start_state(gathered, run, checkpoint)
-    with (
-        _logging(gathered.config.output.log, listener, asked=False) as heard,
-        closing(session.open_engine(gathered, state)) as engine,
-    ):
-        heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
-        return session.carry_out(gathered, run, engine, state, heard, checkpoint=checkpoint, resumed=True)
+    return run, checkpoint
 
 
 @contextmanager
