@@ -13,7 +13,7 @@ TABLE = {"torch": "truetune.engines.torch"}
 
 
 def module(name: str) -> Any:
-    """The engine's package: `choose`, `open_engine`, `describe`. Raises where its libraries are not installed."""
+    """The engine's package: `choose`, `free`, `packs`, `open_engine`. Raises where its libraries are not installed."""
     if name not in TABLE:
         raise UsageError(f"there is no engine {name}", code="engine.unknown", hint=f"Engines: {', '.join(TABLE)}.")
     # OpenMP's threads spin while they wait; beside any other busy process that makes small steps ten times slower.
