@@ -111,8 +111,9 @@ def _go_on(
         from truetune.api.handle import TrainedRun
         from truetune.train import session
 
-        run, checkpoint = _resumable(config, from_, listener)
+        run, chosen = _resumable(config, from_)
         gathered = session.reopen(run)
+        checkpoint = _checkpoint(run, chosen, listener)
         state = session.start_state(gathered, run, checkpoint)
         engine = session.open_engine(gathered, state)
     with closing(engine), _logging(gathered.config.output.log, listener, asked=False) as heard:
@@ -122,9 +123,8 @@ def _go_on(
         )
 
 
-def _resumable(config: str | Path | None, from_: str | None, listener: Listener) -> tuple[Any, Any]:
-    """The run to go on with and its checkpoint (None: it has none yet). Damaged and later checkpoints are set aside."""
-    from truetune.runs.checkpoints import Checkpoints
+def _resumable(config: str | Path | None, from_: str | None) -> tuple[Any, Any]:
+    """The run to go on with, and the checkpoint that was chosen by name, if one was. Changes nothing."""
     from truetune.runs.find import parse
 
     path = Path(config or "train.yml")
@@ -132,16 +132,21 @@ def _resumable(config: str | Path | None, from_: str | None, listener: Listener)
     if config is not None or not from_:
         _refuse_changes(run, path)
     _refuse_ended(run, chosen=checkpoint is not None)
+    return run, checkpoint
+
+
+def _checkpoint(run: Any, chosen: Any, listener: Listener) -> Any:
+    """Where the run goes on: the checkpoint chosen, with later ones set aside; else the newest whole one, if any."""
+    from truetune.runs.checkpoints import Checkpoints
 
     def warn(text: str) -> None:
         listener("warning", {"text": text})
 
     with run.lock():
-        if checkpoint:
-            Checkpoints(run).rewind(checkpoint.step, warn)
-        else:
-            checkpoint = Checkpoints(run).newest_good(warn)
-    return run, checkpoint
+        if chosen is None:
+            return Checkpoints(run).newest_good(warn)
+        Checkpoints(run).rewind(chosen.step, warn)
+        return chosen
 
 
 @contextmanager
