@@ -99,7 +99,6 @@ overrides = click.option(
 )
 device = click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:N, mps or auto.")
 dry_run = click.option("--dry-run", is_flag=True, help="Check and show everything, change nothing.")
-yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -70,12 +70,11 @@ class Loop:
         self.signals = Stops(run)
         self.saved: dict[str, Any] = {}
         self.owes_save = False
-        self.clock = time.monotonic()
         self.figures: dict[str, float] = {}
         self.beat = 0.0
-        per_epoch = course.order.per_epoch
-        self.evaluation_due = Due(rules.evaluate, per_epoch, self.clock)
-        self.save_due = Due(rules.save, per_epoch, self.clock)
+        per_epoch, now = course.order.per_epoch, time.monotonic()
+        self.evaluation_due = Due(rules.evaluate, per_epoch, now)
+        self.save_due = Due(rules.save, per_epoch, now)
 
     def fit(self) -> str:
         """Train. Returns why it ended: `done`, `early` (stopping), or the reason of a stop."""

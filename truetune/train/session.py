@@ -59,9 +59,7 @@ def gather(config: Config, folder: Path) -> Session:
     refuse_other_kinds(known, found)
     encode = tokenizer.load(found.folder)
     refuse_foreign_tokens(encode, known, found)
-    prepared = prepare(
-        config.data, objective=config.training.objective, seed=config.training.seed, folder=folder, tokenizer=encode
-    )
+    prepared = rows(config, folder, encode)
     # Only now: the engine takes seconds to import, and most mistakes are in the model's name and the data.
     engine = engines.module("torch")
     choice = engine.choose(config.resources.device, config.model.dtype)
@@ -70,6 +68,12 @@ def gather(config: Config, folder: Path) -> Session:
         free = min(free, config.resources.memory)
     resolved = resolve(config, folder, found, known, prepared, choice, free, packed=engine.packs(known.model_type))
     return Session(config, folder, found, encode, prepared, resolved, tuple(warnings(resolved, choice.warning)))
+
+
+def rows(config: Config, folder: Path, encode: Tokenizer) -> Prepared:
+    """The rows of a configuration as examples, from the cache where they are in it."""
+    training = config.training
+    return prepare(config.data, objective=training.objective, seed=training.seed, folder=folder, tokenizer=encode)
 
 
 def warnings(resolved: Resolved, device: str) -> Iterator[str]:
@@ -173,13 +177,7 @@ def reopen(run: Run) -> Session:
     found = Source(**{**resolved["model"], "folder": Path(resolved["model"]["folder"])})
     source.check(found.folder)
     encode = tokenizer.load(found.folder)
-    prepared = prepare(
-        config.data,
-        objective=config.training.objective,
-        seed=config.training.seed,
-        folder=folder,
-        tokenizer=encode,
-    )
+    prepared = rows(config, folder, encode)
     session = Session(config, folder, found, encode, prepared, resolved)
     standing = receipt.read(run).get("data")
     if standing:

@@ -39,22 +39,30 @@ def raw(tensor: torch.Tensor) -> memoryview:
 
 def save(folder: Path, parameters: dict, optimizer: torch.optim.Optimizer, rng: dict, peft: Any) -> None:
     """A checkpoint's tensors. A LoRA checkpoint is itself an adapter that PEFT loads."""
-    weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-    save_file(weights, folder / (adapter.WEIGHTS if peft else FULL), metadata={"format": "pt"})
     if peft:
-        adapter.write_config(folder, peft)
+        save_adapter(folder, parameters, peft)
+    else:
+        write(folder / FULL, parameters)
     save_file(moments(parameters, optimizer), folder / OPTIMIZER)
     write_rng(folder / RNG, rng)
 
 
 def save_result(folder: Path, model: nn.Module, parameters: dict, peft: Any) -> None:
     """What training made: the adapter in PEFT's layout, or the whole model as transformers saves it."""
-    if not peft:
+    if peft:
+        save_adapter(folder, parameters, peft)
+    else:
         model.save_pretrained(folder)
-        return
-    weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-    save_file(weights, folder / adapter.WEIGHTS, metadata={"format": "pt"})
+
+
+def save_adapter(folder: Path, parameters: dict, peft: Any) -> None:
+    write(folder / adapter.WEIGHTS, parameters)
     adapter.write_config(folder, peft)
+
+
+def write(path: Path, parameters: dict) -> None:
+    weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def restore(folder: Path, parameters: dict, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
