@@ -45,6 +45,16 @@ def answers(conversation: Conversation, template: Template, tokenizer: Tokenizer
         raise RowError("data.template", error.finding.message) from error
 
 
+def stop_ids(template: Template, tokenizer: Tokenizer) -> frozenset[int]:
+    """Every token at which an answer ends: the tokenizer's own, and the one that this template puts after an answer."""
+    probe = Conversation((Turn("user", "Hello"), Turn("assistant", "Hi")))
+    try:
+        end = tokenizer.id(answers(probe, template, tokenizer, "last")[0].end)
+    except RowError:  # it wants another first turn, or tools: its end is then the tokenizer's
+        end = None
+    return frozenset(tokenizer.eos_ids) | ({end} if end is not None else set())
+
+
 def check_control(turns: tuple[Turn, ...], tokenizer: Tokenizer) -> None:
     """Refuse text that would forge the structure of the conversation."""
     for number, turn in enumerate(turns, 1):

@@ -17,6 +17,7 @@ from truetune.config import Config, Loaded
 from truetune.config.secrets import secret
 from truetune.data.job import choose
 from truetune.data.prepare import Prepared, prepare
+from truetune.data.turns import stop_ids
 from truetune.engines.base import TrainEngine
 from truetune.errors import Forced, InputError, Stopped, TrainingError, TrueTuneError, UsageError
 from truetune.models import facts, memory, source, tokenizer
@@ -324,8 +325,16 @@ def build(session: Session, run: Run, engine: TrainEngine, state: State, listene
         state,
         listener,
         encode.decode,
-        frozenset(encode.eos_ids),
+        stops(session),
     )
+
+
+def stops(session: Session) -> frozenset[int]:
+    """Tokens at which a sample ends."""
+    encode = session.tokenizer
+    if session.prepared.objective != "sft":
+        return frozenset(encode.eos_ids)
+    return stop_ids(choose(session.config.data.template, encode, session.folder), encode)
 
 
 def stopped(run: Run, state: State, reason: str) -> Stopped:

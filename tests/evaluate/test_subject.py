@@ -1,0 +1,70 @@
+"""Who answers: addresses to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from truetune.data.turns import stop_ids
+from truetune.errors import InputError
+from truetune.evaluate.subject import find_subject, settings
+from truetune.models import source, tokenizer
+
+
+def test_the_starter_answers_by_its_name() -> None:
+    subject = find_subject("starter")
+    assert subject.base.folder == source.STARTER
+    assert not subject.tuned and subject.template is not None
+
+
+def test_a_folder_of_a_model_is_a_base(tmp_path: Path) -> None:
+    (tmp_path / "mine").symlink_to(source.STARTER)
+    assert find_subject("mine", folder=tmp_path).base.kind == "folder"
+
+
+def test_an_adapter_brings_its_base(tmp_path: Path) -> None:
+    body = {"peft_type": "LORA", "base_model_name_or_path": str(source.STARTER), "r": 4, "lora_alpha": 8}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(body))
+    (tmp_path / "adapter_model.safetensors").touch()
+    subject = find_subject(str(tmp_path))
+    assert subject.adapter == tmp_path and subject.tuned
+    assert subject.base.folder == source.STARTER
+
+
+def test_what_is_no_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as error:
+        find_subject("nothing-here")
+    assert error.value.finding.code == "run.missing"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"temperature": 0.2, "top_p": 0.5}, {"temperature": 0.2, "top_p": 0.5}),
+        ({"temperature": 0.2, "do_sample": False}, {"temperature": 0.0}),
+        ({"max_new_tokens": "many"}, {}),
+    ],
+)
+def test_settings_travel_in_generation_config(tmp_path: Path, body: dict[str, object], expected: object) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(body))
+    assert settings(tmp_path) == expected
+
+
+def test_the_end_of_a_turn_stops_even_where_the_tokenizer_names_another(tmp_path: Path) -> None:
+    """A ChatML template over a tokenizer whose only end is that of the text."""
+    for path in source.STARTER.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["eos_token"] = "<|endoftext|>"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "chat_template.jinja").write_bytes((source.STARTER / "chat_template.jinja").read_bytes())
+    for name in ("generation_config.json", "config.json"):
+        (tmp_path / name).unlink()
+    encode = tokenizer.load(tmp_path)
+    assert encode.template is not None
+    end = encode.id("<|im_end|>")
+    assert end not in encode.eos_ids
+    assert end in stop_ids(encode.template, encode)

@@ -1,0 +1,1 @@
+"""What a model has learned: who answers, in whose words, and how good the answers are."""

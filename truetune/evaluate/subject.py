@@ -1,0 +1,173 @@
+"""Who answers: from what a person types (`last`, `RUN:best`, an adapter's folder, `starter`) to files to open.
+
+Order of resolution, also in the docs:
+1. `starter` is the model that ships with TrueTune;
+2. a run: `last`, its id, a unique prefix, `RUN:best`, `RUN:step-200`;
+3. a folder: of a run, of an adapter (PEFT layout), of a model;
+4. a hub id, `owner/name`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from truetune.config import Config
+from truetune.config.schema import Generation
+from truetune.data.job import choose
+from truetune.engines import adapter
+from truetune.errors import InputError
+from truetune.models import source, tokenizer
+from truetune.models.source import Source
+from truetune.models.template import Template
+from truetune.models.tokenizer import Tokenizer
+from truetune.runs import find, jsonfile
+from truetune.runs.checkpoints import Checkpoint, Checkpoints
+from truetune.runs.run import Run, is_run
+from truetune.runs.status import Status
+
+WEIGHTS = "model.safetensors"
+"""What a checkpoint of full fine-tuning holds of the model."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that can be asked, with all that decides how it is asked."""
+
+    name: str
+    """As it is shown: the run's id with the checkpoint, the folder, the model's name."""
+    base: Source
+    """The model before training."""
+    tokenizer: Tokenizer
+    template: Template | None
+    """None: it was trained to go on with texts, not to answer."""
+    adapter: Path | None = None
+    """PEFT layout; None for a base model and after full fine-tuning."""
+    model: Path | None = None
+    """The whole model that full fine-tuning made."""
+    weights: Path | None = None
+    """A checkpoint of full fine-tuning: weights for the base's config."""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    """temperature, top_p, max_new_tokens: the defaults that travel with the adapter."""
+    dtype: str = "auto"
+    run: Run | None = None
+    step: int | None = None
+
+    @property
+    def tuned(self) -> bool:
+        """Whether there is something trained to compare with the base."""
+        return bool(self.adapter or self.model or self.weights)
+
+
+def find_subject(address: str = "last", *, checkpoint: str | None = None, folder: Path | None = None) -> Subject:
+    """Resolve an address. `checkpoint` is `best`, `last` or `step-N` of a run, `folder` where relative paths start.
+
+    Raises InputError and UsageError: what `runs.find.parse`, `models.source.resolve` and `engines.adapter.read_config`
+    raise, and `run.unfinished` for a run without a checkpoint.
+    """
+    here = folder or Path()
+    if checkpoint:
+        address = f"{address}:{checkpoint}"
+    if address == "starter":
+        return of_base(source.resolve(address, folder=here))
+    path = here / Path(address).expanduser()
+    if not is_run(path) and (path / adapter.CONFIG).is_file():
+        return of_adapter(path)
+    if not is_run(path) and (path / "config.json").is_file():
+        return of_base(source.resolve(str(path.resolve()), folder=here))
+    try:
+        return of_run(*find.parse(address))
+    except InputError as error:
+        if error.finding.code == "run.missing" and "/" in address and not address.startswith((".", "/", "~")):
+            return of_base(source.resolve(address, folder=here))
+        raise
+
+
+def of_base(found: Source) -> Subject:
+    """A model as it is."""
+    encode = tokenizer.load(found.folder)
+    template = encode.template or encode.plain()
+    return Subject(found.name, found, encode, template, generation=settings(found.folder))
+
+
+def of_adapter(folder: Path) -> Subject:
+    """An adapter's folder, whoever made it: its own tokenizer and template where it brings them, else its base's."""
+    if is_run(folder.resolve().parent):
+        return of_run(Run(folder.resolve().parent), None)
+    body = adapter.read_config(folder)
+    revision = body.get("revision")
+    name = str(body.get("base_model_name_or_path") or "")
+    base = source.resolve(name, revision=revision if isinstance(revision, str) else None, folder=folder)
+    encode = tokenizer.load(folder if (folder / "tokenizer.json").is_file() else base.folder)
+    template = encode.template or encode.plain()
+    return Subject(str(folder), base, encode, template, adapter=folder, generation=settings(folder))
+
+
+def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
+    """A run's result; before it has one, its best checkpoint, else its newest."""
+    resolved = run.resolved
+    base = Source(**{**resolved["model"], "folder": Path(resolved["model"]["folder"])})
+    source.check(base.folder)
+    config, encode = Config.model_validate(resolved["written"]), tokenizer.load(base.folder)
+    chat = resolved["config"]["training"]["objective"] == "sft"
+    full = resolved["config"]["method"]["type"] == "full"
+    step, place, name = chosen(run, checkpoint)
+    return Subject(
+        name=name,
+        base=base,
+        tokenizer=encode,
+        template=spoken(place, config, encode, Path(resolved["folder"])) if chat else None,
+        adapter=None if full else place,
+        model=place if full and place.name == "model" else None,
+        weights=place / WEIGHTS if full and place.name != "model" else None,
+        generation=resolved["config"]["generation"],
+        dtype=resolved["config"]["model"]["dtype"],
+        run=run,
+        step=step,
+    )
+
+
+def spoken(place: Path, config: Config, encode: Tokenizer, folder: Path) -> Template:
+    """The template of the training: from the result, which carries it, else as train.yml names it."""
+    carried = place / "chat_template.jinja"
+    return encode.custom(carried) if carried.is_file() else choose(config.data.template, encode, folder)
+
+
+def chosen(run: Run, checkpoint: Checkpoint | None) -> tuple[int | None, Path, str]:
+    """(step, folder, name) of what speaks for a run."""
+    if checkpoint is None and Status.read(run).state == "finished":
+        for result in (run.folder / "adapter", run.folder / "model"):
+            if result.is_dir():
+                return result_step(run), result, run.id
+    checkpoint = checkpoint or newest(run)
+    return checkpoint.step, checkpoint.folder, f"{run.id}:{checkpoint.name}"
+
+
+def newest(run: Run) -> Checkpoint:
+    kept = Checkpoints(run)
+    if not kept.list():
+        raise InputError(
+            "this run has no checkpoint yet, so nothing of it can answer",
+            code="run.unfinished",
+            where=run.id,
+            hint="Wait for its first checkpoint (`ft runs show` lists them), or go on with it: ft train --resume.",
+        )
+    return kept.find("best" if kept.best() else "last")
+
+
+def result_step(run: Run) -> int | None:
+    """The step whose parameters are the result."""
+    path = run.folder / "receipts" / "train.json"
+    return jsonfile.load(path).get("result_step") if path.is_file() else None
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """temperature, top_p and max_new_tokens of a folder's generation_config.json, where they are usable."""
+    path = folder / "generation_config.json"
+    found = jsonfile.load(path) if path.is_file() else {}
+    known = {name: found[name] for name in Generation.model_fields if isinstance(found.get(name), int | float)}
+    if found.get("do_sample") is False:
+        known["temperature"] = 0.0
+    return known
