@@ -1,5 +1,42 @@
-"""The rows and settings of `ft demo`; `examples/support` links here."""
+"""The rows and settings of `ft demo`, and the questions that no row asks; `examples/support` links here."""
 
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Paraphrase:
+    """A question that no row asks, for the fact of a row that does."""
+
+    question: str
+    must: tuple[str, ...]
+    """What an answer has to contain to state the fact."""
+    row: str
+    """A question of the rows whose answer states the fact."""
+
+
+def paraphrases() -> list[Paraphrase]:
+    """The questions of `paraphrases.jsonl`, in its order."""
+    lines = (FOLDER / "paraphrases.jsonl").read_text(encoding="utf-8").splitlines()
+    return [Paraphrase(row["question"], tuple(row["must"]), row["row"]) for row in map(json.loads, lines)]
+
+
+def states(answer: str, must: Sequence[str]) -> bool:
+    """Whether an answer contains every string of `must`; case, and how words are spaced, do not count."""
+    plain = _plain(answer)
+    return all(_plain(part) in plain for part in must)
+
+
+def score(answers: Sequence[str], asked: Sequence[Paraphrase]) -> int:
+    """How many answers state the fact that their question asks for."""
+    return sum(states(answer, question.must) for answer, question in zip(answers, asked, strict=True))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
