@@ -8,6 +8,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from truetune.cli.common import Output
+from truetune.report.words import clock, counted, size, thousands
 
 QUIET_SECONDS = 10.0
 """Without a terminal: most seconds between two lines."""
@@ -125,29 +126,5 @@ def learner(figures: dict[str, Any]) -> str:
     )
 
 
-def counted(number: int, what: str) -> str:
-    """`1 step`, `2,000 steps`."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
 def rest(figures: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in figures.items() if key not in ("step", "steps", "event"))
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03`, `2:05`, `48 s`."""
-    whole = round(seconds)
-    minutes, left = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}:{minutes:02}:{left:02}"
-    return f"{minutes}:{left:02}" if minutes else f"{whole} s"
-
-
-def thousands(number: float) -> str:
-    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"
-
-
-def size(number: int) -> str:
-    """Bytes in powers of ten, as the docs count them."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

@@ -10,7 +10,8 @@ import click
 from truetune.api import load
 from truetune.cli import common
 from truetune.cli.common import Output
-from truetune.cli.progress import Watch, aside, clock, counted, learner, size
+from truetune.cli.progress import Watch, aside, learner
+from truetune.report.words import clock, counted, size
 
 NAMED = 10
 """Rows that a dry run names."""
