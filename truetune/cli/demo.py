@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -31,15 +30,13 @@ def command(out: Output, overrides: tuple[str, ...]) -> None:
 
 def compare(out: Output, run: Any) -> None:
     """Answers to held-out questions, before and after; none where `evaluation.samples=0` asks for none."""
-    samples, asked = list(run.samples()), questions()
+    samples = run.samples()
     if not samples:
         return
-    first, last = min(row["step"] for row in samples), max(row["step"] for row in samples)
-    after = {row["row"]: row["answer"] for row in samples if row["step"] == last}
     rows = [
-        {"question": asked[row["row"]], "before": row["answer"], "after": after[row["row"]], "row": row["reference"]}
+        {"question": row["question"], "before": row["base"], "after": row["answer"], "row": row["reference"]}
         for row in samples
-        if row["step"] == first
+        if row["step"] == samples[-1]["step"]
     ]
     out.document({"answers": rows})
     for row in rows:
@@ -48,9 +45,3 @@ def compare(out: Output, run: Any) -> None:
             out.print(f"  {name:<7} {' '.join(row[name].split())}", style=style)
     same = sum(row["after"].strip() == row["row"].strip() for row in rows)
     out.print(f"\n{same} of these {len(rows)} held-out questions are answered word for word as their row.\n")
-
-
-def questions() -> list[str]:
-    """What each row of the demo asks."""
-    lines = (demo.FOLDER / "support.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["messages"][0]["content"] for line in lines]

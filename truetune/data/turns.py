@@ -55,6 +55,41 @@ def stop_ids(template: Template, tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(tokenizer.eos_ids) | ({end} if end is not None else set())
 
 
+class Question:
+    """Takes the last question out of a prompt as it is served: `<|im_start|>user\\nWhy?<|im_end|>…` -> `Why?`.
+
+    What a template puts before and after a question is learned from two conversations. Where that fails, the prompt
+    is given back as it is; this is for people's eyes only.
+    """
+
+    def __init__(self, template: Template) -> None:
+        self.before = self.after = ""
+        try:
+            first, later = (self._around(template, count) for count in (1, 2))
+        except TemplateError:
+            return
+        self.before, self.after = _common_end(first[0], later[0]), first[1]
+
+    def __call__(self, prompt: str) -> str:
+        body = prompt.removesuffix(self.after)
+        return (body.rpartition(self.before)[2] if self.before else body).strip()
+
+    def _around(self, template: Template, count: int) -> tuple[str, str]:
+        """What stands before and after the last of `count` questions."""
+        talk = [("user", "first"), ("assistant", "reply"), ("user", PROBE)][-1 if count == 1 else 0 :]
+        messages = [{"role": role, "content": content} for role, content in talk]
+        before, _, after = template.render(messages, add_generation_prompt=True).rpartition(PROBE)
+        return before, after
+
+
+PROBE = "What is the question?"
+
+
+def _common_end(one: str, other: str) -> str:
+    size = next((n for n in range(len(one)) if one[-n - 1 :] != other[-n - 1 :]), len(one))
+    return one[len(one) - size :]
+
+
 def check_control(turns: tuple[Turn, ...], tokenizer: Tokenizer) -> None:
     """Refuse text that would forge the structure of the conversation."""
     for number, turn in enumerate(turns, 1):

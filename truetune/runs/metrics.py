@@ -14,8 +14,8 @@ from typing import Any
 from truetune.runs import durable, jsonfile
 
 Row = dict[str, Any]
-REPEATED = ("train", "eval")
-"""Kinds of which a step has one row: where two attempts wrote it, the later one counts."""
+REPEATED = ("train", "eval", "sample")
+"""Kinds of figures: where two attempts wrote those of a step, the later one's count."""
 
 
 class Metrics:

@@ -16,11 +16,11 @@ from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
 from truetune.train.plan import Course, Due
+from truetune.train.samples import Samples, Texts
 from truetune.train.state import State
 from truetune.train.stops import Stops
 
 Sums = TypeVar("Sums")
-Decode = Callable[[Sequence[int]], str]
 Listener = Callable[[str, dict[str, Any]], None]
 """Called with a kind (`train`, `eval`, `checkpoint`, `event`) and its figures: progress bars, TensorBoard."""
 
@@ -57,15 +57,15 @@ class Loop:
         rules: Rules,
         state: State,
         listener: Listener = lambda kind, figures: None,
-        decode: Decode = str,
-        stops: frozenset[int] = frozenset(),
+        texts: Texts | None = None,
     ) -> None:
         self.run, self.engine, self.course, self.rules, self.state = run, engine, course, rules, state
         self.train, self.validation = train, validation
-        self.listener, self.decode, self.stops = listener, decode, stops
+        self.listener = listener
         self.held_out_rows = len({validation[i].row for i in range(len(validation))})
         self.metrics = Metrics(run.folder / "metrics.jsonl")
-        self.samples = Metrics(run.folder / "samples.jsonl")
+        asked = [validation[i] for i in range(min(rules.samples, len(validation)))]
+        self.samples = Samples(Metrics(run.folder / "samples.jsonl"), asked, rules.sample_tokens, texts or Texts())
         self.checkpoints = Checkpoints(run)
         self.signals = Stops(run)
         self.saved: dict[str, Any] = {}
@@ -182,28 +182,14 @@ class Loop:
         return total
 
     def sample(self) -> None:
-        """Answer the same held-out prompts each time, greedily, so that answers can be compared over the run."""
-        asked = [self.validation[i] for i in range(min(self.rules.samples, len(self.validation)))]
-        if not asked:
-            return
-        cuts = [prompt_length(example) for example in asked]
-        prompts = [example.ids[:cut].tolist() for example, cut in zip(asked, cuts, strict=True)]
+        """Answer the sample prompts, unless the memory does not hold that."""
         try:
-            answers = self.engine.answer(prompts, self.rules.sample_tokens, self.stops)
+            rows = self.samples.take(self.engine, self.state.step)
         except OutOfMemory:
             self.record("event", event="samples_left_out", reason="out of memory")
             return
-        for example, cut, prompt, answer in zip(asked, cuts, prompts, answers, strict=True):
-            first = example.ids[cut : cut + int((example.weights[cut:] > 0).argmin() or example.tokens)].tolist()
-            texts = {"prompt": prompt, "answer": self.unstopped(answer), "reference": self.unstopped(first)}
-            figures: dict[str, Any] = {"row": example.row, "ended": answer[-1:] != self.unstopped(answer)[-1:]}
-            figures |= {name: self.decode(ids) for name, ids in texts.items()}
-            self.samples.append("sample", self.state.step, **figures)
-            self.listener("sample", {"step": self.state.step} | figures)
-
-    def unstopped(self, ids: list[int]) -> list[int]:
-        """Without the token that ends a turn."""
-        return ids[:-1] if ids and ids[-1] in self.stops else ids
+        for row in rows:
+            self.listener("sample", {"step": self.state.step} | row)
 
     def save(self) -> None:
         """A checkpoint of this state, once; older ones beyond `keep` go."""
@@ -243,9 +229,3 @@ class Loop:
             where=self.run.id,
             hint=hint + "Lower training.learning_rate, or look at the rows of this step.",
         )
-
-
-def prompt_length(example: Example) -> int:
-    """Tokens before the first answer; of a text without prompt, its first half."""
-    first = int(example.weights.argmax())
-    return first if first > 1 else max(1, example.tokens // 2)

@@ -17,7 +17,7 @@ from truetune.config import Config, Loaded
 from truetune.config.secrets import secret
 from truetune.data.job import choose
 from truetune.data.prepare import Prepared, prepare
-from truetune.data.turns import stop_ids
+from truetune.data.turns import Question, stop_ids
 from truetune.engines.base import TrainEngine
 from truetune.errors import Forced, InputError, Stopped, TrainingError, TrueTuneError, UsageError
 from truetune.models import facts, memory, source, tokenizer
@@ -31,6 +31,7 @@ from truetune.runs.status import Status
 from truetune.train import receipts, result
 from truetune.train.loop import Listener, Loop
 from truetune.train.resolve import Resolved, engine_spec, plan, promised, resolve, rules
+from truetune.train.samples import Texts
 from truetune.train.state import State
 
 FULL_RATE = 1e-4
@@ -64,11 +65,15 @@ def gather(config: Config, folder: Path) -> Session:
     # Only now: the engine takes seconds to import, and most mistakes are in the model's name and the data.
     engine = engines.module("torch")
     choice = engine.choose(config.resources.device, config.model.dtype)
-    free = memory.available(engine.free(choice.device))
-    if config.resources.memory != "auto":
-        free = min(free, config.resources.memory)
-    resolved = resolve(config, folder, found, known, prepared, choice, free, packed=engine.packs(known.model_type))
+    room, packed = free(config, engine, choice.device), engine.packs(known.model_type)
+    resolved = resolve(config, folder, found, known, prepared, choice, room, packed=packed)
     return Session(config, folder, found, encode, prepared, resolved, tuple(warnings(resolved, choice.warning)))
+
+
+def free(config: Config, engine: Any, device: str) -> int:
+    """Bytes that training may use on the device."""
+    there = memory.available(engine.free(device))
+    return there if config.resources.memory == "auto" else min(there, config.resources.memory)
 
 
 def rows(config: Config, folder: Path, encode: Tokenizer) -> Prepared:
@@ -313,7 +318,7 @@ def template_of(session: Session) -> str | None:
 
 
 def build(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Loop:
-    prepared, encode = session.prepared, session.tokenizer
+    prepared = session.prepared
     path = plan(session.config, len(prepared.train))
     return Loop(
         run,
@@ -324,17 +329,17 @@ def build(session: Session, run: Run, engine: TrainEngine, state: State, listene
         rules(session.config),
         state,
         listener,
-        encode.decode,
-        stops(session),
+        texts(session),
     )
 
 
-def stops(session: Session) -> frozenset[int]:
-    """Tokens at which a sample ends."""
+def texts(session: Session) -> Texts:
+    """How samples are read: where they end, and what was asked."""
     encode = session.tokenizer
     if session.prepared.objective != "sft":
-        return frozenset(encode.eos_ids)
-    return stop_ids(choose(session.config.data.template, encode, session.folder), encode)
+        return Texts(encode.decode, frozenset(encode.eos_ids))
+    template = choose(session.config.data.template, encode, session.folder)
+    return Texts(encode.decode, stop_ids(template, encode), Question(template))
 
 
 def stopped(run: Run, state: State, reason: str) -> Stopped:
