@@ -25,6 +25,7 @@ class Watch:
         self.task = TaskID(0)
         self.started = self.printed = time.monotonic()
         self.first_step = 0
+        self.sampled = -1
 
     def __enter__(self) -> Watch:
         return self
@@ -67,6 +68,16 @@ class Watch:
         self.eval_loss = figures["loss"]
         mark = " (best)" if figures["best"] else ""
         self.out.note(f"step {figures['step']}: held-out loss {figures['loss']:.4f} on {figures['rows']} rows{mark}")
+
+    def on_sample(self, figures: dict[str, Any]) -> None:
+        """The first sample of each evaluation; all of them with -v."""
+        if figures["step"] == self.sampled and not self.out.verbose:
+            return
+        self.sampled = figures["step"]
+        self.out.note(f"  asked  {brief(figures['question'])}", style="bold")
+        self.out.note(f"  base   {brief(figures['base'])}", style="dim")
+        if figures["step"]:
+            self.out.note(f"  now    {brief(figures['answer'])}", style="green")
 
     def on_event(self, figures: dict[str, Any]) -> None:
         self.out.note(f"step {figures['step']}: {figures['event'].replace('_', ' ')}, {rest(figures)}", style="yellow")
@@ -124,6 +135,12 @@ def learner(figures: dict[str, Any]) -> str:
     return f"trains  {figures['trained_parameters']:,} of {figures['parameters']:,} parameters on {where}" + (
         layers if figures["adapted_layers"] else ""
     )
+
+
+def brief(text: str, width: int = 110) -> str:
+    """On one line, and no longer than that."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def rest(figures: dict[str, Any]) -> str:

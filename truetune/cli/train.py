@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from shlex import quote
 from typing import Any
 
 import click
 
 from truetune.api import load
 from truetune.cli import common
+from truetune.cli.chart import curve
 from truetune.cli.common import Output
 from truetune.cli.progress import Watch, aside, learner
 from truetune.report.words import clock, counted, size
@@ -64,6 +64,8 @@ def finish(out: Output, run: Any) -> None:
     verdict = "ok" if supervised["promised"] == supervised["counted"] else "changed"
     out.document({"run": run.id, "folder": run.folder, "state": "finished", "figures": figures, "result": run.result})
     out.document({"receipt": {"verdict": verdict, "supervised": supervised}})
+    for text in pictured(run):
+        out.print(text)
     early = ", stopped early" if figures["stopped_early"] else ""
     out.print(f"✓ {counted(figures['steps'], 'step')} in {clock(figures['seconds'])}{early}", style="bold green")
     if figures["eval_loss"] is not None:
@@ -75,7 +77,14 @@ def finish(out: Output, run: Any) -> None:
         f"  supervised     {supervised['promised']:,} tokens promised, {supervised['counted']:,} reached the loss"
     )
     out.print(f"  {run.result.name:<14} {run.result}")
-    out.print(f"  next           ft receipt {quote(run.id)}")
+    out.print("  next           ft chat last, ft evaluate last, ft receipt last")
+
+
+def pictured(run: Any) -> list[str]:
+    """The loss curve with its title; nothing after a single step."""
+    line, held_out = ([(row["step"], row["loss"]) for row in run.metrics(kind)] for kind in ("train", "eval"))
+    drawn = curve(*([point for point in points if point[1] is not None] for points in (line, held_out)))
+    return [f"  loss of each step{', ● held out' if held_out else ''}", *drawn, ""] if drawn else []
 
 
 def show(out: Output, preview: dict[str, Any]) -> None:
