@@ -7,13 +7,17 @@ from typing import Any
 
 from truetune import paths
 from truetune.engines.base import EngineSpec, TrainEngine
+from truetune.engines.decoder import Decoder, DecoderSpec
 from truetune.errors import ResourceError, UsageError
 
 TABLE = {"torch": "truetune.engines.torch"}
 
 
 def module(name: str) -> Any:
-    """The engine's package: `choose`, `free`, `packs`, `open_engine`. Raises where its libraries are not installed."""
+    """The engine's package: `choose`, `free`, `packs`, `open_engine`, `open_decoder`.
+
+    Raises where its libraries are not installed.
+    """
     if name not in TABLE:
         raise UsageError(f"there is no engine {name}", code="engine.unknown", hint=f"Engines: {', '.join(TABLE)}.")
     # OpenMP's threads spin while they wait; beside any other busy process that makes small steps ten times slower.
@@ -33,3 +37,9 @@ def open_engine(name: str, spec: EngineSpec) -> TrainEngine:
     """Load the model onto its device, ready to take steps."""
     engine: TrainEngine = module(name).open_engine(spec)
     return engine
+
+
+def open_decoder(name: str, spec: DecoderSpec) -> Decoder:
+    """Load the model onto its device, ready to take prompts."""
+    decoder: Decoder = module(name).open_decoder(spec)
+    return decoder

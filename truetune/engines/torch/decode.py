@@ -1,0 +1,161 @@
+"""The torch decoder: one model, adapters beside each other, rows that come and go. See `truetune.engines.decoder`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from truetune.data.example import Example
+from truetune.engines.base import EngineSpec, OutOfMemory
+from truetune.engines.decoder import DecoderSpec, Full, Sampling, Token
+from truetune.engines.torch import attention, cores, device, model, sample, scoring, slots
+from truetune.engines.torch.engine import out_of_memory
+from truetune.engines.torch.stacked import Adapters
+from truetune.errors import InputError, UsageError
+
+
+def open_decoder(spec: DecoderSpec) -> TorchDecoder:
+    device.fit_threads()
+    return TorchDecoder(spec)
+
+
+@dataclass
+class Admitted:
+    """A row in its slot."""
+
+    row: cores.Row
+    sampling: Sampling
+    generator: torch.Generator
+    made: int = field(default=0)
+
+
+class TorchDecoder:
+    """One model on one device. See `truetune.engines.decoder.Decoder` for what each verb promises."""
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        self.spec, self.slots = spec, spec.slots
+        self.model = opened(spec)
+        self.adapters = Adapters(self.model)
+        self.core = cores.core(self.model, self.adapters)
+        self.context = int(getattr(self.model.config, "max_position_embeddings", None) or 2048)
+        self.admitted: dict[int, Admitted] = {}
+
+    def load(self, name: str, folder: Path) -> None:
+        self.refuse_used(name)
+        self.adapters.load(name, folder)
+
+    def drop(self, name: str) -> None:
+        self.refuse_used(name)
+        self.adapters.drop(name)
+
+    def refuse_used(self, name: str) -> None:
+        if any(one.row.adapter == name for one in self.admitted.values()):
+            raise ValueError(f"a row uses {name}")
+
+    def admit(self, ids: Sequence[int], adapter: str | None, sampling: Sampling) -> int:
+        if len(self.admitted) == self.slots:
+            raise Full
+        if adapter is not None and adapter not in self.adapters.names:
+            raise KeyError(adapter)
+        if len(ids) >= self.context:
+            raise UsageError(
+                f"the prompt has {len(ids)} tokens, and the model sees {self.context} with its answer",
+                code="generation.too_long",
+                hint="Shorten the prompt.",
+            )
+        slot = next(slot for slot in range(self.slots) if slot not in self.admitted)
+        row = cores.Row([int(token) for token in ids], adapter)
+        self.core.join(row)
+        self.admitted[slot] = Admitted(row, sampling, torch.Generator().manual_seed(sampling.seed))
+        return slot
+
+    def decode(self) -> list[Token]:
+        with computing():
+            self.core.forward()
+            return [self.next(slot, one) for slot, one in sorted(self.admitted.items())]
+
+    def next(self, slot: int, one: Admitted) -> Token:
+        """Choose the row's next token, and take leave of a row that has ended."""
+        row, sampling = one.row, one.sampling
+        token = sample.choose(row.logits, sampling, one.generator)
+        row.unread, row.logits, one.made = [token], None, one.made + 1
+        if token in sampling.stops:
+            self.release(slot)
+            return Token(slot, token, "stop")
+        if one.made >= sampling.max_new_tokens or row.tokens >= self.context:
+            self.release(slot)
+            return Token(slot, token, "length")
+        return Token(slot, token)
+
+    def release(self, slot: int) -> None:
+        self.core.leave(self.admitted.pop(slot).row)
+
+    def score(self, examples: Sequence[Example], adapter: str | None) -> list[NDArray[np.float32]]:
+        if adapter is not None and adapter not in self.adapters.names:
+            raise KeyError(adapter)
+        with computing():
+            return scoring.score(self.core, examples, adapter)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "engine": "torch",
+            "device": self.spec.device,
+            "dtype": self.spec.dtype,
+            "threads": torch.get_num_threads(),
+            "rows": self.core.kind,
+            "slots": self.slots,
+            "context": self.context,
+        }
+
+    def close(self) -> None:
+        self.admitted.clear()
+        del self.model, self.core, self.adapters
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Without gradients; what says that memory ran out says it in the engines' words."""
+    try:
+        with torch.no_grad():
+            yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise OutOfMemory(str(error)) from None
+
+
+def opened(spec: DecoderSpec) -> torch.nn.Module:
+    """The model of a folder, perhaps with other weights, its attention ready for slots where it can."""
+    found = model.load(EngineSpec(model=spec.model, device=spec.device, dtype=spec.dtype))
+    if spec.weights:
+        put_weights(found, spec.weights)
+    if found.config._attn_implementation == attention.NAME:
+        found.set_attn_implementation(slots.NAME)
+    return found.eval().requires_grad_(False)
+
+
+def put_weights(found: torch.nn.Module, path: Path) -> None:
+    """Replace all weights by those of a safetensors file, name by name."""
+    tensors, places = load_file(path), dict(found.named_parameters())
+    wrong = sorted(places.keys() ^ tensors.keys()) or sorted(
+        name for name in places if places[name].shape != tensors[name].shape
+    )
+    if wrong:
+        raise InputError(
+            f"these are not the weights of this model: {wrong[0]} is missing, unknown or of another shape",
+            code="model.weights",
+            where=str(path),
+            hint="Name the model that the checkpoint was trained from.",
+        )
+    for name, parameter in places.items():
+        parameter.data.copy_(tensors[name])

@@ -1,0 +1,62 @@
+"""Log-probabilities of given texts, without logits for a whole text at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DynamicCache
+
+from truetune.data.example import Example
+from truetune.engines.base import cut
+from truetune.engines.torch import batch, head
+from truetune.engines.torch.cores import CHUNK, Alone, Batched
+
+BUDGET = 2048
+"""Most tokens of one forward; a longer text goes alone."""
+
+
+def score(core: Batched | Alone, examples: Sequence[Example], adapter: str | None) -> list[NDArray[np.float32]]:
+    """Per example, float32 [T]: the log-probability of each token after those before it; 0 for the first."""
+    if isinstance(core, Alone):
+        return [alone(core, example, adapter) for example in examples]
+    found: dict[int, NDArray[np.float32]] = {}
+    for part in cut(examples, BUDGET):
+        found |= zip(part, packed(core, [examples[i] for i in part], adapter), strict=True)
+    return [found[i] for i in range(len(examples))]
+
+
+def packed(core: Batched, examples: Sequence[Example], adapter: str | None) -> list[NDArray[np.float32]]:
+    """All examples in one row of segments, the head in chunks."""
+    everything = [Example(e.ids, np.r_[np.float32(0), np.ones(e.tokens - 1, np.float32)], e.row) for e in examples]
+    row = batch.pack(everything, 1.0, str(core.model.device))
+    if core.adapters:
+        core.adapters.route([adapter], [row.ids.shape[1]], row.ids.shape[1])
+    output = core.model.base_model(
+        input_ids=row.ids, position_ids=row.positions, segments=row.segments, use_cache=False
+    )
+    hidden = output.last_hidden_state[0]
+    size = max(1, head.CHUNK // core.head.weight.shape[0])
+    logs = [
+        picked(core.head.logits(hidden[places]), targets)
+        for places, targets in zip(row.picked.split(size), row.targets.split(size), strict=True)
+    ]
+    parts = torch.cat(logs).cpu().split([example.tokens - 1 for example in examples])
+    return [np.r_[np.float32(0), part.numpy()] for part in parts]
+
+
+def alone(core: Alone, example: Example, adapter: str | None) -> NDArray[np.float32]:
+    """One text in chunks over a cache of its own, by the model's own logits."""
+    ids, cache = torch.tensor(example.ids.astype(np.int64)), DynamicCache(config=core.model.config)
+    logs = [
+        picked(core.run(part.tolist(), adapter, cache, last=False), after.to(core.model.device)).cpu()
+        for part, after in zip(ids[:-1].split(CHUNK), ids[1:].split(CHUNK), strict=True)
+    ]
+    return np.r_[np.float32(0), torch.cat(logs).numpy()] if logs else np.zeros(example.tokens, np.float32)
+
+
+def picked(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log p(target) from logits [N, V]."""
+    return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)

@@ -1,0 +1,205 @@
+"""Adapters beside each other over one base: rows of different adapters, and of none, in one forward.
+
+A layer's active adapters stand one below the other, A [ΣR, I] and B [ΣR, O] (scaled), so that all rows take
+y + (x Aᵀ ⊙ mask) B: the mask leaves each row the ranks of its own adapter. On a CPU this dense product was faster
+than gathering each row's matrices for every number of adapters up to 16; `product` is the one place that knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from truetune.engines import adapter
+from truetune.engines.torch import lora
+from truetune.errors import InputError
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""One adapter's part of one layer: A [r, I], and scale · Bᵀ [r, O]."""
+
+
+class Routing:
+    """Which adapter each token of the running forward wants; shared by all layers."""
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self.tokens: torch.Tensor | None = None
+        """int64 [N]: index into `names`, −1 for the base; None where all tokens want the same."""
+        self.masks: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def set(self, names: tuple[str, ...], tokens: torch.Tensor | None) -> None:
+        self.names, self.tokens, self.masks = names, tokens, {}
+
+    def mask(self, ranks: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
+        """[N, ΣR]: 1 where a rank belongs to the token's adapter. Made once per forward and ranks."""
+        if self.tokens is None:
+            return None
+        if ranks not in self.masks:
+            owner = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks)).to(like.device)
+            self.masks[ranks] = (self.tokens[:, None] == owner[None]).to(like.dtype)
+        return self.masks[ranks]
+
+
+class StackedLinear(nn.Module):
+    """A linear layer (`nn.Linear` or `Conv1D`) and the adapters that change it."""
+
+    def __init__(self, base: nn.Module, routing: Routing) -> None:
+        super().__init__()
+        self.base, self.routing = base, routing
+        self.pairs: dict[str, Pair] = {}
+        self.joined: tuple[tuple[str, ...], tuple[int, ...], Pair] | None = None
+
+    def put(self, name: str, pair: Pair | None) -> None:
+        """Set or forget an adapter's part."""
+        self.joined = None
+        self.pairs.pop(name, None)
+        if pair is not None:
+            self.pairs[name] = pair
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.base(x)
+        names = self.routing.names
+        if not names or self.pairs.keys().isdisjoint(names):
+            return y
+        ranks, pair = self.join(names)
+        flat = x.reshape(-1, x.shape[-1])
+        return product(flat, y.view(len(flat), -1), pair, self.routing.mask(ranks, x)).view(y.shape)
+
+    def join(self, names: tuple[str, ...]) -> tuple[tuple[int, ...], Pair]:
+        """The ranks of the active adapters here (0 where one leaves this layer alone), and their matrices as one."""
+        if self.joined is None or self.joined[0] != names:
+            parts = [self.pairs.get(name) for name in names]
+            ranks = tuple(0 if part is None else len(part[0]) for part in parts)
+            here = [part for part in parts if part is not None]
+            pair = here[0] if len(here) == 1 else (torch.cat([a for a, _ in here]), torch.cat([b for _, b in here]))
+            self.joined = names, ranks, pair
+        return self.joined[1], self.joined[2]
+
+
+def product(x: torch.Tensor, y: torch.Tensor, pair: Pair, mask: torch.Tensor | None) -> torch.Tensor:
+    """y + (x Aᵀ ⊙ mask) B, into y. x [N, I], y [N, O], A [R, I], B [R, O], mask [N, R]."""
+    h = x @ pair[0].t()
+    if mask is not None:
+        h *= mask
+    return y.addmm_(h, pair[1])
+
+
+class Adapters:
+    """The adapters of one model. Layers are wrapped when the first adapter wants them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.routing = Routing()
+        self.linears = {name: model.get_submodule(name) for name in lora.linear_names(model)}
+        self.layers: dict[str, StackedLinear] = {}
+        self.names: list[str] = []
+
+    def load(self, name: str, folder: Path) -> None:
+        """Read an adapter and check that it maps one to one; one of that name is replaced only then."""
+        pairs = read(folder, self.model, self.linears)
+        self.forget(name)
+        for layer, pair in pairs.items():
+            self.layer(layer).put(name, pair)
+        self.names.append(name)
+
+    def drop(self, name: str) -> None:
+        if name not in self.names:
+            raise KeyError(name)
+        self.forget(name)
+
+    def forget(self, name: str) -> None:
+        self.routing.set((), None)
+        for layer in self.layers.values():
+            layer.put(name, None)
+        self.names = [other for other in self.names if other != name]
+
+    def layer(self, name: str) -> StackedLinear:
+        if name not in self.layers:
+            parent, _, child = name.rpartition(".")
+            self.layers[name] = StackedLinear(self.linears[name], self.routing)
+            setattr(self.model.get_submodule(parent), child, self.layers[name])
+        return self.layers[name]
+
+    def route(self, wanted: Sequence[str | None], counts: Sequence[int], total: int) -> None:
+        """The next forward holds `counts[i]` tokens for the adapter `wanted[i]`, and padding up to `total`."""
+        active = {name for name in wanted if name is not None}
+        if not active:
+            return self.routing.set((), None)
+        if len(active) == 1 and None not in wanted:
+            return self.routing.set((*active,), None)
+        names = self.stack(active)
+        index = torch.full((total,), -1)
+        place = {name: at for at, name in enumerate(names)}
+        each = torch.tensor([-1 if name is None else place[name] for name in wanted])
+        index[: sum(counts)] = torch.repeat_interleave(each, torch.tensor(counts))
+        return self.routing.set(names, index.to(self.model.device))
+
+    def stack(self, active: set[str]) -> tuple[str, ...]:
+        """The adapters that are multiplied. What stands is kept while at least half of it is in use: joining copies
+        their matrices, and rows come and go all the time."""
+        standing = self.routing.names
+        if active <= set(standing) and len(standing) <= 2 * len(active):
+            return standing
+        return tuple(name for name in self.names if name in active)
+
+
+def read(folder: Path, model: nn.Module, linears: dict[str, nn.Module]) -> dict[str, Pair]:
+    """Layer -> its matrices, ready for use; exactly the layers that the adapter's configuration names."""
+    body = adapter.read_config(folder)
+    path = folder / adapter.WEIGHTS
+    try:
+        tensors = load_file(path)
+        rank, scale, wanted = int(body["r"]), float(body["lora_alpha"]) / int(body["r"]), body["target_modules"]
+    except (SafetensorError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(
+            f"the adapter cannot be read ({error or type(error).__name__})",
+            code="adapter.damaged",
+            where=str(folder),
+            hint=adapter.COPY,
+        ) from None
+    layers = chosen(linears, wanted)
+    shapes = {}
+    for name in layers:
+        inside, outside = sides(linears[name])
+        shapes |= {adapter.key(name, "A"): (rank, inside), adapter.key(name, "B"): (outside, rank)}
+    refuse_mismatch(shapes, tensors, path)
+    weight = next(model.parameters())
+
+    def pair(name: str) -> Pair:
+        a, b = (tensors[adapter.key(name, matrix)].to(weight.device) for matrix in "AB")
+        return a.to(weight.dtype), (b.float() * scale).t().contiguous().to(weight.dtype)
+
+    return {name: pair(name) for name in layers}
+
+
+def chosen(linears: dict[str, nn.Module], wanted: str | list[str]) -> list[str]:
+    """The layers that PEFT's `target_modules` selects: a pattern over whole names, or names and suffixes."""
+    if isinstance(wanted, str):
+        return list(linears) if wanted == "all-linear" else [n for n in linears if re.fullmatch(wanted, n)]
+    return [name for name in linears if any(lora.hit(name, suffix) for suffix in wanted)]
+
+
+def sides(layer: nn.Module) -> tuple[int, int]:
+    """(inputs, outputs) of a linear layer; GPT-2's `Conv1D` keeps its weight transposed."""
+    first, second = layer.weight.shape
+    return (first, second) if isinstance(layer, lora.Conv1D) else (second, first)
+
+
+def refuse_mismatch(shapes: dict[str, tuple[int, int]], tensors: dict[str, torch.Tensor], path: Path) -> None:
+    missing, extra = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
+    wrong = sorted(name for name in shapes.keys() & tensors.keys() if shapes[name] != tuple(tensors[name].shape))
+    if missing or extra or wrong or not shapes:
+        example = (missing or extra or wrong or ["no layer"])[0]
+        raise InputError(
+            f"the adapter does not map onto this model ({len(missing)} tensors missing, {len(extra)} unknown, "
+            f"{len(wrong)} of another shape; for example {example})",
+            code="adapter.mismatch",
+            where=str(path),
+            hint="Use the base model that the adapter was trained with.",
+        )
