@@ -12,10 +12,10 @@ NUMBERS = st.floats(0, 1e6, allow_nan=False)
 
 def test_a_falling_line_falls() -> None:
     lines = curve([(0, 4.0), (10, 2.0), (20, 0.0)], [], width=10, height=4)
-    plot = [line[9:] for line in lines[:4]]
+    plot = [line[10:] for line in lines[:4]]
     assert plot[0].strip() and not plot[0][5:].strip(), "the start is at the top left"
     assert not plot[3][:5].strip() and plot[3].strip(), "the end at the bottom right"
-    assert lines[0].startswith("      4 ┤") and lines[3].startswith("      0 ┤")
+    assert lines[0].startswith("       4 ┤") and lines[3].startswith("       0 ┤")
     assert lines[-1].split() == ["0", "20"]
 
 
@@ -32,4 +32,4 @@ def test_nothing_to_draw() -> None:
 def test_it_never_leaves_its_frame(line: list[tuple[float, float]], marks: list[tuple[float, float]]) -> None:
     drawn = curve(sorted(line), marks, width=20, height=5)
     assert len(drawn) == 7
-    assert all(len(text) <= 9 + 20 for text in drawn[:-1])
+    assert all(len(text) <= 10 + 20 for text in drawn[:-1])

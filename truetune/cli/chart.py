@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 Point = tuple[float, float]
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -28,14 +29,14 @@ def curve(line: Sequence[Point], marks: Sequence[Point], *, width: int = 64, hei
     for x, y in marks:
         rows[place(top - y, 0.0, top, height)][place(x, left, right, width)] = MARK
     labels = [f"{top:.3g}", *[""] * (height - 2), "0"]
-    drawn = [f"{label:>7} ┤{''.join(row)}".rstrip() for label, row in zip(labels, rows, strict=True)]
-    return [*drawn, f"{'':8}└{'─' * width}", f"{'':9}{left:<{width // 2},.0f}{right:>{width - width // 2},.0f}"]
+    drawn = [f"{label:>8} ┤{''.join(row)}".rstrip() for label, row in zip(labels, rows, strict=True)]
+    return [*drawn, f"{'':9}└{'─' * width}", f"{'':10}{left:<{width // 2},.0f}{right:>{width - width // 2},.0f}"]
 
 
 def filled(line: Sequence[Point], step: float) -> list[Point]:
     """The points, and between two that lie apart those of the straight line."""
     found = [line[0]]
-    for (x0, y0), (x1, y1) in zip(line, line[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(line):
         count = max(1, round((x1 - x0) / step)) if step else 1
         found += [(x0 + (x1 - x0) * k / count, y0 + (y1 - y0) * k / count) for k in range(1, count + 1)]
     return found
