@@ -1,4 +1,4 @@
-"""The memory estimate grows with what it should grow with, and the budget keeps within what there is."""
+"""The memory estimate grows with what it should grow with, and what there is keeps to a container's limit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truetune.errors import ResourceError
 from truetune.models import facts, memory, source
 
 STARTER = facts.read(source.STARTER)
@@ -60,45 +59,16 @@ def test_known_counts() -> None:
     assert memory.estimate(LARGE, memory.Setup("full"), 10).trained == 0
 
 
-def budget(available: int, longest: int = 512, method: str = "lora") -> memory.Budget:
-    return memory.budget(LARGE, method=method, r=16, dtype="bfloat16", available=available, longest=longest)
-
-
-@given(st.integers(26_000_000_000, 400_000_000_000), st.integers(1, 3000))
-def test_budget_holds_the_longest_example_within_the_memory(available: int, longest: int) -> None:
-    found = budget(available, longest)
-    assert longest <= found.tokens <= max(longest, memory.MOST)
-    assert found.estimate.total <= available
-    wide = memory.estimate(LARGE, memory.Setup("lora", 16, dtype="bfloat16"), longest).total
-    assert found.checkpointing == (wide > int(available * memory.SHARE))
-
-
-def test_plenty_of_memory_gives_what_helps_and_no_more() -> None:
-    assert budget(400_000_000_000).tokens == memory.MOST
-    assert budget(400_000_000_000, longest=9000).tokens == 9000
-    assert "as large as brings speed" in budget(400_000_000_000).reason
-
-
-def test_too_small_says_what_would_fit() -> None:
-    with pytest.raises(ResourceError) as caught:
-        budget(25_000_000_000, longest=100_000)
-    finding = caught.value.finding
-    assert (finding.code, caught.value.exit_code) == ("memory.too_small", 4)
-    fits = int(finding.hint.split("data.max_length: ")[1].split(",")[0])
-    assert budget(25_000_000_000, longest=fits).tokens >= fits
-    with pytest.raises(ResourceError, match="GB") as caught:
-        budget(60_000_000_000, method="full")
-    assert "method: lora" in caught.value.finding.hint
-
-
 def test_available_keeps_to_a_container_limit(tmp_path: Path) -> None:
     free = memory.available(cgroups=tmp_path)
     assert free > 0
     assert memory.available(12345) == 12345
+    assert memory.installed(tmp_path) > free
     (tmp_path / "memory.max").write_text("10000\n")
     (tmp_path / "memory.current").write_text("7000\n")
     (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 4000\n")
     assert memory.available(cgroups=tmp_path) == 7000
+    assert memory.installed(tmp_path) == 10000
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.available(cgroups=tmp_path) > 7000
     old = tmp_path / "memory"

@@ -24,6 +24,7 @@ VERBS = {
     "receipt_show": "truetune.api.runs",
     "receipt_verify": "truetune.api.runs",
     "doctor": "truetune.api.doctor",
+    "suggest": "truetune.api.memory",
 }
 """Verb -> its module."""
 

@@ -1,4 +1,4 @@
-"""Does it fit? An estimate of training memory from a model's facts, and the token budget that follows from it.
+"""How much memory a training takes, estimated from a model's facts, and how much there is.
 
 Everything is counted in bytes. With P parameters of the base, T trained ones, b bytes per number of the base's dtype,
 L layers of hidden size h, query width Q, key width K and feed-forward width I, and n tokens in a micro-batch:
@@ -19,23 +19,18 @@ a CPU, LoRA and full), so the estimate leans to the high side.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import psutil
 
-from truetune.errors import ResourceError
 from truetune.models.facts import Facts
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CHUNK = 4 * 1024 * 1024
 """Most logits that the engine's head holds at once."""
-MOST = 4096
-"""More tokens than this in a micro-batch bring no speed on a CPU, and little elsewhere."""
 SLACK = 1.6
 RUNTIME = 250_000_000
-SHARE = 0.8
-"""Part of the available memory that a plan may count on."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +48,6 @@ class Memory:
     @property
     def total(self) -> int:
         return sum(astuple(self))
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Tokens of a micro-batch, and the estimate that belongs to them."""
-
-    tokens: int
-    checkpointing: bool
-    reason: str
-    estimate: Memory
 
 
 @dataclass(frozen=True)
@@ -154,65 +139,6 @@ def estimate(facts: Facts, setup: Setup, tokens: int) -> Memory:
     )
 
 
-def budget(
-    facts: Facts,
-    *,
-    method: str,
-    r: int,
-    dtype: str,
-    available: int,
-    longest: int,
-    targets: tuple[str, ...] | None = None,
-    packed: bool = True,
-) -> Budget:
-    """The token budget of a micro-batch: as many as help, at least the longest example.
-
-    `available` is in bytes, `longest` in tokens. Gradient checkpointing only where the longest example needs it.
-    Raises ResourceError `memory.too_small` where it does not fit even then.
-    """
-    room = int(available * SHARE)
-    setup = Setup(method, r, targets, dtype, packed)
-    for choice in (setup, replace(setup, checkpointing=True)):
-        tokens = _fitting(facts, choice, room, max(longest, MOST))
-        if tokens >= longest:
-            found = estimate(facts, choice, tokens)
-            return Budget(tokens, choice.checkpointing, _reason(tokens, choice.checkpointing, found, available), found)
-    raise _too_small(facts, replace(setup, checkpointing=True), available, longest)
-
-
-def _fitting(facts: Facts, setup: Setup, room: int, most: int) -> int:
-    """The largest number of tokens up to `most` whose estimate is within `room` bytes; 0 where none is."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if estimate(facts, setup, middle).total <= room:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _reason(tokens: int, checkpointing: bool, found: Memory, available: int) -> str:
-    why = "micro-batches as large as brings speed" if tokens >= MOST else "micro-batches as large as fit"
-    more = ", with gradient checkpointing, which the longest example needs" if checkpointing else ""
-    return f"{why}: about {readable(found.total)} of {readable(available)} available{more}"
-
-
-def _too_small(facts: Facts, setup: Setup, available: int, longest: int) -> ResourceError:
-    needed = int(estimate(facts, setup, longest).total / SHARE)
-    fits = _fitting(facts, setup, int(available * SHARE), longest)
-    ways = [f"data.max_length: {fits}"] if fits >= 64 else []
-    if setup.method == "full":
-        ways.append("method: lora")
-    return ResourceError(
-        f"training needs about {readable(needed)}, and {readable(available)} are available "
-        f"(the longest example has {longest} tokens)",
-        code="memory.too_small",
-        where="resources.memory",
-        hint=f"what would fit: {', '.join([*ways, 'a smaller model, or more memory'])}",
-    )
-
-
 def readable(size: float) -> str:
     """`3.1 GB`, in powers of ten."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -226,11 +152,16 @@ def available(device: int | None = None, cgroups: Path = Path("/sys/fs/cgroup"))
     """Bytes that training may use: a GPU's free memory as given, else the machine's, within the container's limit."""
     if device is not None:
         return device
-    return min([int(psutil.virtual_memory().available), *_limits(cgroups)])
+    return min([int(psutil.virtual_memory().available), *(free for _, free in _limits(cgroups))])
 
 
-def _limits(root: Path) -> list[int]:
-    """What the control groups (version 2, then 1) still allow; file cache that can be dropped counts as free."""
+def installed(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of memory that the machine has, or that the container may use."""
+    return min([int(psutil.virtual_memory().total), *(most for most, _ in _limits(cgroups))])
+
+
+def _limits(root: Path) -> list[tuple[int, int]]:
+    """What the control groups (version 2, then 1) allow, and what of it is free; file cache that can be dropped is."""
     own = _own_group()
     files = [
         *((folder / "memory.max", folder / "memory.current", "inactive_file") for folder in _upward(root, own)),
@@ -244,7 +175,7 @@ def _limits(root: Path) -> list[int]:
             cache = next((int(value) for name, value in pairs if name == key), 0)
         except (OSError, ValueError):  # no such group, or "max": no limit
             continue
-        found.append(max(0, most - now + cache))
+        found.append((most, max(0, most - now + cache)))
     return found
 
 

@@ -8,7 +8,8 @@ from contextlib import closing
 from typing import Any
 
 from truetune.engines.base import TrainEngine
-from truetune.train.resolve import plan
+from truetune.models import facts, fit
+from truetune.train.resolve import case, longest, plan
 from truetune.train.session import Session, open_engine, start_state
 
 
@@ -23,6 +24,7 @@ def preview(session: Session) -> dict[str, Any]:
         "reasons": resolved["reasons"],
         "plan": resolved["plan"],
         "memory": resolved["memory"],
+        "suggestions": [told.to_json() for told in suggestions(session, measured)],
         "measured": measured,
         "data": session.prepared.report,
         "warnings": list(session.warnings),
@@ -48,6 +50,21 @@ def measure(session: Session, engine: TrainEngine) -> dict[str, Any]:
         "peak_memory": engine.usage().peak,
         "engine": engine.describe(),
     }
+
+
+def suggestions(session: Session, measured: dict[str, Any]) -> list[fit.Suggestion]:
+    """Where it fits with gradient checkpointing only: what to change to do without."""
+    resolved, train = session.resolved, session.prepared.train.lengths.tolist()
+    tight = case(
+        session.config,
+        facts.read(session.source.folder),
+        measured["engine"]["dtype"],
+        resolved["memory"]["free"],
+        longest(session.prepared),
+        train,
+        packed=measured["engine"]["micro_batches"] == "packed",
+    )
+    return fit.suggest(tight)
 
 
 def evaluations(session: Session, steps: int) -> int:

@@ -3,6 +3,7 @@ a run (and its resume) is built."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from truetune.config import Amount, Config
 from truetune.data.prepare import Prepared
 from truetune.data.steps import Steps
 from truetune.engines.base import EngineSpec, Method, Optimizer
-from truetune.models import memory
+from truetune.models import fit, memory
 from truetune.models.facts import Facts
+from truetune.models.memory import Setup
 from truetune.models.source import Source
 from truetune.train.loop import Rules
 from truetune.train.plan import Course, course
@@ -42,20 +44,10 @@ def resolve(
     `choice` is what the engine says of device and number type, `free` the bytes that training may use, `packed`
     whether the engine packs this architecture.
     """
-    method = "lora" if config.method.type == "auto" else config.method.type
-    modules = config.method.target_modules
-    budget = memory.budget(
-        facts,
-        method=method,
-        r=config.method.r,
-        dtype=choice.dtype,
-        available=free,
-        longest=longest(prepared),
-        targets=None if isinstance(modules, str) else modules,
-        packed=packed,
-    )
+    lengths = prepared.train.lengths.tolist()
+    budget = fit.budget(case(config, facts, choice.dtype, free, longest(prepared), lengths, packed=packed))
     path = plan(config, len(prepared.train))
-    settled = settle(config, source, prepared, choice, free, method)
+    settled = settle(config, source, prepared, choice, free)
     return {
         "schema": 1,
         "written": config.model_dump(mode="json"),
@@ -75,7 +67,22 @@ def resolve(
     }
 
 
-def settle(config: Config, source: Source, prepared: Prepared, choice: Any, free: int, method: str) -> dict[str, Any]:
+def method(config: Config) -> str:
+    """`lora` or `full`."""
+    return "lora" if config.method.type == "auto" else config.method.type
+
+
+def case(
+    config: Config, facts: Facts, dtype: str, free: int, longest: int, lengths: Sequence[int] = (), *, packed: bool
+) -> fit.Case:
+    """What must fit: `free` in bytes, `longest` and the `lengths` of the examples in tokens."""
+    modules = config.method.target_modules
+    targets = None if isinstance(modules, str) else modules
+    setup = Setup(method(config), config.method.r, targets, dtype, packed)
+    return fit.Case(facts, setup, longest, free, config.method.alpha, lengths)
+
+
+def settle(config: Config, source: Source, prepared: Prepared, choice: Any, free: int) -> dict[str, Any]:
     """`config`: every value, each `auto` replaced; `reasons`: dotted key -> why, for those that were."""
     values, reasons = config.model_dump(mode="json"), {}
     report, held_out = prepared.report, prepared.validation.rows
@@ -84,7 +91,7 @@ def settle(config: Config, source: Source, prepared: Prepared, choice: Any, free
     found = {
         "model.revision": (source.revision, "the commit found, pinned"),
         "model.dtype": (choice.dtype, choice.dtype_reason),
-        "method.type": (method, "LoRA trains a small part of the model, and the base stays as it is"),
+        "method.type": (method(config), "LoRA trains a small part of the model, and the base stays as it is"),
         "data.format": (report["format"]["name"], f"{report['format']['share']:.0%} of the rows looked at"),
         "data.template": (template, TEMPLATES.get(template, "the model's own")),
         "data.validation": (held_out, few),
