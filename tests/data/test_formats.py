@@ -39,6 +39,10 @@ def talk(value: dict[str, Any], columns: dict[str, str] | None = None) -> list[t
         ({"prompt": "p", "response": "r"}, "prompt_response", "u:p a:r"),
         ({"input": "i", "output": "o"}, "input_output", "u:i a:o"),
         ({"question": "q", "answer": "a"}, "question_answer", "u:q a:a"),
+        ({"text": "t", "summary": "s", "id": 1}, "text_summary", "u:Summarise this text:\n\nt a:s"),
+        ({"document": "t", "summary": "s", "system": "y"}, "document_summary", "s:y u:Summarise this text:\n\nt a:s"),
+        ({"dialogue": "t", "summary": "s"}, "dialogue_summary", "u:Summarise this text:\n\nt a:s"),
+        ({"article": "t", "highlights": "s"}, "article_highlights", "u:Summarise this text:\n\nt a:s"),
     ],
 )
 def test_shapes(value: dict[str, Any], name: str, expected: str) -> None:
@@ -129,6 +133,12 @@ def test_refused_alpaca_rows(value: dict[str, Any], code: str) -> None:
     with pytest.raises(RowError) as caught:
         formats.named("alpaca").read(value)
     assert caught.value.code == code
+
+
+def test_nothing_to_summarise_is_refused() -> None:
+    with pytest.raises(RowError) as caught:
+        formats.named("article_highlights").read({"article": " ", "highlights": "s"})
+    assert caught.value.code == "data.empty"
 
 
 def test_the_shape_is_found_over_all_rows() -> None:

@@ -17,6 +17,9 @@ from truetune.errors import InputError
 
 Value = Mapping[str, Any]
 
+SUMMARISE = "Summarise this text:"
+"""What stands before the text in rows of a text and its summary."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -78,6 +81,18 @@ def alpaca(value: Value) -> Content:
     return Conversation(turns)
 
 
+def summary(long: str, short: str) -> Callable[[Value], Content]:
+    """A long text and its summary; optional `system`. The column alone would not tell the model what to do."""
+
+    def read(value: Value) -> Content:
+        text = text_of(value[long], long)
+        if not text.strip():
+            raise RowError("data.empty", f"{long!r} is empty")
+        return Conversation((*_system(value), Turn("user", f"{SUMMARISE}\n\n{text}"), *_answer(value[short], short)))
+
+    return read
+
+
 def document(value: Value) -> Content:
     text = text_of(value["text"], "text")
     if not text.strip():
@@ -101,6 +116,10 @@ SHAPES = {
         Shape("prompt_response", ("prompt", "response"), pair("prompt", "response"), ("system",)),
         Shape("input_output", ("input", "output"), pair("input", "output"), ("system",)),
         Shape("question_answer", ("question", "answer"), pair("question", "answer"), ("system",)),
+        Shape("text_summary", ("text", "summary"), summary("text", "summary"), ("system",)),
+        Shape("document_summary", ("document", "summary"), summary("document", "summary"), ("system",)),
+        Shape("dialogue_summary", ("dialogue", "summary"), summary("dialogue", "summary"), ("system",)),
+        Shape("article_highlights", ("article", "highlights"), summary("article", "highlights"), ("system",)),
         Shape("text", ("text",), document),
     )
 }

@@ -13,7 +13,7 @@ from truetune.data.split import Amount
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
 
-VERSION = 3
+VERSION = 4
 """Part of the cache's keys: counts up when the same input would give other examples or another report."""
 
 
@@ -77,11 +77,19 @@ class Job:
         )
 
 
-def plan(options: Options, *, objective: str, seed: int, folder: Path, tokenizer: Tokenizer) -> Job:
+def plan(
+    options: Options,
+    *,
+    objective: str,
+    seed: int,
+    folder: Path,
+    tokenizer: Tokenizer,
+    template: Template | None = None,
+) -> Job:
     """Find the files and the template."""
     validation = options.validation
     held_out = sources.find([validation], folder, "validation") if _is_path(validation) else []
-    template = choose(options.template, tokenizer, folder)
+    template = template or choose(options.template, tokenizer, folder)
     train = sources.find(options.paths, folder, options.split)
     return Job(options, objective, seed, tokenizer, template, train, held_out)
 

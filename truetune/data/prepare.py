@@ -22,6 +22,7 @@ from truetune.data.render import Renderer
 from truetune.data.rows import Content, Reject, Row, RowError
 from truetune.data.sources import Source
 from truetune.errors import InputError, UsageError
+from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
 
 CHUNK = 256
@@ -39,13 +40,22 @@ class Prepared:
     rejects: Rejects
 
 
-def prepare(options: Options, *, objective: str, seed: int, folder: Path, tokenizer: Tokenizer) -> Prepared:
+def prepare(
+    options: Options,
+    *,
+    objective: str,
+    seed: int,
+    folder: Path,
+    tokenizer: Tokenizer,
+    template: Template | None = None,
+) -> Prepared:
     """Read, check, render and split the rows, or take them from the cache.
 
-    `objective` is `auto`, `sft` or `pretrain`; `folder` is where relative paths start. Raises InputError with a code
-    `data.…` for input that can't be used, UsageError (`data.objective`) for an objective that does not fit the rows.
+    `objective` is `auto`, `sft` or `pretrain`; `folder` is where relative paths start; `template` goes before
+    `options.template`. Raises InputError with a code `data.…` for input that can't be used, UsageError
+    (`data.objective`) for an objective that does not fit the rows.
     """
-    job = plan(options, objective=objective, seed=seed, folder=folder, tokenizer=tokenizer)
+    job = plan(options, objective=objective, seed=seed, folder=folder, tokenizer=tokenizer, template=template)
     entry = cache.find(job.key) or _build(job)
     return Prepared(entry.train, entry.validation, entry.report["objective"], entry.report, entry.rejects)
 
