@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from truetune.config import Config
-from truetune.config.schema import Generation
+from truetune.config.secrets import secret
 from truetune.data.job import choose
 from truetune.engines import adapter
-from truetune.errors import InputError
+from truetune.errors import InputError, UsageError
+from truetune.evaluate import sampling
 from truetune.models import source, tokenizer
 from truetune.models.source import Source
 from truetune.models.template import Template
@@ -50,7 +51,7 @@ class Subject:
     weights: Path | None = None
     """A checkpoint of full fine-tuning: weights for the base's config."""
     generation: Mapping[str, Any] = field(default_factory=dict)
-    """temperature, top_p, max_new_tokens: the defaults that travel with the adapter."""
+    """temperature, top_p, top_k, max_new_tokens: the defaults that travel with the model."""
     dtype: str = "auto"
     run: Run | None = None
     step: int | None = None
@@ -65,24 +66,67 @@ def find_subject(address: str = "last", *, checkpoint: str | None = None, folder
     """Resolve an address. `checkpoint` is `best`, `last` or `step-N` of a run, `folder` where relative paths start.
 
     Raises InputError and UsageError: what `runs.find.parse`, `models.source.resolve` and `engines.adapter.read_config`
-    raise, and `run.unfinished` for a run without a checkpoint.
+    raise, `run.missing` where there is nothing of this name, `subject.ambiguous` where there are two, and
+    `run.unfinished` for a run without a checkpoint.
     """
     here = folder or Path()
-    if checkpoint:
-        address = f"{address}:{checkpoint}"
+    run, place = found_run(address, checkpoint, here), found_folder(address, here)
+    if run and place:
+        raise ambiguous(address, run[0], place)
+    if run:
+        return of_run(*run)
+    refuse_checkpoint(address, checkpoint)
+    if place and (place / adapter.CONFIG).is_file():
+        return of_adapter(place)
+    return of_base(resolve(str(place.resolve()) if place else address, here))
+
+
+def found_run(address: str, checkpoint: str | None, here: Path) -> tuple[Run, Checkpoint | None] | None:
+    """The run at an address; None where it may be a model or an adapter. Raises InputError where it can be neither."""
     if address == "starter":
-        return of_base(source.resolve(address, folder=here))
-    path = here / Path(address).expanduser()
-    if not is_run(path) and (path / adapter.CONFIG).is_file():
-        return of_adapter(path)
-    if not is_run(path) and (path / "config.json").is_file():
-        return of_base(source.resolve(str(path.resolve()), folder=here))
+        return None
     try:
-        return of_run(*find.parse(address))
+        return find.parse(f"{address}:{checkpoint}" if checkpoint else address)
     except InputError as error:
-        if error.finding.code == "run.missing" and "/" in address and not address.startswith((".", "/", "~")):
-            return of_base(source.resolve(address, folder=here))
-        raise
+        if error.finding.code != "run.missing" or address == "last":
+            raise
+        bare = not address.startswith((".", "/", "~"))
+        if found_folder(address, here) or (bare and "/" in address and not error.finding.where):
+            return None
+        hint = error.finding.hint if bare else "Name the folder of a run, of an adapter, or of a model."
+        message = f"there is no run, adapter or model `{address}`"
+        raise InputError(message, code="run.missing", hint=hint) from None
+
+
+def found_folder(address: str, here: Path) -> Path | None:
+    """The folder of an adapter or a model at an address."""
+    path = here / Path(address).expanduser()
+    if address == "starter" or is_run(path):
+        return None
+    return path if any((path / name).is_file() for name in (adapter.CONFIG, "config.json")) else None
+
+
+def ambiguous(address: str, run: Run, place: Path) -> UsageError:
+    return UsageError(
+        f"`{address}` is the run {run.id} and a folder with a model or an adapter",
+        code="subject.ambiguous",
+        where=str(place),
+        hint=f"Write ./{address} for the folder, or more of the run's id.",
+    )
+
+
+def refuse_checkpoint(address: str, checkpoint: str | None) -> None:
+    if checkpoint:
+        raise UsageError(
+            f"`{address}` is not a run, so it has no checkpoint `{checkpoint}`",
+            code="subject.no_checkpoints",
+            hint="Leave the checkpoint out, or name a run: `ft runs list`.",
+        )
+
+
+def resolve(name: str, folder: Path, revision: str | None = None) -> Source:
+    token = secret("huggingface.token", folder)
+    return source.resolve(name, revision=revision, folder=folder, token=token.reveal() if token else None)
 
 
 def of_base(found: Source) -> Subject:
@@ -99,7 +143,7 @@ def of_adapter(folder: Path) -> Subject:
     body = adapter.read_config(folder)
     revision = body.get("revision")
     name = str(body.get("base_model_name_or_path") or "")
-    base = source.resolve(name, revision=revision if isinstance(revision, str) else None, folder=folder)
+    base = resolve(name, folder, revision if isinstance(revision, str) else None)
     encode = tokenizer.load(folder if (folder / "tokenizer.json").is_file() else base.folder)
     template = encode.template or encode.plain()
     return Subject(str(folder), base, encode, template, adapter=folder, generation=settings(folder))
@@ -164,10 +208,6 @@ def result_step(run: Run) -> int | None:
 
 
 def settings(folder: Path) -> dict[str, Any]:
-    """temperature, top_p and max_new_tokens of a folder's generation_config.json, where they are usable."""
+    """How answers are drawn, from a folder's generation_config.json."""
     path = folder / "generation_config.json"
-    found = jsonfile.load(path) if path.is_file() else {}
-    known = {name: found[name] for name in Generation.model_fields if isinstance(found.get(name), int | float)}
-    if found.get("do_sample") is False:
-        known["temperature"] = 0.0
-    return known
+    return sampling.own(jsonfile.load(path)) if path.is_file() else {}

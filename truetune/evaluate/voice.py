@@ -4,26 +4,30 @@ API share; the tokens come from an engine's `Decoder`."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
-
 from truetune import engines
 from truetune.data.turns import stop_ids
 from truetune.engines.decoder import Decoder, DecoderSpec, Sampling
+from truetune.errors import UsageError
+from truetune.evaluate import sampling
 from truetune.evaluate.subject import Subject
 from truetune.models.tokenizer import Tokenizer
 
 ADAPTER = "tuned"
 """What the subject's adapter is called inside the decoder."""
+PARTIAL = "\N{REPLACEMENT CHARACTER}"
+"""What a tokenizer decodes a part of a character to."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: its text without the token that ended it, all its ids, and why it ended (`stop` or `length`)."""
+    """An answer: its text without the token that ended it, all its ids, and why it ended: `stop` (the model ended it),
+    `length` (as long as allowed) or `cut` (given up by whoever asked)."""
 
     text: str
     ids: tuple[int, ...]
@@ -40,43 +44,43 @@ class Voice:
         self.subject = subject
         choice = engines.module("torch").choose(device, subject.dtype)
         self.spec = DecoderSpec(subject.base.folder, device=choice.device, dtype=choice.dtype, slots=slots)
+        self.warning: str = choice.warning
         self.stops = frozenset(subject.tokenizer.eos_ids)
         if subject.template:
             self.stops = stop_ids(subject.template, subject.tokenizer)
         self.decoders: dict[bool, Decoder] = {}
+        self.answer: Answer | None = None
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of a conversation up to where the answer begins; of a text-trained subject, of the last message alone.
 
-        Raises TemplateError where the template refuses the conversation.
+        Raises TemplateError where the template refuses the conversation, UsageError for one without a token.
         """
         encode, template = self.subject.tokenizer, self.subject.template
         if template is None:
-            return encode.encode_document(str(messages[-1]["content"]))
-        return encode.encode(template.render(messages, add_generation_prompt=True))
+            ids = encode.encode_document(str(messages[-1]["content"]))
+        else:
+            ids = encode.encode(template.render(messages, add_generation_prompt=True))
+        if not ids:
+            raise UsageError(
+                "there is nothing to go on with", code="generation.empty", hint="Give a prompt of at least one word."
+            )
+        return ids
 
     def sampling(self, **chosen: Any) -> Sampling:
-        """The subject's own settings with those chosen (temperature, top_p, top_k, seed, max_new_tokens) over them."""
-        own = {name: self.subject.generation[name] for name in OWN if name in self.subject.generation}
-        given = {name: value for name, value in chosen.items() if value is not None}
-        return Sampling(**(own | given), stops=self.stops)
+        """The subject's own settings with those chosen (temperature, top_p, top_k, seed, max_new_tokens) over them.
 
-    def stream(self, ids: Sequence[int], sampling: Sampling, *, tuned: bool = True) -> Iterator[str]:
-        """The answer to a prompt, piece by piece as it is written."""
+        Raises ConfigErrors, `generation.bad_value` for each that cannot be used.
+        """
+        return Sampling(**{**self.subject.generation, **sampling.checked(chosen)}, stops=self.stops)
+
+    def stream(self, ids: Sequence[int], sampling: Sampling, *, tuned: bool = True) -> Answer:
+        """The answer to a prompt, piece by piece as it is written. It ends the one before, if that still goes on."""
+        if self.answer:
+            self.answer.close()
         decoder, adapter = self.decoder(tuned)
-        slot = decoder.admit(ids, adapter, sampling)
-        text = Text(self.subject.tokenizer)
-        try:
-            while True:
-                (token,) = decoder.decode()
-                if token.reason != "stop" and (piece := text.add(token.id)):
-                    yield piece
-                if token.reason:
-                    slot = -1
-                    return
-        finally:
-            if slot >= 0:
-                decoder.release(slot)
+        self.answer = Answer(decoder, decoder.admit(ids, adapter, sampling), Text(self.subject.tokenizer))
+        return self.answer
 
     def replies(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, tuned: bool = True
@@ -88,21 +92,31 @@ class Voice:
         decoder, adapter = self.decoder(tuned)
         waiting = list(enumerate(prompts))[::-1]
         rows: dict[int, tuple[int, list[int]]] = {}
-        while waiting or rows:
-            while waiting and len(rows) < decoder.slots:
-                place, ids = waiting.pop()
-                slot = decoder.admit(ids, adapter, replace(sampling, seed=sampling.seed + place))
-                rows[slot] = (place, [])
-            for token in decoder.decode():
-                place, written = rows[token.slot]
-                written.append(token.id)
-                if token.reason:
-                    del rows[token.slot]
-                    yield place, self.reply(written, token.reason)
+        try:
+            while waiting or rows:
+                while waiting and len(rows) < decoder.slots:
+                    place, ids = waiting.pop()
+                    slot = decoder.admit(ids, adapter, replace(sampling, seed=sampling.seed + place))
+                    rows[slot] = (place, [])
+                for token in decoder.decode():
+                    place, written = rows[token.slot]
+                    written.append(token.id)
+                    if token.reason:
+                        del rows[token.slot]
+                        yield place, self.reply(written, token.reason)
+        finally:
+            for slot in rows:
+                with suppress(KeyError):  # the decoder failed while it took leave of the row
+                    decoder.release(slot)
 
     def reply(self, ids: list[int], reason: str) -> Reply:
         text = self.subject.tokenizer.decode(ids[:-1] if reason == "stop" else ids)
         return Reply(text, tuple(ids), reason)
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a prompt with its answer."""
+        return self.decoder(self.subject.adapter is None)[0].context
 
     def decoder(self, tuned: bool) -> tuple[Decoder, str | None]:
         """The decoder of the tuned or the base model, opened when first asked for, and the adapter to name."""
@@ -110,9 +124,10 @@ class Voice:
         whole = tuned and subject.adapter is None and subject.tuned
         if whole not in self.decoders:
             spec = replace(self.spec, model=subject.model or subject.base.folder, weights=subject.weights)
-            self.decoders[whole] = engines.open_decoder("torch", spec if whole else self.spec)
+            decoder = engines.open_decoder("torch", spec if whole else self.spec)
             if subject.adapter and not whole:
-                self.decoders[whole].load(ADAPTER, Path(subject.adapter))
+                decoder.load(ADAPTER, Path(subject.adapter))
+            self.decoders[whole] = decoder
         return self.decoders[whole], ADAPTER if tuned and subject.adapter else None
 
     def close(self) -> None:
@@ -129,17 +144,75 @@ class Voice:
         self.close()
 
 
-OWN = ("temperature", "top_p", "max_new_tokens")
-"""Sampling that travels with a subject."""
+class Answer:
+    """An answer on its way: iterating gives a piece of text per token, empty where a character is not whole yet.
+
+    `close` gives it up; `reply` is what there is, at any time.
+    """
+
+    def __init__(self, decoder: Decoder, slot: int, text: Text) -> None:
+        self.decoder, self.text = decoder, text
+        self.slot: int | None = slot
+        self.ids: list[int] = []
+        self.reason = "cut"
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self.slot is None:
+            raise StopIteration
+        try:
+            (token,) = self.decoder.decode()
+        except BaseException:
+            self.close()
+            raise
+        self.ids.append(token.id)
+        piece = "" if token.reason == "stop" else self.text.add(token.id)
+        if token.reason:
+            self.slot, self.reason = None, token.reason
+            piece += self.text.end()
+        return piece
+
+    def close(self) -> None:
+        """Give the answer up, if it has not ended."""
+        if self.slot is not None:
+            with suppress(KeyError):  # the decoder failed while it took leave of the row
+                self.decoder.release(self.slot)
+            self.slot = None
+
+    @property
+    def reply(self) -> Reply:
+        return Reply(self.text.said, tuple(self.ids), self.reason)
 
 
 class Text:
-    """Token ids to text as they come. A character of several tokens is held back until it is whole."""
+    """Token ids to text as they come. A character of several tokens is held back until it is whole.
+
+    Pieces are cut between characters, and each is decoded behind the piece before it, because what a token says can
+    depend on the token before (SentencePiece drops the space that begins a text).
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.backend = tokenizer.backend
-        self.decoding = DecodeStream(skip_special_tokens=False)
+        self.decode = tokenizer.decode
+        self.said = ""
+        self.before: list[int] = []
+        """The tokens of the last piece."""
+        self.held: list[int] = []
+        """Tokens that are not said yet."""
 
     def add(self, token: int) -> str:
         """What is certain now that this token is known; often its own text, sometimes nothing yet."""
-        return self.decoding.step(self.backend, token) or ""
+        self.held.append(token)
+        text = self.decode([*self.before, *self.held])
+        return "" if text.endswith(PARTIAL) else self.say(text)
+
+    def end(self) -> str:
+        """What was held back, where no further token comes: parts of characters too."""
+        return self.say(self.decode([*self.before, *self.held])) if self.held else ""
+
+    def say(self, text: str) -> str:
+        piece = text[len(self.decode(self.before)) :]
+        self.said += piece
+        self.before, self.held = self.held, []
+        return piece
