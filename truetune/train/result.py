@@ -1,4 +1,4 @@
-"""What a run leaves behind: the adapter in PEFT's layout (or the whole model), its tokenizer, settings and card."""
+"""What a run leaves behind: the adapter in PEFT's layout (or the whole model), its tokenizer and settings."""
 
 from __future__ import annotations
 
@@ -19,39 +19,6 @@ TOKENIZER = (
     "chat_template.jinja",
 )
 """Files of the base that go with the result, so that it is prompted as it was trained."""
-
-CARD = """---
-{origin}library_name: {library}
-tags: [truetune, {method}]
----
-# {run}
-
-{what} of `{base}`{revision}, trained with TrueTune.
-
-| | |
-|---|---|
-| rows | {rows} trained, {validation} held out |
-| supervised tokens | {supervised:,} |
-| steps | {steps} |
-| held-out loss | {before} before, {after} after |
-
-```python
-{usage}
-```
-
-The run's receipt chains the rows, the settings and these files, and `ft receipt verify` recomputes it. Its last link:
-
-receipt: sha256:{digest}
-"""
-
-PEFT = """from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{folder}")"""
-
-WHOLE = """from transformers import AutoModelForCausalLM
-
-model = AutoModelForCausalLM.from_pretrained("{folder}")"""
 
 
 def folder(run: Run, method: str) -> Path:
@@ -79,35 +46,3 @@ def write(run: Run, engine: TrainEngine, resolved: dict[str, Any], template: str
 
     durable.place(target, fill, replace=True)
     return target
-
-
-def write_card(run: Run, target: Path, resolved: dict[str, Any], receipts: dict[str, Any], digest: str) -> None:
-    """The model card, with the digest of the last receipt."""
-    method, name = resolved["config"]["method"]["type"], resolved["model"]["name"]
-    revision = resolved["model"]["revision"]
-    full, data = method == "full", receipts["data"]
-    hub = resolved["model"]["kind"] == "hub"
-    usage = (WHOLE if full else PEFT).format(base=name if hub else resolved["model"]["folder"], folder=target.name)
-    measured = receipts.get("eval", {"base": {"loss": None}, "tuned": {"loss": None}})
-    text = CARD.format(
-        base=name,
-        origin=f"base_model: {name}\n" if hub else "",
-        library="transformers" if full else "peft",
-        method=method,
-        run=run.id,
-        what="A full fine-tune" if full else "A LoRA adapter",
-        revision=f" at {revision}" if revision else "",
-        rows=data["rows"]["train"],
-        validation=data["rows"]["validation"],
-        supervised=receipts["train"]["supervised"]["counted"],
-        steps=receipts["train"]["steps"],
-        before=shown(measured["base"]["loss"]),
-        after=shown(measured["tuned"]["loss"]),
-        usage=usage,
-        digest=digest,
-    )
-    durable.write(target / "README.md", text.encode())
-
-
-def shown(loss: float | None) -> str:
-    return "not measured" if loss is None else f"{loss:.3f}"

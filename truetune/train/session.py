@@ -28,7 +28,7 @@ from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run, new_id, refuse_used
 from truetune.runs.status import Status
-from truetune.train import receipts, result
+from truetune.train import card, receipts, result
 from truetune.train.loop import Listener, Loop
 from truetune.train.resolve import Resolved, engine_spec, plan, promised, resolve, rules
 from truetune.train.samples import Texts
@@ -382,4 +382,4 @@ def finish(
         receipts.write_eval(run, loop.state, session.prepared, step, loss)
     last = "eval" if loss is not None else "train"
     digest = durable.digest(run.folder / "receipts" / f"{last}.json")
-    result.write_card(run, target, session.resolved, receipt.read(run), digest)
+    card.write(run, target, session.resolved, digest, adapter_of(session))
