@@ -17,6 +17,10 @@ from truetune import api
 from truetune.errors import TrueTuneError as TrueTuneError
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
+    from truetune.api.chat import chat as chat
+    from truetune.api.chat import generate as generate
+    from truetune.api.chat import open_run as open_run
+    from truetune.api.chat import side_by_side as side_by_side
     from truetune.api.config import config_edit as config_edit
     from truetune.api.config import config_schema as config_schema
     from truetune.api.config import config_show as config_show

@@ -1,15 +1,19 @@
-"""A finished run in Python: `run.metrics()`, `run.adapter`, `run.receipt()`."""
+"""A finished run in Python: `run.generate("…")`, `run.metrics()`, `run.adapter`, `run.receipt()`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from truetune.errors import InputError
 from truetune.runs import receipt
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.train.session import Outcome
+
+if TYPE_CHECKING:
+    from truetune.evaluate.talk import Talk
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class TrainedRun:
     result: Path
     """The adapter's folder (PEFT layout), or the whole model's after full fine-tuning."""
     figures: dict[str, Any]
-    """steps, loss, base_loss, eval_loss, supervised tokens, seconds of training."""
+    """steps, loss, base_loss, eval_loss, supervised tokens, seconds of training (None for a run found again)."""
 
     @classmethod
     def of(cls, outcome: Outcome) -> TrainedRun:
@@ -39,6 +43,32 @@ class TrainedRun:
         }
         return cls(outcome.run.id, outcome.run.folder, outcome.result, figures)
 
+    @classmethod
+    def found(cls, run: Run) -> TrainedRun:
+        """A run that was finished before, from its receipts. Raises InputError `run.unfinished`."""
+        stages, places = receipt.read(run), [run.folder / "adapter", run.folder / "model"]
+        result = next((place for place in places if place.is_dir()), None)
+        if result is None or "train" not in stages:
+            raise InputError(
+                "this run is not finished, so it has no result",
+                code="run.unfinished",
+                where=run.id,
+                hint=f"Go on with it: ft train --from {run.id}.",
+            )
+        train, measured = stages["train"], stages.get("eval", {})
+        figures = {
+            "steps": train["steps"],
+            "result_step": train["result_step"],
+            "stopped_early": train["steps"] < run.resolved["plan"]["steps"],
+            "loss": train["loss"]["last"],
+            "base_loss": measured.get("base", {}).get("loss"),
+            "eval_loss": measured.get("tuned", {}).get("loss"),
+            "tokens": train["tokens"],
+            "supervised": train["supervised"]["counted"],
+            "seconds": None,
+        }
+        return cls(run.id, run.folder, result, figures)
+
     @property
     def adapter(self) -> Path | None:
         """The adapter's folder; None after full fine-tuning."""
@@ -51,6 +81,22 @@ class TrainedRun:
     def samples(self) -> list[dict[str, Any]]:
         """Answers to held-out prompts, as training went on."""
         return Metrics(self.folder / "samples.jsonl").read("sample")
+
+    def generate(self, prompts: Any, **options: Any) -> Any:
+        """The answer to a prompt or a list of messages; for a list of either, a list of answers.
+
+        The model is loaded for each call: for a conversation, `with run.chat() as talk: talk.say("…")`. Options and
+        errors are those of `truetune.chat`.
+        """
+        from truetune.api.chat import generate
+
+        return generate(prompts, str(self.folder), **options)
+
+    def chat(self, **options: Any) -> Talk:
+        """A conversation with the tuned model, as `truetune.chat`."""
+        from truetune.api.chat import chat
+
+        return chat(str(self.folder), **options)
 
     def receipt(self) -> dict[str, Any]:
         """Stage -> receipt."""

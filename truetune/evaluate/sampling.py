@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from truetune.engines.decoder import Sampling
 from truetune.errors import ConfigErrors, Finding
 
 Allowed = Callable[[Any], bool]
@@ -48,6 +49,12 @@ def own(found: Mapping[str, Any]) -> dict[str, Any]:
     if found.get("do_sample") is False:
         known["temperature"] = 0.0
     return known
+
+
+def settled(own: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What answers are drawn with: what was chosen, else the model's own, else the defaults of `Sampling`."""
+    defaults = {name: getattr(Sampling, name) for name in OWN}
+    return {**defaults, "seed": None, **own, **chosen}
 
 
 def fresh_seed() -> int:

@@ -61,6 +61,19 @@ class Subject:
         """Whether there is something trained to compare with the base."""
         return bool(self.adapter or self.model or self.weights)
 
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready: name, base, revision, tuned, run, step, adapter, and whether it answers or goes on with texts."""
+        return {
+            "name": self.name,
+            "base": self.base.name,
+            "revision": self.base.revision,
+            "tuned": self.tuned,
+            "run": self.run.id if self.run else None,
+            "step": self.step,
+            "adapter": str(self.adapter) if self.adapter else None,
+            "speaks": "answers" if self.template else "texts",
+        }
+
 
 def find_subject(address: str = "last", *, checkpoint: str | None = None, folder: Path | None = None) -> Subject:
     """Resolve an address. `checkpoint` is `best`, `last` or `step-N` of a run, `folder` where relative paths start.
