@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -26,7 +26,8 @@ contents = texts.filter(lambda text: text.strip() and "\0" not in text)
 @cache
 def tokenizer(family: str, case: Case) -> Tokenizer:
     specials = (*tokens.SPECIALS, *case.specials)
-    return load(FAMILIES[family](Path(mkdtemp()), template=case.source, specials=specials))
+    with TemporaryDirectory() as folder:
+        return load(FAMILIES[family](Path(folder), template=case.source, specials=specials))
 
 
 @st.composite
