@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from truetune.data.rows import Content, Conversation, Document, RowError
-from truetune.data.turns import Answer, answers, check_document
-from truetune.models.template import Template
+from truetune.data.turns import Answer, check_document, talk, trained, written
+from truetune.models.template import Template, TemplateError
 from truetune.models.tokenizer import Tokenizer
 
 
@@ -61,8 +61,8 @@ class Renderer:
     _encoded: dict[str, Any] = field(default_factory=dict)
 
     def chunk(self, rows: Sequence[Content]) -> list[Rendered | RowError]:
-        """One result per row, in order. Texts of the whole chunk are encoded in one parallel call."""
-        planned = [self._plan(row) for row in rows]
+        """One result per row, in order. The whole chunk is rendered at once, and encoded in one parallel call."""
+        planned = self._plans(rows)
         texts = list(dict.fromkeys(text for plan in planned if isinstance(plan, list) for text in _texts(plan)))
         self._encoded = dict(zip(texts, self.tokenizer.encode_batch(texts), strict=True))
         return [self._finish(plan) for plan in planned]
@@ -74,12 +74,36 @@ class Renderer:
             raise result
         return result
 
-    def _plan(self, row: Content) -> list[Answer] | Document | RowError:
+    def _plans(self, rows: Sequence[Content]) -> list[list[Answer] | Document | RowError]:
+        places = [self._places(row) for row in rows]
+        pairs = list(zip(rows, places, strict=True))
+        talks = {
+            at: talk(row, found)
+            for at, (row, found) in enumerate(pairs)
+            if isinstance(row, Conversation) and not isinstance(found, RowError)
+        }
+        texts = dict(zip(talks, self.template.render_all(list(talks.values())), strict=True))
+        return [self._plan(row, found, texts.get(at, [])) for at, (row, found) in enumerate(pairs)]
+
+    def _places(self, row: Content) -> list[int] | RowError:
+        """The turns that are trained; none in a document."""
         try:
             if isinstance(row, Conversation):
-                return answers(row, self.template, self.tokenizer, self.train_on)
+                return trained(row, self.tokenizer, self.train_on)
             check_document(row, self.tokenizer)
+            return []
+        except RowError as error:
+            return error
+
+    def _plan(
+        self, row: Content, places: list[int] | RowError, texts: Sequence[str | TemplateError]
+    ) -> list[Answer] | Document | RowError:
+        if isinstance(places, RowError):
+            return places
+        if isinstance(row, Document):
             return row
+        try:
+            return written(row, places, texts, self.tokenizer)
         except RowError as error:
             return error
 

@@ -8,10 +8,11 @@ right, and the row is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from truetune.data.rows import Conversation, Document, RowError, Turn
-from truetune.models.template import Template, TemplateError
+from truetune.models.template import Talk, Template, TemplateError
 from truetune.models.tokenizer import Tokenizer
 
 
@@ -33,16 +34,38 @@ class Answer:
 
 def answers(conversation: Conversation, template: Template, tokenizer: Tokenizer, train_on: str) -> list[Answer]:
     """The trained answers of a conversation, in order; none if all weights are 0. Raises RowError."""
+    places = trained(conversation, tokenizer, train_on)
+    (texts,) = template.render_all([talk(conversation, places)])
+    return written(conversation, places, texts, tokenizer)
+
+
+def trained(conversation: Conversation, tokenizer: Tokenizer, train_on: str) -> list[int]:
+    """The places of the turns that are trained. Raises RowError."""
     check_control(conversation.turns, tokenizer)
     turns = list(conversation.turns)
     places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
     if train_on == "all" and any(turns[place].weight != 1 for place in places):
         raise RowError("data.weight", "weights of single messages need `train_on: assistant` or `last`")
     wanted = places if train_on == "assistant" else places[-1:]
-    try:
-        return [_answer(conversation, place, template, tokenizer) for place in wanted if turns[place].weight]
-    except TemplateError as error:
-        raise RowError("data.template", error.finding.message) from error
+    return [place for place in wanted if turns[place].weight]
+
+
+def talk(conversation: Conversation, places: Sequence[int]) -> Talk:
+    """What the template must render for these turns: for each, what is served, and that with the answer."""
+    return conversation.messages(), [cut for place in places for cut in ((place, True), (place + 1, False))]
+
+
+def written(
+    conversation: Conversation, places: Sequence[int], texts: Sequence[str | TemplateError], tokenizer: Tokenizer
+) -> list[Answer]:
+    """The answers, from the two texts of each. Raises RowError."""
+    found = []
+    for place, prompt, full in zip(places, texts[::2], texts[1::2], strict=True):
+        for text in (prompt, full):
+            if isinstance(text, TemplateError):
+                raise RowError("data.template", text.finding.message)
+        found.append(_answer(conversation, place, str(prompt), str(full), tokenizer))
+    return found
 
 
 def stop_ids(template: Template, tokenizer: Tokenizer) -> frozenset[int]:
@@ -103,21 +126,19 @@ def check_document(document: Document, tokenizer: Tokenizer) -> None:
         raise RowError("data.control_token", f"the text contains the model's control token {match[0]!r}")
 
 
-def _answer(conversation: Conversation, place: int, template: Template, tokenizer: Tokenizer) -> Answer:
-    messages, turn = conversation.messages(), conversation.turns[place]
-    prompt = template.render(messages[:place], add_generation_prompt=True)
-    full = template.render(messages[: place + 1])
+def _answer(conversation: Conversation, place: int, prompt: str, full: str, tokenizer: Tokenizer) -> Answer:
+    turn = conversation.turns[place]
     if not full.startswith(prompt):
         raise RowError("data.template_prefix", _difference(prompt, full))
-    written = full[len(prompt) :]
+    rest = full[len(prompt) :]
     _check_prompt(prompt, conversation.turns[:place])
-    stop, end = _ending(written, turn.content, tokenizer)
+    stop, end = _ending(rest, turn.content, tokenizer)
     if end:
         _check_end(end, conversation.turns)
-        return Answer(prompt, written[:stop], end, False, turn.weight)
+        return Answer(prompt, rest[:stop], end, False, turn.weight)
     if tokenizer.eos is None:
         raise RowError("data.no_end_of_turn", "neither the template nor the tokenizer has a token that ends an answer")
-    return Answer(prompt, written[:stop] + tokenizer.eos, tokenizer.eos, True, turn.weight)
+    return Answer(prompt, rest[:stop] + tokenizer.eos, tokenizer.eos, True, turn.weight)
 
 
 def _difference(prompt: str, full: str) -> str:

@@ -1,8 +1,8 @@
 """A chat template: messages in, the text that a model is served with out.
 
-Templates come with models, so they are untrusted programs: they run in a sandbox (`sandbox.py`) and see nothing but
-the messages and the names of a few tokens. What they may use is what `transformers` offers them, so that the text is
-equal to `apply_chat_template`.
+Templates come with models, so they are untrusted programs: they are compiled and rendered in a process of their own
+(`booth.py`), and see nothing but the messages and the names of a few tokens. What they may use is what `transformers`
+offers them, so that the text is equal to `apply_chat_template`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from truetune.errors import InputError
-from truetune.models.sandbox import TURNS, Endless, Room
+from truetune.models.booth import BOOTH, Answer, Breach, Cut
+from truetune.models.worker import MEMORY, SECONDS
 
 Messages = Sequence[Mapping[str, Any]]
+LARGEST = 2**22
+"""Characters of a conversation, about a million tokens: what a worker's memory is enough for."""
+BATCH = 2**18
+"""Characters that are sent to the worker at once."""
 
 PLAIN = (
     "{% for message in messages %}"
@@ -43,24 +46,33 @@ class TemplateEndless(InputError):
     """The template goes on for ever. No row can be rendered by it."""
 
 
+CHOOSE = "Choose another template: data.template."
+TOO_MUCH = f"it takes more than {SECONDS:g} seconds or {MEMORY // 2**20} MB"
+TOO_LONG = f"it has more than {LARGEST:,} characters"
+
+Talk = tuple[Messages, Sequence[Cut]]
+
+
 class Template:
-    """A compiled chat template with the token names it may write."""
+    """A chat template with the token names it may write."""
 
     def __init__(self, source: str, tokens: Mapping[str, str | None], origin: str) -> None:
         """`tokens`: bos_token, eos_token, …; `origin`: where the template comes from, for messages and the report.
 
-        Raises TemplateError (`model.template`) for a template that does not compile.
+        Raises TemplateError (`model.template`) for a template that does not compile, TemplateEndless for one that does
+        not stop compiling.
         """
         self.source, self.origin = source, origin
         self.tokens = {name: text for name, text in tokens.items() if text is not None}
-        self.digest = hashlib.sha256(source.encode()).hexdigest()
-        self._room = Room()
+        self.digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
         try:
-            self._compiled = self._room.template(source)
-        except jinja2.TemplateSyntaxError as error:
-            where = f"{origin}:{error.lineno}"
-            message = f"the chat template is not valid: {error.message}"
-            raise TemplateError(message, code="model.template", where=where) from error
+            answer = BOOTH.compile(self.digest, source)
+        except Breach as error:
+            raise self._endless(TOO_MUCH) from error
+        if isinstance(answer, list):
+            where = f"{origin}:{answer[2]}"
+            message = f"the chat template is not valid: {_plain(answer[1])}"
+            raise TemplateError(message, code="model.template", where=where, hint=CHOOSE)
 
     @property
     def dated(self) -> bool:
@@ -72,19 +84,61 @@ class Template:
 
         Raises TemplateError (`data.template`) with the template's own reason, TemplateEndless (`model.template`).
         """
-        self._room.turns = TURNS
+        text = self.render_all([(messages, [(len(messages), add_generation_prompt)])])[0][0]
+        if isinstance(text, TemplateError):
+            raise text
+        return text
+
+    def render_all(self, talks: Sequence[Talk]) -> list[list[str | TemplateError]]:
+        """For each conversation, the texts of its cuts: (n, prompt) is its first n messages, with or without the
+        generation prompt. Many at once take a third of the time of one by one. Raises TemplateEndless.
+        """
+        found: list[list[str | TemplateError]] = []
+        batch: list[Talk] = []
+        size = 0
+        for talk in talks:
+            batch.append(talk)
+            size += _characters(talk)
+            if size >= BATCH:
+                found += self._batch(batch)
+                batch, size = [], 0
+        return found + self._batch(batch)
+
+    def _batch(self, talks: Sequence[Talk]) -> list[list[str | TemplateError]]:
+        small = [talk if _characters(talk) <= LARGEST else ((), ()) for talk in talks]
         try:
-            return self._compiled.render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self.tokens,
-            )
-        except Endless as error:
-            message, hint = f"the chat template does not come to an end: {error}", "Choose another: data.template."
-            raise TemplateEndless(message, code="model.template", where=self.origin, hint=hint) from error
-        except Exception as error:  # a template is a program: anything can go wrong in it
-            reason = str(error) or type(error).__name__
-            message = f"the chat template refuses this conversation: {reason}"
-            raise TemplateError(message, code="data.template", where=self.origin) from error
+            answers = iter(BOOTH.render(self.digest, self.source, self.tokens, small) if talks else [])
+        except Breach as error:
+            raise self._endless(TOO_MUCH) from error
+        except TypeError as error:
+            raise self._refused(f"a message holds what is not JSON ({error})") from error
+        return [
+            [self._text(next(answers)) if cuts else self._refused(TOO_LONG) for _ in wanted]
+            for (_, wanted), (_, cuts) in zip(talks, small, strict=True)
+        ]
+
+    def _text(self, answer: Answer) -> str | TemplateError:
+        if isinstance(answer, str):
+            return answer
+        if answer[0] == "endless":
+            raise self._endless(_plain(answer[1]))
+        return self._refused(_plain(answer[1]))
+
+    def _refused(self, reason: str) -> TemplateError:
+        message = f"the chat template refuses this conversation: {reason}"
+        return TemplateError(message, code="data.template", where=self.origin, hint=CHOOSE)
+
+    def _endless(self, reason: str) -> TemplateEndless:
+        message = f"the chat template does not come to an end: {reason}"
+        return TemplateEndless(message, code="model.template", where=self.origin, hint=CHOOSE)
+
+
+def _characters(talk: Talk) -> int:
+    """How much a conversation asks of the worker."""
+    messages, cuts = talk
+    return sum(len(text) for message in messages for text in message.values() if isinstance(text, str)) + len(cuts)
+
+
+def _plain(reason: object) -> str:
+    """A template's own words: cut, and without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(reason)[:300])
