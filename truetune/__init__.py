@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.config import init as init
     from truetune.api.data import dataset_show as dataset_show
     from truetune.api.doctor import doctor as doctor
+    from truetune.api.evaluate import evaluate as evaluate
     from truetune.api.memory import suggest as suggest
     from truetune.api.runs import receipt_show as receipt_show
     from truetune.api.runs import receipt_verify as receipt_verify

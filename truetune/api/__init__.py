@@ -13,6 +13,7 @@ from typing import Any
 VERBS = {
     "train": "truetune.api.train",
     "preview": "truetune.api.train",
+    "evaluate": "truetune.api.evaluate",
     "init": "truetune.api.config",
     "config_schema": "truetune.api.config",
     "config_show": "truetune.api.config",

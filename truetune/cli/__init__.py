@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 VERBS = {
     "train": ("truetune.cli.train:command", "Fine-tune a model as train.yml says."),
+    "evaluate": ("truetune.cli.evaluate:command", "Measure base against tuned on held-out rows."),
     "demo": ("truetune.cli.demo:command", "A small real fine-tune on the bundled starter model."),
+    "chat": ("truetune.cli.chat:command", "Talk to a run, an adapter or a model."),
+    "test": ("truetune.cli.chat:test", "Ask one question: `ft chat NAME PROMPT`."),
     "init": ("truetune.cli.init:command", "Write a commented train.yml for a model and data."),
     "config": ("truetune.cli.config:command", "Show, edit or describe a train.yml."),
     "dataset": ("truetune.cli.dataset:command", "Show rows as the model sees them, trained tokens marked."),

@@ -12,6 +12,7 @@ from truetune.api.runs import receipt_show, receipt_verify
 from truetune.cli import common, visible
 from truetune.cli.common import Output
 from truetune.errors import CheckFailed, InputError
+from truetune.runs.receipt import EVALUATE
 
 MARKS = {"ok": ("✓", "green"), "changed": ("✗", "bold red"), "absent": ("–", "yellow"), "not checked": ("·", "dim")}
 FATES = {
@@ -95,7 +96,8 @@ def page(stages: dict[str, dict[str, Any]]) -> list[tuple[Text, str]]:
     for stage, body in stages.items():
         before = None
         try:
-            for label, text in writers.get(stage, file_lines)(body):
+            writer = evaluate_lines if stage.startswith(EVALUATE) else writers.get(stage, file_lines)
+            for label, text in writer(body):
                 lines.append((Text("" if label == before else label, style="cyan"), text))
                 before = label
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -161,6 +163,14 @@ def eval_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "held out",
         f"loss {arrow(before['loss'], after['loss'])}, perplexity {arrow(before['perplexity'], after['perplexity'])}",
     )
+
+
+def evaluate_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    rows = "held out" if body["held_out"] else ", ".join(entry["path"] for entry in body["inputs"])
+    trained = f", {body['contaminated']:,} of them trained on" if body["contaminated"] else ""
+    figures = [f"{name} {arrow(pair['base'], pair['tuned'])}" for name, pair in body["figures"].items()]
+    yield "measured", f"{body['checkpoint']} on {body['rows']:,} rows, {rows}{trained}: {', '.join(figures)}"
+    yield from file_lines(body)
 
 
 def file_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:

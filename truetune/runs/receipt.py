@@ -1,11 +1,14 @@
 """Receipts of a run: `receipts/<stage>.json`, each with the sha256 of its parent's bytes.
 
     data ─► train ─► eval
+                ├──► evaluate-NAME
                 └──► export-ID
 
     data   inputs [{path, resolved, sha256, bytes, rows}], rows by fate, tokens, files {relative: sha256}
     train  base {name, revision, folder, files}, files, supervised/examples {promised, counted}, grad_norm, …
-    eval   rows, supervised, base/tuned {loss, perplexity}, checkpoint
+    eval   rows, supervised, base/tuned {loss, perplexity}, checkpoint: as the training measured it
+    evaluate-NAME  files {eval/NAME.json: sha256}, weights {relative: sha256}, inputs where they are not the run's own,
+                   rows, contaminated, figures {metric: {base, tuned}}: by `ft evaluate`, one per checkpoint and data
 
 `truetune.runs.verify` recomputes them. The digest of the last one stands in the model card, because a chain that was
 rewritten as a whole agrees with itself.
@@ -22,10 +25,12 @@ from truetune.runs import durable, jsonfile
 from truetune.runs.run import NAME, Run
 
 CHAIN = ("data", "train", "eval")
+EVALUATE = "evaluate-"
+"""How the stages of `ft evaluate` begin."""
 
 
 def parent(stage: str) -> str | None:
-    """The stage before this one; exports follow from the training."""
+    """The stage before this one; evaluations and exports follow from the training."""
     if stage in CHAIN:
         return None if stage == "data" else CHAIN[CHAIN.index(stage) - 1]
     return "train"
@@ -56,7 +61,7 @@ def digest(run: Run, stage: str) -> str | None:
 
 
 def stages(run: Run) -> list[str]:
-    """The stages that have a receipt: the chain first, then exports by name."""
+    """The stages that have a receipt: the chain first, then the others by name."""
     names = {file.stem for file in (run.folder / "receipts").glob("*.json") if NAME.fullmatch(file.stem)}
     return [stage for stage in CHAIN if stage in names] + sorted(names.difference(CHAIN))
 

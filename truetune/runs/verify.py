@@ -65,6 +65,7 @@ def verify(
         items += _inputs(stage, body, data, watch)
         items += _base(stage, body, base, watch)
         items += _files(run, stage, body, watch)
+        items += _weights(run, stage, body, watch)
         items += _sums(stage, body)
     items += _card(run, bodies)
     return items
@@ -134,6 +135,12 @@ def _files(run: Run, stage: str, body: dict[str, Any], watch: Watch) -> Iterator
             yield Item(stage, name, "changed", "the receipt names a file outside the run")
             continue
         yield _compare(stage, name, place, expected, watch, own=True)
+
+
+def _weights(run: Run, stage: str, body: dict[str, Any], watch: Watch) -> Iterator[Item]:
+    """What was measured. Older checkpoints go as a run goes on: one that is gone fails nothing."""
+    for name, expected in _dict(body.get("weights")).items():
+        yield _compare(stage, name, run.folder / name, expected, watch, own=False)
 
 
 def _compare(stage: str, name: str, place: Path, expected: Any, watch: Watch, *, own: bool, option: str = "") -> Item:

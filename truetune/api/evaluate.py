@@ -1,0 +1,79 @@
+"""The verb `evaluate`: what a training has changed, measured on rows it did not learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from truetune.errors import ResourceError
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+def quiet(kind: str, figures: dict[str, Any]) -> None:
+    """The listener that hears nothing."""
+
+
+def evaluate(
+    subject: str = "last",
+    *,
+    checkpoint: str | None = None,
+    data: str | Path | Sequence[str] = (),
+    limit: int | None = None,
+    generate: bool = True,
+    temperature: float = 0.0,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    slots: int = 8,
+    device: str = "auto",
+    out: str | Path | None = None,
+    listener: Listener = quiet,
+) -> dict[str, Any]:
+    """Measure base and tuned on the same rows; the document is described in `truetune.evaluate.results`.
+
+    subject    a run (`last`, an id, `RUN:best`), an adapter's folder, or a model
+    checkpoint `best`, `last` or `step-N` of the run; without one, its result
+    data       file, folder or pattern with rows, or several; by default the rows that the run held out
+    limit      most rows, spread over all of them
+    generate   whether answers are written and compared with the references (texts: never)
+    temperature, max_new_tokens, seed   how; 0 is greedy, the length is by default that of the run's `generation`
+    slots      answers that are written at once
+    out        a file for the document as well; a run's own goes to `eval/`, with a receipt
+    listener   called with (kind, figures): `score`, `answer` {side, done, total}; `warning` {text}; `saved` {path}
+
+    Raises InputError, UsageError, and ResourceError where the memory does not hold a row. Ctrl-C leaves nothing behind.
+    """
+    try:
+        from truetune.evaluate import material, measure, results
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
+    from truetune.evaluate.subject import find_subject
+    from truetune.evaluate.voice import Voice
+
+    found = find_subject(subject, checkpoint=checkpoint)
+    names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
+    rows = material.gather(found, names, limit)
+    with Voice(found, device=device, slots=slots) as voice:
+        asked = {"temperature": float(temperature), "max_new_tokens": max_new_tokens, "seed": seed}
+        sampling = voice.sampling(**asked) if generate else None
+        measured = measure.sides(voice, rows, sampling, listener)
+        warnings = measure.warnings(voice, rows, sampling, measured)
+        document = results.document(voice, rows, sampling, measured, warnings)
+    for text in warnings:
+        listener("warning", {"text": text})
+    if found.run:
+        path, stage = results.save(found, rows, document)
+        listener("saved", {"path": str(path), "receipt": stage})
+    if out:
+        results.write(Path(out), document)
+        listener("saved", {"path": str(out), "receipt": None})
+    return document
+
+
+def missing(error: ModuleNotFoundError) -> ResourceError:
+    return ResourceError(
+        f"evaluation needs {error.name}, which is not installed",
+        code="evaluate.not_installed",
+        hint='Install it: pip install "truetune[evaluate]".',
+    )

@@ -1,0 +1,210 @@
+"""The rows that a subject is measured on: those its run held out, or those of a file.
+
+Both come as the training saw its rows: read, checked and rendered by the same code, with the subject's own template,
+and under the run's own `data.max_length`, `too_long` and `train_on`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from truetune.config import Config
+from truetune.config.schema import Data
+from truetune.data import formats, sources
+from truetune.data.cache import Examples
+from truetune.data.example import Example
+from truetune.data.formats import Format
+from truetune.data.prepare import Prepared, prepare, read
+from truetune.data.rows import Content, Conversation, Row, RowError
+from truetune.errors import InputError, TrueTuneError, UsageError
+from truetune.evaluate.subject import Subject
+from truetune.evaluate.tasks import task_of
+from truetune.runs.run import Run
+from truetune.train import session
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row: its examples for the loss, and for generation what is asked and what the row answers."""
+
+    row: int
+    where: str
+    examples: Sequence[Example]
+    messages: Sequence[Mapping[str, Any]] = ()
+    """The conversation before its last answer; empty for a text."""
+    reference: str = ""
+
+    @property
+    def question(self) -> str:
+        return str(self.messages[-1]["content"]) if self.messages else ""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Rows to measure on. `data` is JSON-ready: where they come from, and what became of the others."""
+
+    task: str
+    items: Sequence[Item]
+    data: dict[str, Any]
+
+    @property
+    def digest(self) -> str | None:
+        """Of the files' content, hex; None for the run's own held-out rows."""
+        if self.data["held_out"]:
+            return None
+        return hashlib.sha256("".join(entry["sha256"] for entry in self.data["inputs"]).encode()).hexdigest()
+
+
+def gather(subject: Subject, data: Sequence[str], limit: int | None = None, folder: Path | None = None) -> Material:
+    """The rows of `data`, else those that the subject's run held out; at most `limit` of them, spread over all.
+
+    Raises what `prepare` and `train.session.reopen` raise, InputError `evaluate.no_rows` for a run that held none
+    out, and UsageError `evaluate.no_data`, `evaluate.texts` where it must be told what to measure on.
+    """
+    if data:
+        prepared = of_files(subject, data, folder or Path())
+        return material(prepared, prepared.train, limit, contaminated(subject, prepared), held_out=False)
+    if subject.run is None:
+        raise UsageError(
+            "it has no run that held rows out to measure on",
+            code="evaluate.no_data",
+            where=subject.name,
+            hint="Name rows that it was not trained on: --data FILE.",
+        )
+    prepared = of_run(subject.run)
+    return material(prepared, prepared.validation, limit, 0, held_out=True)
+
+
+def of_run(run: Run) -> Prepared:
+    """The run's own rows, as it prepared them."""
+    try:
+        prepared = session.reopen(run).prepared
+    except UsageError as error:
+        if error.finding.code != "resume.data_changed":
+            raise
+        hint = "Put the old file back, or name the rows to measure on: --data FILE."
+        raise InputError(error.finding.message, code="evaluate.data_changed", where=run.id, hint=hint) from None
+    if not len(prepared.validation):
+        raise InputError(
+            "the run held no rows out, so there is nothing to measure on that it was not trained on",
+            code="evaluate.no_rows",
+            where=run.id,
+            hint="Name other rows: --data FILE. A run holds rows out with `data.validation: 5%`.",
+        )
+    return prepared
+
+
+def of_files(subject: Subject, data: Sequence[str], folder: Path) -> Prepared:
+    """All rows of files, rendered as the subject's training rendered its own."""
+    files, encode = Data(path=tuple(data), validation=None, dedupe="none"), subject.tokenizer
+    template = subject.template or encode.plain()
+
+    def rendered(options: Data) -> Prepared:
+        return prepare(options, objective="auto", seed=0, folder=folder, tokenizer=encode, template=template)
+
+    try:
+        prepared = rendered(like_training(subject, files, SHAPED))
+    except InputError as error:  # its training's columns are not those of this file
+        if error.finding.code not in ("data.no_column", "data.unknown_format"):
+            raise
+        prepared = rendered(like_training(subject, files))
+    if subject.template is None and prepared.objective == "sft":
+        raise UsageError(
+            "it learned to go on with texts, and these rows are conversations",
+            code="evaluate.texts",
+            where=subject.name,
+            hint="Measure it on plain texts: a .txt file, or rows with a column `text`.",
+        )
+    return prepared
+
+
+TREATED = ("train_on", "max_length", "too_long", "max_rejects")
+SHAPED = ("format", "columns")
+"""Keys of a run's `data` that other rows are read by: always, and where they fit."""
+
+
+def like_training(subject: Subject, files: Data, more: Sequence[str] = ()) -> Data:
+    """The files under the settings of the subject's training."""
+    if subject.run is None:
+        return files
+    written = Config.model_validate(subject.run.resolved["written"]).data
+    return files.model_copy(update={name: getattr(written, name) for name in (*TREATED, *more)})
+
+
+def material(
+    prepared: Prepared, examples: Examples, limit: int | None, contaminated: int | None, *, held_out: bool
+) -> Material:
+    parts: dict[int, list[Example]] = {}
+    for place in range(len(examples)):
+        parts.setdefault(examples[place].row, []).append(examples[place])
+    rows = spread(list(parts), limit)
+    contents = {index: (where, content) for index, where, content in texts(prepared.report, set(rows))}
+    items = [item(index, *contents[index], parts[index]) for index in rows]
+    report = prepared.report
+    lost = ("rejected", "too_long", "unsupervised")
+    about = {
+        "held_out": held_out,
+        "inputs": report["inputs"],
+        "format": report["format"]["name"],
+        "rows": len(rows),
+        "available": len(parts),
+        "supervised": sum(example.supervised for item in items for example in item.examples),
+        "left_out": {} if held_out else {name: report["rows"][name] for name in lost if report["rows"][name]},
+        "contaminated": contaminated,
+    }
+    return Material(task_of(report["format"]["name"]), items, about)
+
+
+def spread(rows: list[int], limit: int | None) -> list[int]:
+    """At most `limit` rows, evenly from all over the file, because files are often sorted by subject."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[at * len(rows) // limit] for at in range(limit)]
+
+
+def item(row: int, where: str, content: Content, examples: Sequence[Example]) -> Item:
+    if not isinstance(content, Conversation):
+        return Item(row, where, examples)
+    messages = content.messages()
+    return Item(row, where, examples, messages[:-1], messages[-1]["content"])
+
+
+def texts(report: Mapping[str, Any], wanted: Collection[int]) -> Iterator[tuple[int, str, Content]]:
+    """(row, where, content) of the wanted rows, read again from the files that a preparation names."""
+    form = shape(report)
+    files = [
+        sources.Source(Path(entry["resolved"]), entry["path"], entry["sha256"], entry["bytes"])
+        for entry in report["inputs"]
+    ]
+    for row in read(files):
+        if row.index in wanted and isinstance(row, Row):
+            yield row.index, row.where, form.read(row.value)
+
+
+def shape(report: Mapping[str, Any]) -> Format:
+    found = report["format"]
+    return formats.named(found["name"], found["columns"])
+
+
+def contaminated(subject: Subject, prepared: Prepared) -> int | None:
+    """How many of these rows the subject's run was trained on, by content; None where that cannot be known."""
+    if subject.run is None:
+        return None
+    try:
+        trained = session.reopen(subject.run).prepared
+        learned = digests(trained.report, trained.train)
+    except (TrueTuneError, RowError):  # its files have moved or changed since
+        return None
+    return sum(content.digest in learned for _, _, content in texts(prepared.report, rows(prepared.train)))
+
+
+def digests(report: Mapping[str, Any], examples: Examples) -> set[bytes]:
+    return {content.digest for _, _, content in texts(report, rows(examples))}
+
+
+def rows(examples: Examples) -> set[int]:
+    return {examples[place].row for place in range(len(examples))}

@@ -1,0 +1,34 @@
+"""What rows ask for, told by their shape, and which figures come first there. That order is all that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+TASKS = {
+    "messages": "chat",
+    "sharegpt": "chat",
+    "text_summary": "summarisation",
+    "document_summary": "summarisation",
+    "dialogue_summary": "summarisation",
+    "article_highlights": "summarisation",
+    "text": "text",
+}
+"""Shape of the rows (`truetune.data.formats`) -> task; every other shape is an instruction with its answer."""
+
+FIRST = {
+    "chat": ("loss", "perplexity", "exact_match", "chrf", "rougeL"),
+    "instruction": ("loss", "perplexity", "exact_match", "chrf", "rougeL"),
+    "summarisation": ("rouge1", "rouge2", "rougeL", "loss", "perplexity"),
+    "text": ("loss", "perplexity", "bits_per_byte"),
+}
+"""Task -> its headline figures."""
+
+
+def task_of(shape: str) -> str:
+    return TASKS.get(shape, "instruction")
+
+
+def order(task: str, measured: Sequence[str]) -> list[str]:
+    """The metrics that were measured, the task's headline figures before the others."""
+    headline = [name for name in FIRST[task] if name in measured]
+    return headline + [name for name in measured if name not in headline]
