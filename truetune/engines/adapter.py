@@ -7,12 +7,17 @@ adapter_model.safetensors      base_model.model.<module>.lora_A.weight [r, in], 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from truetune.engines.base import Method
-from truetune.errors import InputError
+from truetune.errors import InputError, UsageError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 COPY = "Copy the adapter again."
@@ -96,3 +101,77 @@ def read_config(folder: Path) -> dict[str, Any]:
             hint="Start from a plain LoRA adapter, or merge it into its base first.",
         )
     return body
+
+
+def start(module: str, r: int, inputs: int, seed: int) -> NDArray[np.float32]:
+    """PEFT's start of a layer's A, float32 [r, inputs]: uniform (Kaiming with a = √5); B starts as zero.
+
+    Drawn from the seed and the layer's name, so that it is the same on every engine and device, and whatever other
+    layers are adapted.
+    """
+    bound = np.float32(math.sqrt(1 / inputs))
+    drawn = np.random.default_rng([seed, *module.encode()]).random((r, inputs), dtype=np.float32)
+    return (drawn * 2 - 1) * bound
+
+
+def select(every: Sequence[str], wanted: str | Sequence[str]) -> list[str]:
+    """Which of a model's linear layers (all but the head) are adapted.
+
+    `auto` and `all-linear` take every one (Dettmers et al. 2023), a list takes names and suffixes (`q_proj`), any
+    other string is a regular expression over whole names. Raises UsageError `method.no_target`.
+    """
+    if wanted in ("auto", "all-linear"):
+        return list(every)
+    if isinstance(wanted, str):
+        found = [name for name in every if re.fullmatch(wanted, name)]
+        missing = [] if found else [wanted]
+    else:
+        found = [name for name in every if any(hit(name, suffix) for suffix in wanted)]
+        missing = [suffix for suffix in wanted if not any(hit(name, suffix) for name in every)]
+    if missing:
+        kinds = sorted({name.rpartition(".")[2] for name in every})
+        raise UsageError(
+            f"no linear layer of this model is called {', '.join(missing)}",
+            code="method.no_target",
+            where="method.target_modules",
+            hint=f"This model has {', '.join(kinds)}; `auto` takes them all.",
+        )
+    return found
+
+
+def hit(name: str, suffix: str) -> bool:
+    return name == suffix or name.endswith("." + suffix)
+
+
+def shortest(every: Iterable[str], targets: Sequence[str]) -> list[str]:
+    """The shortest way to name the targets for PEFT: suffixes where they select exactly these of `every` layer."""
+    suffixes = sorted({name.rpartition(".")[2] for name in targets})
+    chosen = [name for name in every if any(hit(name, suffix) for suffix in suffixes)]
+    return suffixes if sorted(chosen) == sorted(targets) else list(targets)
+
+
+def refuse_other_shape(body: Mapping[str, Any], method: Method) -> None:
+    """Training goes on with the rank and alpha of the adapter that it starts from."""
+    wanted, stands = (method.r, float(method.alpha)), (body["r"], float(body["lora_alpha"]))
+    if wanted != stands:
+        raise UsageError(
+            f"the adapter has r={stands[0]}, alpha={stands[1]:g}, but r={wanted[0]}, alpha={wanted[1]:g} is set",
+            code="adapter.other_shape",
+            where="model.adapter",
+            hint=f"Set method.r to {stands[0]} and method.alpha to {stands[1]:g}.",
+        )
+
+
+def refuse_mismatch(places: Mapping[str, Sequence[int]], tensors: Mapping[str, Sequence[int]], where: str) -> None:
+    """Name -> shape of what the model has a place for, and of what the file holds: they must be the same."""
+    missing, extra = sorted(places.keys() - tensors.keys()), sorted(tensors.keys() - places.keys())
+    wrong = sorted(name for name in places.keys() & tensors.keys() if tuple(places[name]) != tuple(tensors[name]))
+    if missing or extra or wrong or not places:
+        example = (missing or extra or wrong or ["no layer"])[0]
+        raise InputError(
+            f"the adapter does not map onto this model ({len(missing)} tensors missing, {len(extra)} unknown, "
+            f"{len(wrong)} of another shape; for example {example})",
+            code="adapter.mismatch",
+            where=where,
+            hint="Use the base model and the target modules that the adapter was trained with.",
+        )

@@ -6,16 +6,14 @@ so PEFT loads what is saved here and the other way round.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from truetune.engines import adapter
 from truetune.engines.base import Method
-from truetune.errors import UsageError
 
 
 class Product(torch.autograd.Function):
@@ -65,11 +63,9 @@ class LoRALinear(nn.Module):
         self.dropout = method.dropout
         self.enabled = True
 
-    def reset(self, generator: torch.Generator) -> None:
-        """PEFT's start: A uniform (Kaiming with a = √5), B zero. Drawn on the CPU, so every device starts alike."""
-        bound = math.sqrt(1 / self.lora_A.shape[1])
-        start = torch.empty(self.lora_A.shape).uniform_(-bound, bound, generator=generator)
-        self.lora_A.data.copy_(start)
+    def reset(self, name: str, seed: int) -> None:
+        """PEFT's start, the same on every device and engine."""
+        self.lora_A.data.copy_(torch.from_numpy(adapter.start(name, *self.lora_A.shape, seed)))
         self.lora_B.data.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -89,13 +85,12 @@ class LoRALinear(nn.Module):
 def attach(model: nn.Module, method: Method, seed: int) -> list[str]:
     """Freeze the model, put a `LoRALinear` at every target, return the targets' names in the model's order."""
     model.requires_grad_(False)
-    names = targets(model, method.target_modules)
-    generator = torch.Generator().manual_seed(seed)
+    names = adapter.select(linear_names(model), method.target_modules)
     for name in names:
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)
         layer = LoRALinear(getattr(owner, child), method)
-        layer.reset(generator)
+        layer.reset(name, seed)
         setattr(owner, child, layer)
     return names
 
@@ -111,33 +106,3 @@ def linear_names(model: nn.Module) -> list[str]:
     return [
         name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
     ]
-
-
-def targets(model: nn.Module, wanted: str | Sequence[str]) -> list[str]:
-    """Names of the layers to adapt.
-
-    `auto` and `all-linear` take every linear layer but the head (Dettmers et al. 2023), a list takes names and
-    suffixes (`q_proj`), any other string is a regular expression over whole names.
-    """
-    every = linear_names(model)
-    if wanted in ("auto", "all-linear"):
-        return every
-    if isinstance(wanted, str):
-        found = [name for name in every if re.fullmatch(wanted, name)]
-        missing = [] if found else [wanted]
-    else:
-        found = [name for name in every if any(hit(name, suffix) for suffix in wanted)]
-        missing = [suffix for suffix in wanted if not any(hit(name, suffix) for name in every)]
-    if missing:
-        kinds = sorted({name.rpartition(".")[2] for name in every})
-        raise UsageError(
-            f"no linear layer of this model is called {', '.join(missing)}",
-            code="method.no_target",
-            where="method.target_modules",
-            hint=f"This model has {', '.join(kinds)}; `auto` takes them all.",
-        )
-    return found
-
-
-def hit(name: str, suffix: str) -> bool:
-    return name == suffix or name.endswith("." + suffix)

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from truetune.engines import adapter
 from truetune.engines.base import EngineSpec, Method
 from truetune.engines.torch import attention, lora
-from truetune.errors import InputError, UsageError
+from truetune.errors import InputError
 
 PACKS = {
     "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3",
@@ -103,15 +103,7 @@ def adapt(model: nn.Module, spec: EngineSpec) -> list[str]:
 def load_adapter(model: nn.Module, folder: Path, method: Method) -> None:
     """Start from an adapter on disk. Refused unless it maps one to one onto the layers."""
     body = adapter.read_config(folder)
-    wanted = (method.r, float(method.alpha))
-    stands = (body["r"], float(body["lora_alpha"]))
-    if wanted != stands:
-        raise UsageError(
-            f"the adapter has r={stands[0]}, alpha={stands[1]:g}, but r={wanted[0]}, alpha={wanted[1]:g} is set",
-            code="adapter.other_shape",
-            where="model.adapter",
-            hint=f"Set method.r to {stands[0]} and method.alpha to {stands[1]:g}.",
-        )
+    adapter.refuse_other_shape(body, method)
     tensors = load_file(folder / adapter.WEIGHTS)
     put_adapter(model, tensors, str(folder / adapter.WEIGHTS))
 
@@ -119,17 +111,11 @@ def load_adapter(model: nn.Module, folder: Path, method: Method) -> None:
 def put_adapter(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
     """Copy PEFT-named tensors into the LoRA layers; every tensor must find its place and every place its tensor."""
     places = adapter_parameters(model)
-    missing, extra = sorted(places.keys() - tensors.keys()), sorted(tensors.keys() - places.keys())
-    wrong = [name for name in places.keys() & tensors.keys() if places[name].shape != tensors[name].shape]
-    if missing or extra or wrong:
-        example = (missing or extra or wrong)[0]
-        raise InputError(
-            f"the adapter does not map onto this model ({len(missing)} tensors missing, {len(extra)} unknown, "
-            f"{len(wrong)} of another shape; for example {example})",
-            code="adapter.mismatch",
-            where=where,
-            hint="Use the base model and the target modules that the adapter was trained with.",
-        )
+    adapter.refuse_mismatch(
+        {name: place.shape for name, place in places.items()},
+        {name: tensor.shape for name, tensor in tensors.items()},
+        where,
+    )
     for name, parameter in places.items():
         parameter.data.copy_(tensors[name])
 
@@ -145,11 +131,8 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def target_names(model: nn.Module, targets: list[str]) -> list[str]:
     """The shortest way to name the targets for PEFT: suffixes where they select exactly these layers."""
-    suffixes = sorted({name.rpartition(".")[2] for name in targets})
     everything = [n for n, m in model.named_modules() if isinstance(m, lora.LoRALinear | nn.Linear | lora.Conv1D)]
-    outer = [name for name in everything if not name.endswith(".base")]
-    chosen = [name for name in outer if any(lora.hit(name, suffix) for suffix in suffixes)]
-    return suffixes if sorted(chosen) == sorted(targets) else list(targets)
+    return adapter.shortest([name for name in everything if not name.endswith(".base")], targets)
 
 
 def peft_config(model: nn.Module, spec: EngineSpec, targets: list[str]) -> dict[str, object]:

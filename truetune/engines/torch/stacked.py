@@ -168,7 +168,7 @@ def read(folder: Path, model: nn.Module, linears: dict[str, nn.Module]) -> dict[
     for name in layers:
         inside, outside = sides(linears[name])
         shapes |= {adapter.key(name, "A"): (rank, inside), adapter.key(name, "B"): (outside, rank)}
-    refuse_mismatch(shapes, tensors, path)
+    adapter.refuse_mismatch(shapes, {name: tensor.shape for name, tensor in tensors.items()}, str(path))
     weight = next(model.parameters())
 
     def pair(name: str) -> Pair:
@@ -182,24 +182,10 @@ def chosen(linears: dict[str, nn.Module], wanted: str | list[str]) -> list[str]:
     """The layers that PEFT's `target_modules` selects: a pattern over whole names, or names and suffixes."""
     if isinstance(wanted, str):
         return list(linears) if wanted == "all-linear" else [n for n in linears if re.fullmatch(wanted, n)]
-    return [name for name in linears if any(lora.hit(name, suffix) for suffix in wanted)]
+    return [name for name in linears if any(adapter.hit(name, suffix) for suffix in wanted)]
 
 
 def sides(layer: nn.Module) -> tuple[int, int]:
     """(inputs, outputs) of a linear layer; GPT-2's `Conv1D` keeps its weight transposed."""
     first, second = layer.weight.shape
     return (first, second) if isinstance(layer, lora.Conv1D) else (second, first)
-
-
-def refuse_mismatch(shapes: dict[str, tuple[int, int]], tensors: dict[str, torch.Tensor], path: Path) -> None:
-    missing, extra = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
-    wrong = sorted(name for name in shapes.keys() & tensors.keys() if shapes[name] != tuple(tensors[name].shape))
-    if missing or extra or wrong or not shapes:
-        example = (missing or extra or wrong or ["no layer"])[0]
-        raise InputError(
-            f"the adapter does not map onto this model ({len(missing)} tensors missing, {len(extra)} unknown, "
-            f"{len(wrong)} of another shape; for example {example})",
-            code="adapter.mismatch",
-            where=str(path),
-            hint="Use the base model that the adapter was trained with.",
-        )
