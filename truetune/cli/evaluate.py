@@ -131,7 +131,7 @@ class Watch:
 def show(out: Output, result: dict[str, Any]) -> None:
     """The page: what was measured, the table, where it got worse, samples."""
     data, figures = result["data"], result["figures"]
-    files = ", ".join(entry["path"] for entry in data["inputs"])
+    files = ", ".join(dict.fromkeys(row["where"].rpartition(":")[0] for row in result["rows"]))
     rows = f"{counted(data['rows'], 'held-out row') if data['held_out'] else counted(data['rows'], 'row')} of {files}"
     out.print(heading(result), style="bold")
     out.print(f"{result['task']}: {rows}, {data['supervised']:,} trained tokens\n")

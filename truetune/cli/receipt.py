@@ -168,7 +168,7 @@ def eval_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def evaluate_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     rows = "held out" if body["held_out"] else ", ".join(entry["path"] for entry in body["inputs"])
     trained = f", {body['contaminated']:,} of them trained on" if body["contaminated"] else ""
-    figures = [f"{name} {arrow(pair['base'], pair['tuned'])}" for name, pair in body["figures"].items()]
+    figures = [f"{figure['title']} {arrow(figure['base'], figure['tuned'])}" for figure in body["figures"]]
     yield "measured", f"{body['checkpoint']} on {body['rows']:,} rows, {rows}{trained}: {', '.join(figures)}"
     yield from file_lines(body)
 

@@ -67,7 +67,7 @@ def gather(subject: Subject, data: Sequence[str], limit: int | None = None, fold
     """
     if data:
         prepared = of_files(subject, data, folder or Path())
-        return material(prepared, prepared.train, limit, contaminated(subject, prepared), held_out=False)
+        return material(prepared, prepared.train, limit, learned(subject), held_out=False)
     if subject.run is None:
         raise UsageError(
             "it has no run that held rows out to measure on",
@@ -76,7 +76,7 @@ def gather(subject: Subject, data: Sequence[str], limit: int | None = None, fold
             hint="Name rows that it was not trained on: --data FILE.",
         )
     prepared = of_run(subject.run)
-    return material(prepared, prepared.validation, limit, 0, held_out=True)
+    return material(prepared, prepared.validation, limit, frozenset(), held_out=True)
 
 
 def of_run(run: Run) -> Prepared:
@@ -109,7 +109,7 @@ def of_files(subject: Subject, data: Sequence[str], folder: Path) -> Prepared:
     try:
         prepared = rendered(like_training(subject, files, SHAPED))
     except InputError as error:  # its training's columns are not those of this file
-        if error.finding.code not in ("data.no_column", "data.unknown_format"):
+        if error.finding.code not in OTHER:
             raise
         prepared = rendered(like_training(subject, files))
     if subject.template is None and prepared.objective == "sft":
@@ -125,6 +125,8 @@ def of_files(subject: Subject, data: Sequence[str], folder: Path) -> Prepared:
 TREATED = ("train_on", "max_length", "too_long", "max_rejects")
 SHAPED = ("format", "columns")
 """Keys of a run's `data` that other rows are read by: always, and where they fit."""
+OTHER = ("data.no_column", "data.unknown_format", "data.no_rows", "data.too_many_rejects")
+"""What is said of rows that have another shape than asked for."""
 
 
 def like_training(subject: Subject, files: Data, more: Sequence[str] = ()) -> Data:
@@ -136,25 +138,27 @@ def like_training(subject: Subject, files: Data, more: Sequence[str] = ()) -> Da
 
 
 def material(
-    prepared: Prepared, examples: Examples, limit: int | None, contaminated: int | None, *, held_out: bool
+    prepared: Prepared, examples: Examples, limit: int | None, learned: Collection[bytes] | None, *, held_out: bool
 ) -> Material:
+    """The rows of these examples. `learned` are the digests of rows that were trained on; None = not known."""
     parts: dict[int, list[Example]] = {}
     for place in range(len(examples)):
         parts.setdefault(examples[place].row, []).append(examples[place])
-    rows = spread(list(parts), limit)
-    contents = {index: (where, content) for index, where, content in texts(prepared.report, set(rows))}
-    items = [item(index, *contents[index], parts[index]) for index in rows]
+    chosen = spread(list(parts), limit)
     report = prepared.report
+    contents = {index: (where, content) for index, where, content in texts(report, set(chosen))}
+    items = [item(index, *contents[index], parts[index]) for index in chosen]
+    trained = None if learned is None else sum(content.digest in learned for _, content in contents.values())
     lost = ("rejected", "too_long", "unsupervised")
     about = {
         "held_out": held_out,
         "inputs": report["inputs"],
         "format": report["format"]["name"],
-        "rows": len(rows),
+        "rows": len(chosen),
         "available": len(parts),
         "supervised": sum(example.supervised for item in items for example in item.examples),
         "left_out": {} if held_out else {name: report["rows"][name] for name in lost if report["rows"][name]},
-        "contaminated": contaminated,
+        "contaminated": trained,
     }
     return Material(task_of(report["format"]["name"]), items, about)
 
@@ -190,20 +194,15 @@ def shape(report: Mapping[str, Any]) -> Format:
     return formats.named(found["name"], found["columns"])
 
 
-def contaminated(subject: Subject, prepared: Prepared) -> int | None:
-    """How many of these rows the subject's run was trained on, by content; None where that cannot be known."""
+def learned(subject: Subject) -> Collection[bytes] | None:
+    """Digests of the rows that the subject's run was trained on; None where that cannot be known."""
     if subject.run is None:
         return None
     try:
-        trained = session.reopen(subject.run).prepared
-        learned = digests(trained.report, trained.train)
+        prepared = session.reopen(subject.run).prepared
+        return {content.digest for _, _, content in texts(prepared.report, rows(prepared.train))}
     except (TrueTuneError, RowError):  # its files have moved or changed since
         return None
-    return sum(content.digest in learned for _, _, content in texts(prepared.report, rows(prepared.train)))
-
-
-def digests(report: Mapping[str, Any], examples: Examples) -> set[bytes]:
-    return {content.digest for _, _, content in texts(report, rows(examples))}
 
 
 def rows(examples: Examples) -> set[int]:

@@ -9,9 +9,9 @@
                 trained on; null = not known)
     settings    generate, temperature, top_p, top_k, seed, max_new_tokens, device, dtype
     intervals   method, level, resamples, seed
-    figures     {metric: {title, better, headline, base, tuned, difference, verdict}} in the order of the task; base,
-                tuned and difference are {value, low, high} or null; metrics and units in `metrics.py`, verdicts in
-                `intervals.py`
+    order       the metrics, the task's headline figures first
+    figures     {metric: {title, better, headline, base, tuned, difference, verdict}}; base, tuned and difference are
+                {value, low, high} or null; metrics and units in `metrics.py`, verdicts in `intervals.py`
     warnings    sentences
     rows        [{row, where, question, reference, base, tuned}]; a side is {metric: value, …} and, where an answer
                 was asked for, {answer, reason, tokens}
@@ -52,6 +52,7 @@ def document(
         "data": material.data,
         "settings": settings(asked) | {"device": voice.spec.device, "dtype": voice.spec.dtype},
         "intervals": intervals.METHOD,
+        "order": tasks.order(material.task, list(found["base"].sums)),
         "figures": figures(material, found),
         "warnings": warnings,
         "rows": [row(item, place, found) for place, item in enumerate(material.items)],
@@ -135,11 +136,11 @@ def proof(run: Run, subject: Subject, path: Path, result: Mapping[str, Any]) -> 
         "held_out": data["held_out"],
         "rows": data["rows"],
         "contaminated": data["contaminated"],
-        "figures": {
-            name: {side: (figure[side] or {}).get("value") for side in ("base", "tuned")}
-            for name, figure in result["figures"].items()
+        "figures": [
+            {"title": figure["title"]} | {side: (figure[side] or {}).get("value") for side in ("base", "tuned")}
+            for figure in result["figures"].values()
             if figure["headline"]
-        },
+        ],
     }
 
 

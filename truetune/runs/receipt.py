@@ -8,7 +8,7 @@
     train  base {name, revision, folder, files}, files, supervised/examples {promised, counted}, grad_norm, …
     eval   rows, supervised, base/tuned {loss, perplexity}, checkpoint: as the training measured it
     evaluate-NAME  files {eval/NAME.json: sha256}, weights {relative: sha256}, inputs where they are not the run's own,
-                   rows, contaminated, figures {metric: {base, tuned}}: by `ft evaluate`, one per checkpoint and data
+                   rows, contaminated, figures [{title, base, tuned}]: by `ft evaluate`, one per checkpoint and data
 
 `truetune.runs.verify` recomputes them. The digest of the last one stands in the model card, because a chain that was
 rewritten as a whole agrees with itself.
