@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -53,6 +54,14 @@ def figure(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def written(value: float) -> str:
+    """A small number as people write it in train.yml: `2e-4`, `0.05`, `0`."""
+    if value == 0 or abs(value) >= 0.01:
+        return f"{value:.3g}"
+    exponent = math.floor(math.log10(abs(value)) + 1e-9)
+    return f"{value / 10.0**exponent:.2g}e{exponent}"
+
+
 def percent(share: float) -> str:
     """`62%`, and `0.4%` where a whole number would hide it."""
     return f"{share:.1%}" if 0 < abs(share) < 0.0995 else f"{share:.0%}"
@@ -61,8 +70,8 @@ def percent(share: float) -> str:
 def change(before: float, after: float) -> str:
     """`−91%`, with the sign of a typesetter."""
     ratio = after / before - 1
-    text = f"{ratio:+.1%}" if 0 < abs(ratio) < 0.0995 else f"{ratio:+.0%}"
-    return text.replace("-", "−")
+    digits = 1 if 0 < abs(ratio) < 0.0995 else 2 if -1 < ratio < -0.995 else 0
+    return f"{ratio:+.{digits}%}".replace("-", "−")
 
 
 def listed(names: list[str], most: int = 3) -> str:

@@ -1,0 +1,165 @@
+"""What a run was made of, in lines of a label and a text: its figures, its data, its receipt, its settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from truetune.config.schema import defaults
+from truetune.report.gather import Figures, at, number
+from truetune.report.words import change, clock, counted, figure, line, percent, size, thousands, written
+
+Line = tuple[str, str]
+
+FATES = {
+    "rejected": "unreadable",
+    "deduplicated": "duplicates",
+    "contaminated": "also held out",
+    "too_long": "too long",
+    "unsupervised": "without a trained token",
+}
+"""Why a row is set aside, as people say it."""
+SCORES = 24
+"""Most figures that are shown of one evaluation."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A figure before and after the training."""
+
+    name: str
+    before: str
+    after: str
+    change: str
+
+
+def compared(figures: Figures) -> list[Compared]:
+    """Held-out loss and perplexity of the start and of the result."""
+    if figures.base is None or figures.result is None:
+        return []
+    losses = figures.base, figures.result[1]
+    pairs = {"loss": losses, "perplexity": tuple(math.exp(min(loss, 700.0)) for loss in losses)}
+    return [
+        Compared(f"held-out {name}", figure(before), figure(after), change(before, after))
+        for name, (before, after) in pairs.items()
+    ]
+
+
+def ran(figures: Figures) -> Iterator[Line]:
+    """How the training went, in figures."""
+    steps = f"{figures.steps:,} of {figures.planned:,}" if figures.steps < figures.planned else f"{figures.steps:,}"
+    yield "steps", f"{steps}, {figures.steps / max(1, figures.planned) * figures.epochs:.3g} epochs"
+    per_step = at(figures.resolved, "plan.step")
+    if per_step:
+        yield "examples in a step", f"{per_step:,}"
+    if figures.result and figures.finished:
+        yield "the result is step", f"{figures.result[0]:,}"
+    trained = figures.of("train", "supervised.counted")
+    seen = f"{figures.tokens:,}" + (f", {trained:,} of them in the loss" if trained is not None else "")
+    yield "tokens seen", seen
+    yield "time in steps", clock(figures.seconds)
+    if figures.seconds:
+        yield "tokens per second", thousands(figures.tokens / figures.seconds)
+    if figures.memory:
+        yield "memory, at most", size(figures.memory)
+    parameters, of = figures.of("train", "engine.trained_parameters"), figures.of("train", "engine.parameters")
+    if parameters and of:
+        yield "parameters trained", f"{parameters:,} of {of:,} ({percent(parameters / of)})"
+    yield "device", f"{figures.get('resources.device', 'unknown')}, {figures.get('model.dtype', 'unknown')}"
+    for row in figures.rows("resume"):
+        yield "resumed", f"after step {row['step']:,}"
+
+
+def scores(figures: Figures) -> list[tuple[str, list[Line]]]:
+    """Name of an evaluation, and its figures."""
+    found = [(line(name), list(_numbers(body))[:SCORES]) for name, body in figures.scores.items()]
+    return [(name, lines) for name, lines in found if lines]
+
+
+def _numbers(body: dict[str, Any], above: str = "") -> Iterator[Line]:
+    for key, value in body.items():
+        if isinstance(value, dict) and not above:
+            yield from _numbers(value, f"{key} ")
+        elif number(value) and key != "schema":
+            yield line(above + key).replace("_", " "), figure(value)
+
+
+def data(figures: Figures) -> Iterator[Line]:
+    """Every row once, every token."""
+    body = figures.receipts.get("data")
+    if not body:
+        return
+    for entry in body["inputs"]:
+        yield "file", f"{line(entry['path'])}, {counted(entry['rows'], 'row')}, sha256 {entry['sha256'][:12]}…"
+    rows, tokens, supervised = body["rows"], body["tokens"], body["supervised"]
+    aside = ", ".join(f"{rows[fate]:,} {name}" for fate, name in FATES.items() if rows.get(fate))
+    yield "rows", f"{rows['read']:,} read, {rows['used']:,} used; set aside: {aside or 'none'}"
+    yield "split", f"{rows['train']:,} to train on, {rows['validation']:,} held out"
+    share = supervised["train"] / max(1, tokens["train"])
+    yield "tokens", f"{tokens['train']:,} to train on, {supervised['train']:,} of them supervised ({percent(share)})"
+    if rows.get("truncated"):
+        yield "cut", f"{counted(rows['truncated'], 'row')}, {tokens['lost']:,} tokens lost"
+    lengths = body["lengths"]
+    yield "length", f"{lengths['min']:,} to {lengths['max']:,} tokens, {lengths['median']:,} in the middle"
+    yield from _rendering(body)
+    for finding in body.get("findings", []):
+        yield "note", line(finding["message"])
+
+
+def _rendering(body: dict[str, Any]) -> Iterator[Line]:
+    rendering, pretraining = body["rendering"], body["objective"] == "pretrain"
+    digest = rendering.get("template_sha256")
+    if digest:
+        yield "template", f"{line(rendering['template'])}, sha256 {digest[:12]}…"
+    what = "texts" if pretraining else "examples"
+    token = f" ({line(rendering['end_token'])})" if rendering.get("end_token") else ""
+    yield "end", f"learned{token} in {percent(body['end_of_turn_supervised'])} of the {what}"
+
+
+def receipt(figures: Figures) -> Iterator[Line]:
+    """What was promised and what reached the loss; what changed."""
+    trained = figures.receipts.get("train")
+    if not trained:
+        return
+    for what, title in (("supervised", "supervised tokens"), ("examples", "examples")):
+        promised, counted_ = trained[what]["promised"], trained[what]["counted"]
+        sign = "✓" if promised == counted_ else "✗"
+        yield title, f"{sign} {counted_:,} reached the loss, {promised:,} were promised"
+    tensors, norm = trained["changed_tensors"], trained["grad_norm"]
+    sign = "✓" if tensors["changed"] == tensors["of"] else "✗"
+    yield "tensors", f"{sign} {tensors['changed']:,} of {tensors['of']:,} changed"
+    yield "gradient", f"{'✓' if norm['min'] else '✗'} norm from {figure(norm['min'])} to {figure(norm['max'])}"
+    base = trained["base"]
+    revision = f" at {base['revision']}" if base.get("revision") else ""
+    yield "base", f"{line(base['name'])}{revision}, {counted(len(base['files']), 'file')} by sha256"
+
+
+def settings(figures: Figures) -> list[tuple[str, str, str]]:
+    """Key, value and default of every setting that was chosen."""
+    usual, chosen = defaults(), figures.resolved.get("written") or {}
+    found = []
+    for section, values in chosen.items():
+        if not isinstance(values, dict):
+            if values != usual.get(section):
+                found.append((section, shown(values), shown(usual.get(section))))
+            continue
+        before = usual.get(section) or {}
+        found += [
+            (f"{section}.{key}", shown(value), shown(before[key]))
+            for key, value in values.items()
+            if key in before and value != before[key]
+        ]
+    return found
+
+
+def shown(value: Any) -> str:
+    """A setting as train.yml holds it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, float):
+        return written(value) if abs(value) < 0.01 else f"{value:g}"
+    return {None: "null", True: "true", False: "false"}.get(value, line(value))
