@@ -74,6 +74,12 @@ class TrainedRun:
         """The adapter's folder; None after full fine-tuning."""
         return self.result if self.result.name == "adapter" else None
 
+    @property
+    def report(self) -> Path | None:
+        """finetune_report.md, with finetune_report.html beside it; None where there is none."""
+        path = self.folder / "finetune_report.md"
+        return path if path.is_file() else None
+
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl (`train`, `eval`, …), the last attempt of each step."""
         return Metrics(self.folder / "metrics.jsonl").read(kind)

@@ -59,7 +59,9 @@ def train(
     with closing(engine), _logging(gathered.config.output.log, listener, asked=asked) as heard:
         run = session.create(gathered, loaded, folder)
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
-        return TrainedRun.of(session.carry_out(gathered, run, engine, state, heard))
+        outcome = session.carry_out(gathered, run, engine, state, heard)
+    _report(run, listener)
+    return TrainedRun.of(outcome)
 
 
 def preview(
@@ -118,9 +120,20 @@ def _go_on(
         engine = session.open_engine(gathered, state)
     with closing(engine), _logging(gathered.config.output.log, listener, asked=False) as heard:
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
-        return TrainedRun.of(
-            session.carry_out(gathered, run, engine, state, heard, checkpoint=checkpoint, resumed=True)
-        )
+        outcome = session.carry_out(gathered, run, engine, state, heard, checkpoint=checkpoint, resumed=True)
+    _report(run, listener)
+    return TrainedRun.of(outcome)
+
+
+def _report(run: Any, listener: Listener) -> None:
+    """Write the report, now that the result is safe. Whatever goes wrong here takes nothing from the training."""
+    try:
+        from truetune.report.write import write
+
+        write(run)
+    except (Exception, KeyboardInterrupt) as error:
+        reason = str(error) or type(error).__name__
+        listener("warning", {"text": f"the training is finished, but its report could not be written: {reason}"})
 
 
 def _resumable(config: str | Path | None, from_: str | None) -> tuple[Any, Any]:

@@ -63,6 +63,7 @@ def finish(out: Output, run: Any) -> None:
     figures, supervised = run.figures, run.receipt()["train"]["supervised"]
     verdict = "ok" if supervised["promised"] == supervised["counted"] else "changed"
     out.document({"run": run.id, "folder": run.folder, "state": "finished", "figures": figures, "result": run.result})
+    out.document({"report": run.report})
     out.document({"receipt": {"verdict": verdict, "supervised": supervised}})
     for text in pictured(run):
         out.print(text)
@@ -77,6 +78,8 @@ def finish(out: Output, run: Any) -> None:
         f"  supervised     {supervised['promised']:,} tokens promised, {supervised['counted']:,} reached the loss"
     )
     out.print(f"  {run.result.name:<14} {run.result}")
+    if run.report:
+        out.print(f"  report         {run.report}")
     out.print("  next           ft chat last, ft evaluate last, ft receipt last")
 
 
