@@ -39,9 +39,9 @@ class Output:
         self.quiet = quiet
         self.verbose = verbose
         self.console = Console(
-            quiet=json, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH
+            quiet=json, highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH
         )
-        self.progress = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.progress = Console(stderr=True, quiet=quiet, highlight=False, emoji=False, soft_wrap=True)
         self._document = document
 
     def document(self, body: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import click
 from truetune import demo
 from truetune.api import load
 from truetune.cli import common
+from truetune.cli.answers import beside
 from truetune.cli.common import Output
 from truetune.cli.progress import Watch
 from truetune.cli.receipt import page
@@ -38,10 +39,4 @@ def compare(out: Output, run: Any) -> None:
         for row in samples
         if row["step"] == samples[-1]["step"]
     ]
-    out.document({"answers": rows})
-    for row in rows:
-        out.print(f"\n{row['question']}", style="bold")
-        for name, style in (("before", "red"), ("after", "green"), ("row", "dim")):
-            out.print(f"  {name:<7} {' '.join(row[name].split())}", style=style)
-    same = sum(row["after"].strip() == row["row"].strip() for row in rows)
-    out.print(f"\n{same} of these {len(rows)} held-out questions are answered word for word as their row.\n")
+    beside(out, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,7 @@ from truetune.errors import ResourceError, UsageError
 from truetune.evaluate import sampling
 from truetune.evaluate.subject import Subject
 from truetune.evaluate.voice import Answer, Reply, Voice
+from truetune.runs import durable, jsonfile
 
 Message = Mapping[str, str]
 ROOM = 4
@@ -37,6 +39,8 @@ class Talk:
         self.chosen: dict[str, Any] = {}
         self.choose(**chosen)
         self.system = system
+        with out_of_memory():
+            voice.decoder(self.tuned)
         self.answer: Answer | None = None
         self.asked: list[Message] = []
         """What the last answer answers, with what stood before it."""
@@ -88,7 +92,7 @@ class Talk:
     def again(self) -> Iterator[str]:
         """What the base says to the last question, with the same history and seed; not remembered."""
         if not self.asked:
-            raise UsageError("nothing was asked yet", code="generation.nothing_asked", hint="Ask a question first.")
+            raise nothing_asked()
         with out_of_memory():
             answer = self.ask(self.asked, tuned=False)
             try:
@@ -99,6 +103,25 @@ class Talk:
     def reset(self) -> None:
         """Forget everything but the system message and how answers are drawn."""
         self.turns, self.start, self.asked = [], 0, []
+
+    def save(self, path: Path) -> int:
+        """Add the conversation to a .jsonl file as one row that can be trained on; returns how many messages it has.
+
+        Raises UsageError (`generation.nothing_asked`, `generation.not_jsonl`), InputError and ResourceError.
+        """
+        if not self.turns:
+            raise nothing_asked()
+        if path.suffix != ".jsonl":
+            raise UsageError(
+                "a conversation is added to a file of rows, whose name ends with .jsonl",
+                code="generation.not_jsonl",
+                where=str(path),
+                hint=f"For example {path.with_suffix('.jsonl')}.",
+            )
+        messages = self.framed(self.turns)
+        row = jsonfile.line({"messages": messages})
+        durable.append(path, row if ends_line(path) else b"\n" + row)
+        return len(messages)
 
     def ask(self, messages: Sequence[Message], tuned: bool) -> Answer:
         drawn = self.voice.sampling(**(self.chosen | {"seed": self.seed}))
@@ -137,6 +160,15 @@ class Talk:
         self.close()
 
 
+def nothing_asked() -> UsageError:
+    return UsageError("nothing was asked yet", code="generation.nothing_asked", hint="Ask a question first.")
+
+
+def ends_line(path: Path) -> bool:
+    """Whether what is added to a file begins a line of its own."""
+    return not path.is_file() or path.read_bytes()[-1:] in (b"", b"\n")
+
+
 def answers(talk: Talk, asked: Sequence[str | Sequence[Message]]) -> list[Reply]:
     """One answer per text or list of messages, each for itself, as many at once as the voice has slots.
 
@@ -170,10 +202,13 @@ def usable(message: Mapping[str, Any]) -> bool:
 
 
 def plain(subject: Subject, text: str) -> str:
-    """The text, if it is one and no more. Raises UsageError: `generation.not_text`, `generation.control_token`.
+    """The text, if it is one and no more. Raises UsageError: `generation.empty`, `generation.not_text`,
+    `generation.control_token`.
 
     A control token in it would forge the structure of the conversation; training refuses such rows, too.
     """
+    if not text.strip():
+        raise UsageError("the text is empty", code="generation.empty", hint="Write at least one word.")
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,0 +1,23 @@
+"""Held-out questions with the answers before and after a training, as `ft demo` and `ft chat --demo` show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.text import Text
+
+from truetune.cli import visible
+from truetune.cli.common import Output
+
+STYLES = {"before": "red", "after": "green", "row": "dim"}
+
+
+def beside(out: Output, rows: Sequence[Mapping[str, str]]) -> None:
+    """Each row of {question, before, after, row}, and how many answers are word for word those of their row."""
+    out.document({"answers": rows})
+    for row in rows:
+        out.print(Text(f"\n{visible(row['question'])}", "bold"))
+        for name, style in STYLES.items():
+            out.print(Text(f"  {name:<7} {visible(' '.join(row[name].split())) or '(nothing)'}", style))
+    same = sum(row["after"].strip() == row["row"].strip() for row in rows)
+    out.print(f"\n{same} of these {len(rows)} held-out questions are answered word for word as their row.\n")
