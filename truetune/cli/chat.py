@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -17,7 +17,7 @@ from truetune.api import load
 from truetune.cli import common, visible
 from truetune.cli.answers import beside
 from truetune.cli.common import Output
-from truetune.cli.talk import Terminal, line, remarks
+from truetune.cli.talk import Terminal, line, remarks, unechoed
 from truetune.errors import InputError, TrueTuneError, UsageError
 
 DRAWING = (
@@ -192,7 +192,9 @@ def converse(out: Output, subject: str, options: dict[str, Any]) -> None:
             hint='Give a prompt (ft chat last "…" --json), --demo, or questions on stdin.',
         )
     terminal = Terminal(out)
-    with opened(out, subject, options, terminal.greet) as talk:
+    with ExitStack() as stack:
+        with unechoed():
+            talk = stack.enter_context(opened(out, subject, options, terminal.greet))
         terminal.converse(talk)
 
 

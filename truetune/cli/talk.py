@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import shutil
 import signal
+import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -94,8 +96,8 @@ class Terminal:
         """Who answers, and how. Said before the engine loads."""
         self.facts = facts
         self.out.print()
-        self.out.print(Text(visible(speaker(facts)), "bold"))
-        self.out.print(Text(sampling(facts["sampling"]), "dim"))
+        self.note(speaker(facts), "bold")
+        self.note(sampling(facts["sampling"]))
         if facts["speaks"] == "texts":
             self.note("It was trained on texts, not on conversations: it goes on with what you write.")
         self.note("/help lists the commands · Ctrl-C stops an answer · Ctrl-D ends")
@@ -158,7 +160,7 @@ class Terminal:
         """An answer as it comes. Ctrl-C ends it here; a second one leaves."""
         started, width = time.monotonic(), shutil.get_terminal_size().columns
         flow = Flow(width, LABEL + 1)
-        with stoppable() as stopped:
+        with unechoed(), stoppable() as stopped:
             for number, piece in enumerate(pieces):
                 if not number:  # only now is it certain that there is an answer
                     self.put(Text(f"{name:<{LABEL - 2}} › ", style))
@@ -226,8 +228,8 @@ class Terminal:
         self.out.print(block(explain(error)), style="red")
         self.out.print()
 
-    def note(self, text: str) -> None:
-        self.out.print(Text(visible(text), "dim"))
+    def note(self, text: str, style: str = "dim") -> None:
+        self.out.console.print(Text(visible(text), style), soft_wrap=False)
 
     def put(self, text: Text) -> None:
         self.out.console.print(text, end="", soft_wrap=True)
@@ -294,6 +296,24 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(asked)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def unechoed() -> Iterator[None]:
+    """What is typed in here does not stand in the middle of the answer; it is there when the next line is read."""
+    try:
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal)
+    except (OSError, termios.error):
+        yield
+        return
+    flags = before[:]
+    flags[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSADRAIN, flags)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 @contextmanager
