@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,10 @@ def paraphrases() -> list[Paraphrase]:
 
 
 def states(answer: str, must: Sequence[str]) -> bool:
-    """Whether an answer contains every string of `must`; case, and how words are spaced, do not count."""
+    """Whether an answer contains every string of `must` as words of its own, so "$15" is not found in "$150" or
+    "$15.50"; case, and how words are spaced, do not count."""
     plain = _plain(answer)
-    return all(_plain(part) in plain for part in must)
+    return all(re.search(rf"(?<!\w){re.escape(_plain(part))}(?!\w|[.,]\d)", plain) for part in must)
 
 
 def score(answers: Sequence[str], asked: Sequence[Paraphrase]) -> int:
