@@ -137,10 +137,12 @@ def receipt(figures: Figures) -> Iterator[Line]:
 
 
 def settings(figures: Figures) -> list[tuple[str, str, str]]:
-    """Key, value and default of every setting that was chosen."""
+    """Key, value and default of every setting that was chosen; where the run was put is none that matters."""
     usual, chosen = defaults(), figures.resolved.get("written") or {}
     found = []
     for section, values in chosen.items():
+        if section == "output":
+            continue
         if not isinstance(values, dict):
             if values != usual.get(section):
                 found.append((section, shown(values), shown(usual.get(section))))
@@ -162,4 +164,6 @@ def shown(value: Any) -> str:
         return f"[{', '.join(map(shown, value))}]"
     if isinstance(value, float):
         return written(value) if abs(value) < 0.01 else f"{value:g}"
-    return {None: "null", True: "true", False: "false"}.get(value, line(value))
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return line(value)

@@ -12,6 +12,9 @@ from truetune.report.words import change, counted, figure, percent, written
 RISE = 0.03
 RISE_NATS = 0.02
 """A held-out loss has risen when it stands above its best by this share and by these nats: less is wiggling."""
+GAP = 4
+GAP_NATS = 1.0
+"""The held-out loss is this many times the training loss, and this many nats above it."""
 DIVERGED = 0.2
 """Share, and nats, by which the training loss ends above its lowest tenth."""
 JOLT = 0.5
@@ -125,6 +128,23 @@ def overfitting(figures: Figures) -> Advice | None:
         ("" if kept else "Set `checkpoints.best: true`: the result is the last step. ")
         + f"More rows help most; else `training.epochs: {fewer:.2g}` or {PATIENT}.",
         serious=not kept,
+    )
+
+
+def gap(figures: Figures) -> Advice | None:
+    """The training loss is far below the held-out one, which did not rise."""
+    if figures.result is None or not len(figures.losses) or figures.epochs <= 1 or overfitting(figures):
+        return None
+    step, held_out = figures.result
+    own = around(figures, step)
+    if own is None or own > held_out / GAP or held_out - own < GAP_NATS:
+        return None
+    return Advice(
+        "gap",
+        "It does far better on its own rows than on others",
+        f"Loss around step {step:,}: {figure(own)} in training, {figure(held_out)} on held-out rows. The difference is "
+        "memory of these rows.",
+        "More rows, and more varied ones, help most; a smaller `method.r` or fewer `training.epochs` hold it back.",
     )
 
 
@@ -251,4 +271,4 @@ def customary(figures: Figures) -> float:
     return CUSTOMARY.get(figures.get("method.type", ""), CUSTOMARY_ADAPTER)
 
 
-RULES = (broken, diverged, jolted, worse, overfitting, settled, improving, spiked, timid, short)
+RULES = (broken, diverged, jolted, worse, overfitting, gap, settled, improving, spiked, timid, short)

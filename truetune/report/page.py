@@ -119,8 +119,8 @@ def answered(figures: Figures, found: list[Answer]) -> str:
     if not found:
         return "No samples were taken. `evaluation.samples: 4` asks for the answers to four held-out rows."
     said = f"Held-out rows, never trained on; the likeliest answer before training and at step {found[0].step:,}."
-    if not figures.pretraining:
-        same = sum(item.exact for item in found)
+    same = sum(item.exact for item in found)
+    if same:
         said += f" {same} of {len(found)} {'is' if same == 1 else 'are'} answered word for word as in the row."
     if len(found) > ANSWERS:
         said += f" {len(found) - ANSWERS:,} more stand in `samples.jsonl`."

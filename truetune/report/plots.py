@@ -76,7 +76,7 @@ def _loss(figures: Figures) -> Plot | None:
     low = min([0.0, *(loss for _, loss in figures.held_out)])
     axes.set_ylim(low, max(tops) * 1.08 or 1)
     axes.legend(loc="upper right", ncols=3, handlelength=1.4, borderaxespad=0.2)
-    return _plot("loss", "Loss", drawing, _told(figures), wide=True)
+    return _plot("loss", "Loss, step by step", drawing, _told(figures), wide=True)
 
 
 def _train(axes: Axes, figures: Figures) -> list[float]:
@@ -97,7 +97,8 @@ def _held_out(axes: Axes, figures: Figures) -> list[float]:
     if not points:
         return []
     steps, losses = zip(*points, strict=True)
-    axes.plot(steps, losses, color=HELD, linewidth=1.2, marker="o", markersize=4.2, label="held-out rows", zorder=4)
+    axes.plot(steps, losses, color=HELD, linewidth=1.2, marker="o", markersize=4.2, label="held-out rows", zorder=4,
+              clip_on=False)  # fmt: skip
     if figures.best:
         step, loss = figures.best
         axes.plot(
@@ -128,7 +129,7 @@ def _count(value: float, _: object = None) -> str:
 
 
 def _norm(value: float, _: object = None) -> str:
-    return f"{value:.3g}"
+    return thousands(value) if value >= 1000 else f"{value:.3g}"
 
 
 LINES: tuple[tuple[str, str, str, Callable[..., str], bool], ...] = (
@@ -158,8 +159,9 @@ def _line(figures: Figures, name: str, title: str, color: str, write: Callable[.
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty drawing in inches: horizontal grid, no box."""
-    drawing = Figure(figsize=(width, height), layout="constrained")
-    axes = drawing.add_subplot()
+    left, right, bottom, top = 0.42 / width, 1 - 0.1 / width, 0.3 / height, 1 - 0.08 / height
+    drawing = Figure(figsize=(width, height))  # a layout engine would draw everything twice
+    axes = drawing.add_axes((left, bottom, right - left, top - bottom))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -181,7 +183,7 @@ def _plot(name: str, title: str, drawing: Figure, alt: str, *, wide: bool = Fals
 def inline(plot: Plot) -> str:
     """The SVG as a part of a page: no header, names of its own, the page's colours."""
     text = plot.svg.decode("utf-8")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"<(metadata|style).*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{plot.name}-", text)
     for color, name in VARIABLES.items():
         text = text.replace(color, f"var(--{name})")

@@ -29,13 +29,13 @@ ADAPTED = """from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base = {base}
-folder = {folder}  # where this card stands
+folder = {folder}  # the path to it
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}), folder)
 """
 WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = {folder}  # where this card stands
+folder = {folder}  # the path to it
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
 """
