@@ -75,3 +75,15 @@ def test_what_is_seldom_meant_is_said(training, method, words):
     heard = []
     ft.train(method=method, listener=lambda kind, figures: heard.append((kind, figures)))
     assert any(words in figures["text"] for kind, figures in heard if kind == "warning")
+
+
+def test_a_configuration_may_be_a_mapping():
+    """What train.yml holds, as Python values; a resume has its settings already."""
+    body = {"model": "starter", "data": {"path": "rows.jsonl"}, "evaluation": {"samples": 0}}
+    assert ft.preview(body)["config"]["evaluation"]["samples"] == 0
+    with pytest.raises(ft.TrueTuneError) as error:
+        ft.train(body | {"trainin": {}})
+    assert [finding.code for finding in error.value.findings] == ["config.unknown_key"]
+    with pytest.raises(UsageError) as refused:
+        ft.train(body, resume=True)
+    assert refused.value.finding.code == "resume.settings"

@@ -20,7 +20,7 @@ def quiet(kind: str, figures: dict[str, Any]) -> None:
 
 
 def train(
-    config: str | Path | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
     *,
     model: str | None = None,
     data: str | Sequence[str] | None = None,
@@ -32,7 +32,7 @@ def train(
 ) -> TrainedRun:
     """Fine-tune as `train.yml` says and return the finished run.
 
-    config     path of a train.yml; without one (and without `model` and `data`) `./train.yml`
+    config     path of a train.yml, or its keys as a mapping; without one (and without `model` and `data`) `./train.yml`
     model, data, method   override the file, or stand alone
     overrides  `["training.learning_rate=1e-4", …]`
     resume     go on with the newest resumable run of this train.yml
@@ -65,7 +65,7 @@ def train(
 
 
 def preview(
-    config: str | Path | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
     *,
     model: str | None = None,
     data: str | Sequence[str] | None = None,
@@ -80,10 +80,14 @@ def preview(
     return preview.preview(session.gather(loaded.config, loaded.folder)) | {"sources": dict(loaded.sources)}
 
 
-def _load(config: str | Path | None, model: Any, data: Any, method: Any, overrides: Sequence[str]) -> Any:
+def _load(
+    config: str | Path | Mapping[str, Any] | None, model: Any, data: Any, method: Any, overrides: Sequence[str]
+) -> Any:
     from truetune.config import load
 
     values = {key: value for key, value in (("model", model), ("data", data), ("method", method)) if value is not None}
+    if isinstance(config, Mapping):
+        return load(None, overrides, {**config, **values})
     alone = config is None and "model" in values and "data" in values
     path = None if alone else Path(config or "train.yml")
     half = {"model", "data"} & values.keys()
@@ -99,11 +103,15 @@ def _load(config: str | Path | None, model: Any, data: Any, method: Any, overrid
 
 
 def _go_on(
-    config: str | Path | None, values: Sequence[Any], overrides: Sequence[str], from_: str | None, listener: Listener
+    config: str | Path | Mapping[str, Any] | None,
+    values: Sequence[Any],
+    overrides: Sequence[str],
+    from_: str | None,
+    listener: Listener,
 ) -> TrainedRun:
     from truetune.train.stops import Starting
 
-    if any(values) or overrides:
+    if isinstance(config, Mapping) or any(values) or overrides:
         raise UsageError(
             "a run goes on with the settings it started with",
             code="resume.settings",
