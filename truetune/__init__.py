@@ -36,18 +36,19 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.runs import runs_list as runs_list
     from truetune.api.train import preview as preview
     from truetune.api.train import train as train
+    from truetune.runs.monitor import MemoryMonitor as MemoryMonitor
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in api.VERBS:
+    if name in api.VERBS or name in api.TOOLS:
         return api.load(name)
     raise AttributeError(f"module 'truetune' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *api.VERBS})
+    return sorted({*globals(), *api.VERBS, *api.TOOLS})
 
 
 class _Verb(ModuleType):

@@ -45,5 +45,6 @@ def test_tokenising_needs_no_torch() -> None:
 def test_the_verbs_of_python_exist_and_editors_know_them() -> None:
     source = Path(truetune.__file__).read_text("utf-8")
     named = set(re.findall(r"^    from ([\w.]+) import (\w+) as \2$", source, re.MULTILINE))
-    assert named == {(module, name) for name, module in api.VERBS.items()}
+    assert named == {(module, name) for name, module in (api.VERBS | api.TOOLS).items()}
     assert all(inspect.isfunction(api.load(name)) for name in api.VERBS)
+    assert all(inspect.isclass(api.load(name)) for name in api.TOOLS)

@@ -32,9 +32,11 @@ VERBS = {
     "suggest": "truetune.api.memory",
 }
 """Verb -> its module."""
+TOOLS = {"MemoryMonitor": "truetune.runs.monitor"}
+"""What Python has beside the verbs, in the same way."""
 
 
 def load(name: str) -> Callable[..., Any]:
-    """The function of a verb; KeyError for a name that is none."""
-    function: Callable[..., Any] = getattr(importlib.import_module(VERBS[name]), name)
+    """The function of a verb, or a tool; KeyError for a name that is none."""
+    function: Callable[..., Any] = getattr(importlib.import_module((VERBS | TOOLS)[name]), name)
     return function

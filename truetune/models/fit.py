@@ -162,7 +162,7 @@ WAYS: tuple[Way, ...] = (shorter, lower, adapter, narrower)
 
 def _tell(case: Case, ways: Sequence[Way]) -> Suggestion | None:
     """The ways together, the least harmful last: it makes up for what the others leave. None where one is idle."""
-    now, costs = case, []
+    now, costs = case, list[str]()
     for way in reversed(ways):
         after = way(now)
         if after == now:
