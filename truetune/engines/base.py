@@ -38,6 +38,17 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A device and number type with the reasons, and a warning where the wish could not be met."""
+
+    device: str
+    dtype: str
+    reason: str
+    dtype_reason: str
+    warning: str = ""
+
+
+@dataclass(frozen=True)
 class EngineSpec:
     """All an engine needs to open: a local model folder and plain values."""
 

@@ -6,25 +6,13 @@ import math
 import resource
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
-from truetune.engines.base import Usage
+from truetune.engines.base import Choice, Usage
 from truetune.errors import ResourceError
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A device and number type with the reasons, and a warning where the wish could not be met."""
-
-    device: str
-    dtype: str
-    reason: str
-    dtype_reason: str
-    warning: str = ""
 
 
 def choose(device: str = "auto", dtype: str = "auto") -> Choice:

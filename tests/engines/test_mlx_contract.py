@@ -1,0 +1,44 @@
+"""The MLX engine under the contract suite, for every model type that it computes as transformers does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("mlx_lm", reason="MLX is not installed")
+
+
+from truetune.engines.mlx.engine import open_engine
+from truetune.engines.torch import tiny
+from truetune.testing import EngineContract
+
+NAMES = ("llama", "mistral-window", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
+FAST = ("llama", "gemma2")
+EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Folders of tiny models, each made once."""
+    root, made = tmp_path_factory.mktemp("tiny"), {}
+
+    def get(name, **settings):
+        key = name + json.dumps(settings)
+        if key not in made:
+            made[key] = tiny.make(root / str(len(made)), name, **settings)
+        return made[key]
+
+    return get
+
+
+class TestMlx(EngineContract):
+    """Every promise for the main architectures; the others are in the slow suite."""
+
+    def open(self, spec):
+        return open_engine(spec)
+
+    @pytest.fixture(params=EVERY)
+    def folder(self, request, models):
+        return models(request.param)

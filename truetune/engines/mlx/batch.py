@@ -1,0 +1,76 @@
+"""From examples to micro-batches of arrays: rows of like length, padded on the right to the longest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from truetune.data.example import Example
+
+EACH = 24
+"""What one more micro-batch costs beside its tokens, in tokens."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch. `picked` are flat positions (row · length + t) whose hidden state predicts a supervised token.
+
+    ids        int32 [R, L]    token ids; what is padded stands behind the row, where nothing sees it
+    picked     int32 [N]       positions that predict
+    targets    int32 [N]       the tokens they predict
+    weights    float32 [N]     weight × scale of each loss
+    """
+
+    ids: mx.array
+    picked: mx.array
+    targets: mx.array
+    weights: mx.array
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that reach the loss, counted from the arrays that are given to it."""
+        return int(self.targets.shape[0])
+
+
+def batch(examples: Sequence[Example], scale: float = 1.0) -> Batch:
+    """The examples as rows, and what is supervised in them: token t is predicted from position t − 1."""
+    length = max(example.tokens for example in examples)
+    ids = np.zeros((len(examples), length), dtype=np.int32)
+    picked, targets, weights = [], [], []
+    for row, example in enumerate(examples):
+        ids[row, : example.tokens] = example.ids
+        at = np.flatnonzero(example.weights)
+        picked.append(row * length + at - 1)
+        targets.append(example.ids[at])
+        weights.append(example.weights[at])
+    return Batch(
+        mx.array(ids),
+        mx.array(np.concatenate(picked).astype(np.int32)),
+        mx.array(np.concatenate(targets).astype(np.int32)),
+        mx.array(np.concatenate(weights).astype(np.float32) * np.float32(scale)),
+    )
+
+
+def cut(lengths: Sequence[int], budget: int) -> list[tuple[int, ...]]:
+    """Micro-batches of neighbours by length: the ones whose padded tokens, and number, cost least in sum.
+
+    A micro-batch holds at most `budget` tokens with its padding; a longer example goes alone.
+
+    >>> cut([5, 3, 9, 2], 12) -> [(2,), (0, 1)  …]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    best, back = [0.0] + [float("inf")] * len(order), [0] * (len(order) + 1)
+    for start, index in enumerate(order):
+        widest = lengths[index]
+        for end in range(start + 1, min(len(order), start + max(1, budget // widest)) + 1):
+            cost = best[start] + widest * (end - start) + EACH
+            if cost < best[end]:
+                best[end], back[end] = cost, start
+    parts, end = [], len(order)
+    while end:
+        parts.append(tuple(order[back[end] : end]))
+        end = back[end]
+    return parts[::-1]

@@ -1,0 +1,174 @@
+"""The MLX engine: takes steps. How a step is cut changes speed and memory, never what is learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
+
+from truetune.data.example import Example
+from truetune.engines import adapter
+from truetune.engines.base import EngineSpec, LossSum, NotFinite, Plan, StepResult, Usage
+from truetune.engines.mlx import batch, blas, cores, device, head, lora, model, state
+from truetune.engines.mlx.adamw import AdamW, Arrays, clip
+from truetune.engines.mlx.batch import Batch
+from truetune.engines.mlx.walk import Walk
+
+
+def open_engine(spec: EngineSpec) -> MlxEngine:
+    device.use(spec.device)
+    return MlxEngine(spec)
+
+
+class MlxEngine:
+    """One model on one device. See `truetune.engines.base.TrainEngine` for what each verb promises."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+        self.token_budget = spec.token_budget
+        full = spec.method.type == "full"
+        self.model, self.layout = model.load(spec.model, "float32" if full else spec.dtype)
+        self.layers = model.adapt(self.model, spec)
+        self.parameters = lora.parameters(self.layers) or dict(tree_flatten(self.model.parameters()))
+        self.walk = Walk(self.model, self.layout, saving=spec.gradient_checkpointing)
+        self.head = head.of(self.model, self.layout)
+        self.token_loss = head.loss(self.layout.softcap)
+        self.slope = mx.value_and_grad(self._loss)
+        self.start = state.fingerprints(self.parameters)
+        self.optimizer = AdamW(spec.optimizer, self.parameters)
+        self.key = mx.random.key(spec.seed)
+        mx.reset_peak_memory()
+
+    def prepare(self, examples: Sequence[Example]) -> Plan:
+        denominator = float(sum(float(example.weights.sum()) for example in examples))
+        pieces = batch.cut([example.tokens for example in examples], self.token_budget)
+        return Plan(tuple(examples), tuple(pieces), denominator)
+
+    def step(self, plan: Plan, lr: float) -> StepResult:
+        key, own = mx.random.split(self.key)
+        result, gradients = self._gradient(plan, own)
+        if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+            raise NotFinite(f"loss {result.loss}, gradient norm {result.grad_norm}")
+        self.parameters, self.key = self.optimizer.step(self.parameters, gradients, lr), key
+        mx.eval(self.parameters, self.optimizer.state(), self.key)
+        self._put(self.parameters)
+        return result
+
+    def rehearse(self, plan: Plan) -> StepResult:
+        return self._gradient(plan, mx.random.split(self.key)[1])[0]
+
+    def loss(self, plan: Plan) -> LossSum:
+        total, supervised = 0.0, 0
+        for examples in parts(plan):
+            one = batch.batch(examples)
+            total += float(self._weighted(one).item())
+            supervised += one.supervised
+            device.refuse_overflow()
+        return LossSum(total, plan.denominator, plan.tokens, supervised)
+
+    def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
+        core = cores.Core(self.model, Walk(self.model, self.layout), self.head)
+        return [core.greedy(prompt, limit, stops) for prompt in prompts]
+
+    def _gradient(self, plan: Plan, key: mx.array) -> tuple[StepResult, Arrays]:
+        """Loss and clipped gradient of the whole step; dividing by the step's denominator, not by micro-batch means."""
+        total, supervised, gradients = 0.0, 0, {}
+        keys = mx.random.split(key, len(plan.micro_batches))
+        try:
+            for examples, own in zip(parts(plan), keys, strict=True):
+                one = batch.batch(examples, 1 / plan.denominator)
+                lora.draw(self.layers, own if self.spec.method.dropout else None)
+                loss, found = self.slope(self.parameters, one)
+                gradients = {name: gradients[name] + found[name] for name in found} if gradients else found
+                mx.eval(loss, gradients)
+                total += float(loss.item())
+                supervised += one.supervised
+                device.refuse_overflow()
+        finally:
+            lora.draw(self.layers, None)
+            self._put(self.parameters)
+        gradients, norm = clip(gradients, self.spec.optimizer.max_grad_norm)
+        return StepResult(total, float(norm.item()), plan.tokens, supervised), gradients
+
+    def _loss(self, parameters: Arrays, one: Batch) -> mx.array:
+        self._put(self._narrow(parameters))
+        return self._weighted(one)
+
+    def _weighted(self, one: Batch) -> mx.array:
+        """Σ weight · loss over the supervised tokens of a micro-batch."""
+        hidden = self.walk(one.ids).reshape(-1, self.layout.settings["hidden_size"])[one.picked]
+        return self.token_loss(hidden, self.head.weight, one.targets, one.weights)
+
+    def _narrow(self, parameters: Arrays) -> Arrays:
+        """Full fine-tuning keeps float32 parameters and computes in `dtype`; adapters see the base as it is."""
+        if self.layers or self.spec.dtype == "float32":
+            return parameters
+        return {name: value.astype(getattr(mx, self.spec.dtype)) for name, value in parameters.items()}
+
+    def _put(self, parameters: Arrays) -> None:
+        if self.layers:
+            lora.put(self.layers, parameters)
+        else:
+            self.model.update(tree_unflatten(list(parameters.items())))
+
+    def save(self, folder: Path) -> None:
+        state.save(folder, self.parameters, self.optimizer, self.key, self.adapter_config())
+
+    def restore(self, folder: Path) -> None:
+        self.parameters, self.key = state.restore(folder, self.optimizer)
+        self._put(self.parameters)
+
+    def export(self, folder: Path) -> None:
+        peft = self.adapter_config()
+        if peft:
+            state.save_adapter(folder, self.parameters, peft)
+        else:
+            state.save_model(folder, self.parameters, self.spec.model)
+
+    def adapter_config(self) -> dict[str, Any] | None:
+        """PEFT's configuration of what is trained; None for full fine-tuning."""
+        if not self.layers:
+            return None
+        every = [*model.linears(self.model), *([] if self.layout.tied else ["lm_head"])]
+        names, base = adapter.shortest(every, list(self.layers)), self.spec.base or str(self.spec.model)
+        return adapter.config(self.spec.method, names, base=base, revision=self.spec.revision, transposed=False)
+
+    def changed(self) -> tuple[int, int]:
+        now = state.fingerprints(self.parameters)
+        return sum(now[name] != self.start[name] for name in now), len(now)
+
+    def agree(self, flag: bool) -> bool:
+        return flag
+
+    def usage(self) -> Usage:
+        return device.usage()
+
+    def describe(self) -> dict[str, Any]:
+        trained = sum(value.size for value in self.parameters.values())
+        every = sum(value.size for _, value in tree_flatten(self.model.parameters()))
+        return {
+            "engine": "mlx",
+            "device": self.spec.device,
+            "dtype": self.spec.dtype,
+            "blas": blas.name(),
+            "threads": blas.threads(),
+            "parameters": every,
+            "trained_parameters": trained,
+            "target_modules": sorted({name.rpartition(".")[2] for name in self.layers}),
+            "adapted_layers": len(self.layers),
+            "micro_batches": "padded, by length",
+            "gradient_checkpointing": self.spec.gradient_checkpointing,
+        }
+
+    def close(self) -> None:
+        del self.model, self.walk, self.head, self.optimizer, self.parameters, self.layers
+        mx.clear_cache()
+
+
+def parts(plan: Plan) -> list[list[Example]]:
+    """The examples of each micro-batch."""
+    return [[plan.examples[i] for i in part] for part in plan.micro_batches]

@@ -1,0 +1,140 @@
+"""From a model folder to a module of mlx_lm with exactly the folder's weights."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+from safetensors.numpy import load_file
+
+from truetune.engines import adapter
+from truetune.engines.base import EngineSpec, Method
+from truetune.engines.mlx import family, lora
+from truetune.engines.mlx.family import Layout
+from truetune.errors import InputError
+from truetune.models import source, weights
+
+SPARE = re.compile(r"(^|\.)mtp(\.|_)|rotary_emb\.inv_freq$")
+"""Tensors that some checkpoints carry and their models no longer read."""
+
+
+def load(folder: Path, dtype: str) -> tuple[nn.Module, Layout]:
+    """The causal model of a folder and its layout. Nothing in the folder is run.
+
+    Raises InputError `model.unloadable`, `model.custom_code`, and `model.weights` where the weights are not exactly
+    those of the config.
+    """
+    source.check(folder)
+    lacking = family.lacks(folder)
+    if lacking:
+        raise unloadable(f"it lacks {lacking}", folder)
+    layout = family.read(folder)
+    module = import_module(f"mlx_lm.models.{layout.family.module}")
+    try:
+        model = module.Model(module.ModelArgs.from_dict(dict(layout.settings)))
+    except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+        raise unloadable(str(error), folder) from error
+    untie(model, layout)
+    put(model, tensors(folder, getattr(mx, dtype), tied=layout.tied), folder)
+    mx.eval(model.parameters())
+    return model, layout
+
+
+def unloadable(reason: str, folder: Path) -> InputError:
+    return InputError(
+        f"MLX cannot load this model: {reason}",
+        code="model.unloadable",
+        where=str(folder),
+        hint="Set resources.engine to torch, which knows more models, or check config.json.",
+    )
+
+
+def untie(model: nn.Module, layout: Layout) -> None:
+    """Gemma-3 of mlx_lm decides by its weights whether its head is its embedding; here the config says so."""
+    if layout.family.module == "gemma3_text" and layout.tied:
+        model.tie_word_embeddings = True
+        model.pop("lm_head")
+
+
+def tensors(folder: Path, dtype: mx.Dtype, *, tied: bool) -> dict[str, mx.array]:
+    """Every weight of the folder by transformers' name; a tied head that is stored as well goes by the embedding."""
+    found: dict[str, mx.array] = {}
+    for path in weights.shards(folder):
+        found |= mx.load(str(path))
+    if tied:
+        found.pop("lm_head.weight", None)
+    return {name: value.astype(dtype) for name, value in found.items() if not SPARE.search(name)}
+
+
+def put(model: nn.Module, found: dict[str, mx.array], where: Path) -> None:
+    """Set all weights, name by name: none missing, none left over, none of another shape."""
+    places = dict(tree_flatten(model.parameters()))
+    wrong = [
+        f"{name} is {tuple(found[name].shape)}, not {tuple(places[name].shape)}"
+        for name in sorted(places.keys() & found.keys())
+        if places[name].shape != found[name].shape
+    ]
+    missing = [f"{name} is missing" for name in sorted(places.keys() - found.keys())]
+    extra = [f"{name} has no place" for name in sorted(found.keys() - places.keys())]
+    every = [*wrong, *missing, *extra]
+    if every:
+        raise InputError(
+            f"the weights are not those of config.json: {every[0]}"
+            + (f" (and {len(every) - 1} more such tensors)" if len(every) > 1 else ""),
+            code="model.weights",
+            where=str(where),
+            hint="Copy config.json and the weights from the same place again.",
+        )
+    model.update(tree_unflatten(list(found.items())))
+
+
+def linears(model: nn.Module) -> dict[str, nn.Module]:
+    """Every linear layer but the head, by name, in the order of the layers."""
+    found = {
+        name.removesuffix(".base"): module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name != "lm_head"
+    }
+    return {name: found[name] for name in sorted(found, key=natural)}
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """layers.2 comes before layers.10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+def adapt(model: nn.Module, spec: EngineSpec) -> dict[str, lora.LoRALinear]:
+    """Make the method's parameters trainable; the adapted layers by name (none for full fine-tuning)."""
+    if spec.method.type == "full":
+        return {}
+    every = linears(model)
+    chosen = adapter.select(list(every), spec.method.target_modules)
+    layers = {name: lora.LoRALinear(every[name], spec.method) for name in chosen}
+    model.update_modules(tree_unflatten(list(layers.items())))
+    model.freeze()
+    for name, layer in layers.items():
+        layer.reset(name, spec.seed)
+        layer.unfreeze(keys=["lora_A", "lora_B"], recurse=False)
+    if spec.adapter:
+        put_adapter(layers, spec.adapter, spec.method)
+    return layers
+
+
+def put_adapter(layers: dict[str, lora.LoRALinear], folder: Path, method: Method) -> None:
+    """Start from an adapter on disk. Refused unless it maps one to one onto the layers."""
+    body = adapter.read_config(folder)
+    adapter.refuse_other_shape(body, method)
+    path = folder / adapter.WEIGHTS
+    found: dict[str, Any] = load_file(path)
+    places = lora.parameters(layers)
+    adapter.refuse_mismatch(shapes(places), shapes(found), str(path))
+    lora.put(layers, {name: mx.array(value.astype("float32")) for name, value in found.items()})
+
+
+def shapes(tensors: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}

@@ -1,0 +1,67 @@
+"""Everything a resume needs, as safetensors: parameters, optimizer, random key. The files are named as torch's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from truetune.engines import adapter
+from truetune.engines.mlx.adamw import AdamW, Arrays
+
+OPTIMIZER, RNG, FULL = "optimizer.safetensors", "rng.safetensors", "model.safetensors"
+STEPS, KEY = "step", "mlx.key"
+
+
+def fingerprints(parameters: Arrays) -> dict[str, str]:
+    """Name -> sha256 of the parameter's bytes."""
+    return {name: hashlib.sha256(np.array(value).data).hexdigest() for name, value in parameters.items()}
+
+
+def save(folder: Path, parameters: Arrays, optimizer: AdamW, key: mx.array, peft: dict[str, Any] | None) -> None:
+    """A checkpoint's tensors. A LoRA checkpoint is itself an adapter that PEFT loads."""
+    if peft:
+        save_adapter(folder, parameters, peft)
+    else:
+        write(folder / FULL, parameters)
+    write(folder / OPTIMIZER, optimizer.state() | {STEPS: mx.array(optimizer.steps, dtype=mx.int32)})
+    write(folder / RNG, {KEY: key})
+
+
+def restore(folder: Path, optimizer: AdamW) -> tuple[Arrays, mx.array]:
+    """Undo `save`: the optimizer is set; returns parameters and key."""
+    path = folder / adapter.WEIGHTS
+    found, state = read(path if path.is_file() else folder / FULL), read(folder / OPTIMIZER)
+    optimizer.put(state, int(state[STEPS].item()))
+    # In the optimizer's order: the norm of the gradient is a sum, and its bits follow from the order.
+    return {name: found[name] for name in optimizer.mean}, read(folder / RNG)[KEY]
+
+
+def save_adapter(folder: Path, parameters: Arrays, peft: dict[str, Any]) -> None:
+    write(folder / adapter.WEIGHTS, parameters)
+    adapter.write_config(folder, peft)
+
+
+def save_model(folder: Path, parameters: Arrays, base: Path) -> None:
+    """A whole model as transformers loads it: the base's config with the number type of these weights."""
+    write(folder / FULL, parameters)
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    config.pop("torch_dtype", None)
+    text = json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    if (base / "generation_config.json").is_file():
+        shutil.copyfile(base / "generation_config.json", folder / "generation_config.json")
+
+
+def write(path: Path, arrays: Arrays) -> None:
+    save_file({name: np.array(value) for name, value in arrays.items()}, path, metadata={"format": "pt"})
+
+
+def read(path: Path) -> Arrays:
+    return {name: mx.array(value) for name, value in load_file(path).items()}
