@@ -182,9 +182,9 @@ def samples(result: dict[str, Any]) -> Iterator[Text]:
     for row in asked[:SAMPLES]:
         yield Text(f"\n{brief(row['question'])}", "bold")
         sides = [("base", row["base"].get("answer", "")), ("tuned", row.get("tuned", {}).get("answer"))]
-        for name, text in (*sides, ("row", row["reference"])):
+        for name, text in (*sides, ("reference", row["reference"])):
             if text is not None:
-                yield Text(f"  {name:<6} {brief(text)}", "dim" if name == "row" else "")
+                yield Text(f"  {name:<10} {brief(text)}", "dim" if name == "reference" else "")
 
 
 def brief(text: str) -> str:

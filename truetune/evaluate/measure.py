@@ -18,7 +18,7 @@ from truetune.errors import ResourceError
 from truetune.evaluate import metrics
 from truetune.evaluate.material import Item, Material
 from truetune.evaluate.metrics import METRICS, Sums
-from truetune.evaluate.voice import Reply, Voice
+from truetune.evaluate.voice import PARTIAL, Reply, Voice
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Called with `score` or `answer` and {side, done, total} in rows, and with `warning` and {text}."""
@@ -100,9 +100,10 @@ def too_small(row: int, tokens: int) -> ResourceError:
 
 
 def size(voice: Voice, item: Item) -> int:
-    """Bytes of what is predicted of a text, without the token that ends it."""
+    """Bytes of what is predicted of a text: all but its first token, where no other begins it; the end is no byte."""
     ids = np.concatenate([example.ids[example.weights > 0] for example in item.examples])
-    return len(voice.subject.tokenizer.decode(ids.tolist(), skip_special=True).encode())
+    text = voice.subject.tokenizer.decode(ids.tolist(), skip_special=True)
+    return len(text.replace(PARTIAL, "?").encode())  # the rest of a character that the first token began
 
 
 def answer(
@@ -143,6 +144,8 @@ def warnings(voice: Voice, material: Material, sampling: Sampling | None, found:
     data = material.data
     if data["contaminated"]:
         told.append(f"{data['contaminated']} of these {data['rows']} rows were trained on: they are not held out")
+    if data["contaminated"] is None and voice.subject.run:
+        told.append("the data of the training has moved or changed: none can tell whether these rows were trained on")
     if data["left_out"]:
         lost = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in data["left_out"].items())
         told.append(f"rows that cannot be measured: {lost}")

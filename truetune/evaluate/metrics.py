@@ -69,16 +69,16 @@ def chrf(sums: Sums) -> NDArray[np.float64]:
     """chrF of n-gram counts: for each order those of the answer, of the reference, and those in both.
 
     Precision and recall are means over the orders that both texts are long enough for (Popović 2015, as sacrebleu
-    counts); 0 to 100.
+    counts); 0 to 100, NaN without a reference.
     """
     answer, reference, both = np.moveaxis(sums.reshape(*sums.shape[:-1], ORDER, 3), -1, 0)
     usable = (answer > 0) & (reference > 0)
     orders = np.maximum(usable.sum(-1), 1)
     precision = np.where(usable, both / np.maximum(answer, 1), 0).sum(-1) / orders
     recall = np.where(usable, both / np.maximum(reference, 1), 0).sum(-1) / orders
-    return np.asarray(
-        100 * (1 + BETA**2) * precision * recall / np.maximum(BETA**2 * precision + recall, np.finfo(float).tiny)
-    )
+    shared = BETA**2 * precision + recall
+    score = 100 * (1 + BETA**2) * precision * recall / np.where(shared > 0, shared, 1)
+    return np.where(reference[..., 0] > 0, score, np.nan)
 
 
 METRICS: Mapping[str, Metric] = {
