@@ -14,7 +14,7 @@ TABLE = {"torch": "truetune.engines.torch"}
 
 
 def module(name: str) -> Any:
-    """The engine's package: `choose`, `free`, `packs`, `open_engine`, `open_decoder`.
+    """The engine's package: `choose`, `free`, `packs`, `ignored`, `open_engine`, `open_decoder`.
 
     Raises where its libraries are not installed.
     """

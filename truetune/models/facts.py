@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from truetune.errors import InputError
-from truetune.models import weights
+from truetune.models import gate, weights
+from truetune.models.header import Tensor
 
 # One fact, several names: Llama's, GPT-2's and GPT-J's, GPT-NeoX', T5's.
 NAMES = {
@@ -19,7 +19,12 @@ NAMES = {
     "intermediate": ("intermediate_size", "n_inner", "ffn_dim", "d_ff"),
     "positions": ("max_position_embeddings", "n_positions", "n_ctx"),
     "vocabulary": ("vocab_size",),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "head": ("head_dim",),
+    "window": ("sliding_window",),
 }
+LARGEST = 2**31
+"""Sizes above this are of no model."""
 TIED = {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "bert", "modernbert"}
 """Model types whose input embedding and head are the same unless their config says otherwise."""
 UNGATED = {
@@ -72,7 +77,7 @@ def config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Raises InputError `model.no_config` or `model.bad_config`."""
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = gate.parse(path)
     except FileNotFoundError as error:
         hint = "a model folder has config.json, tokenizer.json and model.safetensors"
         raise InputError(
@@ -94,12 +99,12 @@ def read(folder: Path) -> Facts:
     return _facts(values, weights.tensors(folder), folder / "config.json")
 
 
-def _facts(values: Mapping[str, Any], tensors: list[weights.Tensor], path: Path) -> Facts:
+def _facts(values: Mapping[str, Any], tensors: list[Tensor], path: Path) -> Facts:
     kind = str(values.get("model_type", ""))
     architecture = str((values.get("architectures") or [""])[0])
     hidden, heads = _number(values, "hidden", path), _number(values, "heads", path)
     # Qwen2 writes a window that it does not use.
-    window = values.get("sliding_window") if values.get("use_sliding_window", True) else None
+    window = _optional(values, "window") if values.get("use_sliding_window", True) else None
     tied = bool(values.get("tie_word_embeddings", kind in TIED))
     inner = _optional(values, "intermediate")
     return Facts(
@@ -109,8 +114,8 @@ def _facts(values: Mapping[str, Any], tensors: list[weights.Tensor], path: Path)
         hidden=hidden,
         layers=_number(values, "layers", path),
         heads=heads,
-        kv_heads=_kv_heads(values, heads),
-        head_dim=values.get("head_dim") or hidden // heads,
+        kv_heads=_kv_heads(values) or heads,
+        head_dim=_optional(values, "head") or max(1, hidden // heads),
         intermediate=inner if inner else 4 * hidden,
         gated=kind not in UNGATED,
         vocabulary=_number(values, "vocabulary", path),
@@ -126,17 +131,16 @@ def _causal(architecture: str) -> bool:
     return architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
 
 
-def _kv_heads(values: Mapping[str, Any], heads: int) -> int:
-    """Heads of keys and values; Falcon's multi-query models say so with a flag."""
+def _kv_heads(values: Mapping[str, Any]) -> int | None:
+    """Heads of keys and values, where the config names them; Falcon's multi-query models say it by a flag."""
     if values.get("multi_query") and not values.get("new_decoder_architecture"):
         return 1
-    count = values.get("num_key_value_heads") or values.get("num_kv_heads")
-    return int(count) if count else heads
+    return _optional(values, "kv_heads")
 
 
 def _optional(values: Mapping[str, Any], fact: str) -> int | None:
     found = next((values[name] for name in NAMES[fact] if values.get(name) is not None), None)
-    return found if isinstance(found, int) and found > 0 else None
+    return found if isinstance(found, int) and 0 < found <= LARGEST else None
 
 
 def _number(values: Mapping[str, Any], fact: str, path: Path) -> int:

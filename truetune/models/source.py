@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from truetune.errors import InputError, UsageError
-from truetune.models import facts, hub, weights
+from truetune.models import facts, gate, hub, weights
 
 STARTER = Path(__file__).parent / "starter"
 PATH = re.compile(r"[/~]|\.\.?(/|$)")
@@ -36,14 +35,6 @@ DEFINING = (
     "vocab.txt",
 )
 """The files beside the weights that decide what the model reads and writes."""
-NATIVE = frozenset(
-    """
-    bert cohere cohere2 deepseek_v3 falcon gemma gemma2 gemma3 gemma3_text glm glm4 gpt2 gpt_bigcode gpt_neo
-    gpt_neox gptj granite llama mistral mixtral modernbert olmo olmo2 opt phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe
-    roberta smollm3 stablelm starcoder2
-    """.split()  # noqa: SIM905
-)
-"""Model types whose code is in transformers, so that code that a folder offers (`auto_map`) is never needed."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +129,8 @@ def _ambiguous(name: str, candidates: list[str]) -> InputError:
 def check(folder: Path) -> None:
     """Refuse a folder that is no usable model: one sentence and a hint each.
 
-    Raises InputError: `model.is_adapter`, `model.no_config`, `model.bad_config`, `model.custom_code`,
-    `model.pickle_weights`, `model.gguf`, `model.no_weights`, `model.damaged`.
+    Raises InputError: `model.is_adapter`, `model.no_config`, what `gate.check` raises, `model.pickle_weights`,
+    `model.gguf`, `model.no_weights`, `model.damaged`.
     """
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
@@ -150,37 +141,8 @@ def check(folder: Path) -> None:
                 hint="set model.path to the adapter's base model and model.adapter to this folder",
             )
         weights.shards(folder)  # names pickles and GGUF files, where that is all there is
-    refuse_code(facts.config(folder), folder)
+    gate.check(facts.config(folder), folder)
     weights.tensors(folder)
-
-
-def refuse_code(config: dict[str, Any], folder: Path) -> None:
-    """Refuse configurations that ask for code of their own, at any depth. Raises InputError `model.custom_code`."""
-    for key, value in _walk(config):
-        native = key == "auto_map" and config.get("model_type") in NATIVE
-        if (key in {"auto_map", "model_file", "custom_pipelines"} and not native) or _kernel(key, value):
-            raise InputError(
-                f"the model asks to run code of its own (`{key}` in config.json), which TrueTune does not do",
-                code="model.custom_code",
-                where=str(folder / "config.json"),
-                hint="use a model whose architecture is part of transformers, such as Llama, Mistral, Qwen or Gemma",
-            )
-
-
-def _kernel(key: str, value: Any) -> bool:
-    """An attention implementation that names a repository is code from there."""
-    return "attn_implementation" in key and isinstance(value, str) and not value.replace("_", "").isalnum()
-
-
-def _walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at any depth."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield str(key), inner
-            yield from _walk(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _walk(inner)
 
 
 def files(folder: Path) -> list[Path]:

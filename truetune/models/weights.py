@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from truetune.errors import InputError
+from truetune.models import header
+from truetune.models.header import Tensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+ENDING = ".safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".msgpack", ".h5", ".joblib", ".dill")
 OTHER = ("training_args.bin", "optimizer.pt", "scheduler.pt", "optimizer.bin", "scaler.pt")
 """Pickles that trainers leave beside weights; they are not weights."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor as its header describes it; `dtype` in the words of safetensors (`BF16`, `F32`)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
 
 
 def shards(folder: Path) -> list[Path]:
@@ -48,11 +31,11 @@ def shards(folder: Path) -> list[Path]:
 
 def _indexed(folder: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()), key=str)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(folder / INDEX, "the index of the weight files cannot be read") from error
-    if any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise _damaged(folder / INDEX, "the index of the weight files names files outside the folder")
+    if not all(isinstance(name, str) and Path(name).name == name and name.endswith(ENDING) for name in names):
+        raise _damaged(folder / INDEX, f"the index names what is no {ENDING} file of this folder")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
         raise _damaged(folder, f"{len(missing)} of {len(names)} weight files are missing: {', '.join(missing[:3])}")
@@ -101,12 +84,10 @@ def tensors(folder: Path) -> list[Tensor]:
     found: list[Tensor] = []
     for path in shards(folder):
         try:
-            with safe_open(path, framework="np") as file:
-                for name in file.keys():  # noqa: SIM118 - not a dictionary
-                    part = file.get_slice(name)
-                    found.append(Tensor(name, part.get_dtype(), tuple(part.get_shape())))
-        except (SafetensorError, OSError) as error:
-            raise _damaged(path, "the weight file is cut off or damaged") from error
+            found += header.read(path)
+        except (ValueError, OSError) as error:
+            reason = str(error) if type(error) is ValueError else "its header cannot be read"
+            raise _damaged(path, f"the weight file is cut off or damaged: {reason}") from error
     return found
 
 

@@ -67,7 +67,8 @@ def gather(config: Config, folder: Path) -> Session:
     choice = engine.choose(config.resources.device, config.model.dtype)
     room, packed = free(config, engine, choice.device), engine.packs(known.model_type)
     resolved = resolve(config, folder, found, known, prepared, choice, room, packed=packed)
-    return Session(config, folder, found, encode, prepared, resolved, tuple(warnings(resolved, choice.warning)))
+    said = tuple(warnings(resolved, choice.warning, engine.ignored(found.folder)))
+    return Session(config, folder, found, encode, prepared, resolved, said)
 
 
 def free(config: Config, engine: Any, device: str) -> int:
@@ -82,11 +83,14 @@ def rows(config: Config, folder: Path, encode: Tokenizer) -> Prepared:
     return prepare(config.data, objective=training.objective, seed=training.seed, folder=folder, tokenizer=encode)
 
 
-def warnings(resolved: Resolved, device: str) -> Iterator[str]:
-    """What is allowed and yet seldom meant."""
+def warnings(resolved: Resolved, device: str, ignored: list[str]) -> Iterator[str]:
+    """What is allowed and yet seldom meant. `ignored` is what the engine takes no notice of in the model's folder."""
     training, course = resolved["config"]["training"], resolved["plan"]
     if device:
         yield device
+    if ignored:
+        more = f" and {len(ignored) - 6} more" if len(ignored) > 6 else ""
+        yield f"parts of the model's folder that are not used: {', '.join(ignored[:6])}{more}"
     if course["warmup_steps"] >= course["steps"]:
         yield (
             f"the warm-up takes {course['warmup_steps']} steps and the run {course['steps']}: "

@@ -1,8 +1,9 @@
 """The torch engine: transformers' models, LoRA layers of our own, on CUDA and the CPU (Apple's `mps` is untested)."""
 
+from truetune.engines.torch.config import ignored
 from truetune.engines.torch.decode import open_decoder
 from truetune.engines.torch.device import Choice, choose, free
 from truetune.engines.torch.engine import open_engine
 from truetune.engines.torch.model import packs
 
-__all__ = ["Choice", "choose", "free", "open_decoder", "open_engine", "packs"]
+__all__ = ["Choice", "choose", "free", "ignored", "open_decoder", "open_engine", "packs"]

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from truetune.engines import adapter
 from truetune.engines.base import EngineSpec, Method
-from truetune.engines.torch import attention, lora
+from truetune.engines.torch import attention, config, lora
 from truetune.errors import InputError
+from truetune.models import weights
 
 PACKS = {
     "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3",
@@ -35,23 +36,26 @@ def packs(model_type: str) -> bool:
 def load(spec: EngineSpec) -> nn.Module:
     """The causal model of a folder, weights from safetensors, on its device, nothing trained yet.
 
-    Raises InputError `model.unloadable`, and `model.weights` where the weights are not exactly those of the config.
+    Raises InputError as `config.read`, `model.unloadable`, and `model.weights` where the weights are not exactly those
+    of the config.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(spec.model, local_files_only=True, trust_remote_code=False)
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            spec.model,
-            config=config,
+        kind, settings = causal(config.read(spec.model))
+        model, loaded = kind.from_pretrained(
+            None,  # with a folder it would look there for more than weights
+            config=settings,
+            state_dict=tensors(spec.model),
             dtype=torch.float32 if spec.method.type == "full" else getattr(torch, spec.dtype),
-            attn_implementation=attention.NAME if packs(config.model_type) else None,
-            use_safetensors=True,
+            attn_implementation=attention.NAME if packs(settings.model_type) else None,
             local_files_only=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # they are told apart below, by name
             output_loading_info=True,
         )
+    except InputError:
+        raise
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a config can be wrong in any way that transformers may meet
@@ -59,6 +63,22 @@ def load(spec: EngineSpec) -> nn.Module:
     refuse_other_weights(loaded, spec.model)
     model.config.use_cache = False
     return model.to(spec.device)
+
+
+def causal(settings: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:
+    """transformers' causal model for a configuration, and the part of it that this model takes. Raises ValueError."""
+    mapping = AutoModelForCausalLM._model_mapping
+    if type(settings) not in mapping:
+        raise ValueError(f"{settings.model_type} is no causal language model of transformers")
+    found = mapping[type(settings)]
+    kind = found[0] if isinstance(found, tuple) else found
+    text = settings.sub_configs.get("text_config")
+    return kind, settings.get_text_config() if text and kind.config_class is text else settings
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights by name, mapped from their files. The headers have been checked by `weights.tensors`."""
+    return {name: tensor for path in weights.shards(folder) for name, tensor in load_file(path).items()}
 
 
 def unloadable(error: Exception, folder: Path) -> InputError:
