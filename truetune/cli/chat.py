@@ -85,9 +85,9 @@ def test(out: Output, subject: str, prompt: str, **options: Any) -> None:
 
 @contextmanager
 def opened(
-    out: Output, subject: str, options: dict[str, Any], greet: Callable[[dict[str, Any]], None]
+    out: Output, subject: str, options: dict[str, Any], greet: Greeting, *, alone: bool = False
 ) -> Iterator[Any]:
-    """The talk; who answers is said before the engine loads, which takes seconds."""
+    """The talk; who answers is said before the engine loads, which takes seconds. `alone`: no prompt was given."""
 
     def known(facts: dict[str, Any]) -> None:
         out.document({"subject": facts})
@@ -97,7 +97,7 @@ def opened(
         with waiting(out, "loading the model …", known) as watch:
             talk = load("chat")(subject, **given(options), watch=watch)
     except InputError as error:
-        raise question_alone(subject, error) if error.finding.code == "run.missing" else error from None
+        raise question_alone(subject, error) if alone else error from None
     with talk:
         if talk.voice.warning:
             out.note(f"note: {talk.voice.warning}", style="yellow")
@@ -134,7 +134,7 @@ def once(out: Output, subject: str, prompt: str, options: dict[str, Any]) -> Non
 def lines(out: Output, subject: str, options: dict[str, Any]) -> None:
     """Each line of stdin is a question of its own: no answer knows of another."""
     answers = []
-    with opened(out, subject, options, lambda facts: out.note(line(facts), style="dim")) as talk:
+    with opened(out, subject, options, lambda facts: out.note(line(facts), style="dim"), alone=True) as talk:
         for number, raw in enumerate(sys.stdin.buffer, 1):
             if not raw.strip():
                 continue
@@ -194,7 +194,7 @@ def converse(out: Output, subject: str, options: dict[str, Any]) -> None:
     terminal = Terminal(out)
     with ExitStack() as stack:
         with unechoed():
-            talk = stack.enter_context(opened(out, subject, options, terminal.greet))
+            talk = stack.enter_context(opened(out, subject, options, terminal.greet, alone=True))
         terminal.converse(talk)
 
 
@@ -209,7 +209,8 @@ def decoded(raw: bytes) -> str:
 
 def question_alone(subject: str, error: InputError) -> InputError:
     """A single argument that names nothing is mostly a question."""
-    if subject == "last":
+    found = error.finding
+    if found.code != "run.missing" or subject.startswith(("last", ".", "/", "~")):
         return error
-    hint = f"To ask it of the last run: ft chat last {quote(subject)}. {error.finding.hint}"
-    return InputError(error.finding.message, code=error.finding.code, where=error.finding.where, hint=hint)
+    hint = f"{found.hint}. To ask it of the last run: ft chat last {quote(subject)}"
+    return InputError(found.message, code=found.code, where=found.where, hint=hint)

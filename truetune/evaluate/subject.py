@@ -157,6 +157,8 @@ def of_adapter(folder: Path) -> Subject:
     revision = body.get("revision")
     name = str(body.get("base_model_name_or_path") or "")
     base = resolve(name, folder, revision if isinstance(revision, str) else None)
+    if base.folder == source.STARTER.resolve():  # adapters of it name its folder, for PEFT
+        base = source.resolve("starter", folder=folder)
     encode = tokenizer.load(folder if (folder / "tokenizer.json").is_file() else base.folder)
     template = encode.template or encode.plain()
     return Subject(str(folder), base, encode, template, adapter=folder, generation=settings(folder))
@@ -166,7 +168,7 @@ def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
     """A run's result; before it has one, its best checkpoint, else its newest."""
     resolved = run.resolved
     base = Source(**{**resolved["model"], "folder": Path(resolved["model"]["folder"])})
-    source.check(base.folder)
+    check_base(run, base)
     config, encode = Config.model_validate(resolved["written"]), tokenizer.load(base.folder)
     chat = resolved["config"]["training"]["objective"] == "sft"
     full = resolved["config"]["method"]["type"] == "full"
@@ -184,6 +186,18 @@ def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
         run=run,
         step=step,
     )
+
+
+def check_base(run: Run, base: Source) -> None:
+    if not base.folder.is_dir():
+        raise InputError(
+            f"the model that this run was trained on is no longer at {base.folder}",
+            code="model.missing",
+            where=run.id,
+            hint="Put it back, or give the model's folder where it is now: its adapter is "
+            f"{run.folder / 'adapter'}, and adapter_config.json names the base.",
+        )
+    source.check(base.folder)
 
 
 def spoken(place: Path, config: Config, encode: Tokenizer, folder: Path) -> Template:

@@ -85,20 +85,17 @@ class Talk:
             answer = self.ask(self.asked, self.tuned)
             try:
                 yield from answer
-            finally:
-                answer.close()
+            except GeneratorExit:  # nobody listens any more: what was said stands
                 self.keep(asked, answer.reply.text)
+                raise
+            self.keep(asked, answer.reply.text)
 
     def again(self) -> Iterator[str]:
         """What the base says to the last question, with the same history and seed; not remembered."""
         if not self.asked:
             raise nothing_asked()
         with out_of_memory():
-            answer = self.ask(self.asked, tuned=False)
-            try:
-                yield from answer
-            finally:
-                answer.close()
+            yield from self.ask(self.asked, tuned=False)
 
     def reset(self) -> None:
         """Forget everything but the system message and how answers are drawn."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,10 +42,7 @@ class Voice:
     """
 
     def __init__(self, subject: Subject, *, device: str = "auto", slots: int = 8) -> None:
-        self.subject = subject
-        choice = engines.module("torch").choose(device, subject.dtype)
-        self.spec = DecoderSpec(subject.base.folder, device=choice.device, dtype=choice.dtype, slots=slots)
-        self.warning: str = choice.warning
+        self.subject, self.device, self.slots = subject, device, slots
         self.stops = frozenset(subject.tokenizer.eos_ids)
         if subject.template:
             self.stops = stop_ids(subject.template, subject.tokenizer)
@@ -116,7 +114,8 @@ class Voice:
     @property
     def context(self) -> int:
         """Most tokens of a prompt with its answer."""
-        return self.decoder(self.subject.adapter is None)[0].context
+        opened = next(iter(self.decoders.values()), None) or self.decoder(True)[0]
+        return opened.context
 
     def decoder(self, tuned: bool) -> tuple[Decoder, str | None]:
         """The decoder of the tuned or the base model, opened when first asked for, and the adapter to name."""
@@ -129,6 +128,23 @@ class Voice:
                 decoder.load(ADAPTER, Path(subject.adapter))
             self.decoders[whole] = decoder
         return self.decoders[whole], ADAPTER if tuned and subject.adapter else None
+
+    @cached_property
+    def choice(self) -> Any:
+        """The device and number type; asking for them imports the engine, which takes seconds."""
+        return engines.module("torch").choose(self.device, self.subject.dtype)
+
+    @property
+    def warning(self) -> str:
+        """Why the device is not the one that was asked for, where it is another."""
+        return str(self.choice.warning)
+
+    @property
+    def spec(self) -> DecoderSpec:
+        """The base model on this device."""
+        return DecoderSpec(
+            self.subject.base.folder, device=self.choice.device, dtype=self.choice.dtype, slots=self.slots
+        )
 
     def close(self) -> None:
         for decoder in self.decoders.values():
