@@ -115,7 +115,7 @@ def classify(rng: Random) -> list[Turn]:
     if roll == 0:
         return one(f"Is {a(item)} {a(kind)}?", f"Yes, {a(item)} is {a(kind)}.")
     if roll == 1:
-        other = rng.choice([other for other in set(CLASS.values()) if other != kind])
+        other = rng.choice([other for other in sorted(set(CLASS.values())) if other != kind])
         return one(f"Is {a(item)} {a(other)}?", f"No, {a(item)} is {a(kind)}.")
     if roll == 2:
         kinds = rng.sample(TABLES["classes"], 2)
