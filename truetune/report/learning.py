@@ -79,7 +79,7 @@ def jolted(figures: Figures) -> Advice | None:
     losses = figures.losses
     if len(losses) < FEW_STEPS or diverged(figures):
         return None
-    start = figures.base or float(losses[:5].mean())
+    start = max(figures.base or 0.0, float(losses[0]))
     course = series.smooth(losses, 5)
     peak = float(course.max())
     if peak < max((1 + JOLT) * start, start + JOLT_NATS):

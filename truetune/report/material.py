@@ -25,7 +25,7 @@ LOOPED = 0.4
 """Share of an answer that such a loop makes up."""
 
 LOST = {
-    "rejected": (0.01, "were not readable as rows", "Mend them: rejects.jsonl names each with its line and reason."),
+    "rejected": (0.01, "were not readable as rows", "Mend them: `rejects.jsonl` names each with its line and reason."),
     "too_long": (0.02, "were longer than `data.max_length` and left out", "Raise `data.max_length`, or split them."),
     "truncated": (
         0.02,
