@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from truetune.engines.base import Method
 from truetune.errors import InputError, UsageError
+from truetune.models import gate, header
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 COPY = "Copy the adapter again."
@@ -35,6 +36,10 @@ NEUTRAL: dict[str, Any] = {
     "lora_bias": False,
 }
 """Settings of PEFT that an adapter may carry only with these values: others need what this version lacks."""
+LARGEST = 2**16
+"""Of a rank and an alpha."""
+FOREIGN = ("alora_invocation_tokens", "layer_replication", "megatron_config", "target_parameters", "use_qalora")
+"""Settings of PEFT that change the model in other ways; an adapter that sets one is none of these layers."""
 
 
 def key(module: str, matrix: str) -> str:
@@ -88,10 +93,12 @@ def read_config(folder: Path) -> dict[str, Any]:
             hint="Save the adapter again as safetensors.",
         )
     try:
-        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not valid JSON ({error})", code="adapter.damaged", where=str(path), hint=COPY) from None
+        body = checked(gate.parse(path), folder / WEIGHTS)
+    except (ValueError, OSError) as error:
+        raise InputError(f"cannot be read ({error})", code="adapter.damaged", where=str(path), hint=COPY) from None
+    refuse_code(body, path)
     unsupported = [name for name, value in NEUTRAL.items() if body.get(name, value) not in (value, None)]
+    unsupported += [name for name in FOREIGN if body.get(name)]
     if body.get("peft_type") != "LORA" or unsupported:
         what = ", ".join(unsupported) or f"peft_type {body.get('peft_type')}"
         raise InputError(
@@ -101,6 +108,40 @@ def read_config(folder: Path) -> dict[str, Any]:
             hint="Start from a plain LoRA adapter, or merge it into its base first.",
         )
     return body
+
+
+def checked(body: Any, weights: Path) -> dict[str, Any]:
+    """The configuration with numbers where numbers belong. Raises ValueError.
+
+    A pattern of target modules gives way to the modules that the file's tensors name: matching a stranger's pattern
+    can take for ever.
+    """
+    if not isinstance(body, dict):
+        raise ValueError("it is not an object")
+    r, alpha = body.get("r"), body.get("lora_alpha")
+    numbers = type(r) is int and 0 < r <= LARGEST and isinstance(alpha, int | float) and abs(alpha) <= LARGEST
+    if body.get("peft_type") == "LORA" and not numbers:
+        raise ValueError("r and lora_alpha are not usable numbers")
+    targets = body.get("target_modules")
+    if isinstance(targets, str) and targets != "all-linear":
+        ends = (".lora_A.weight", ".lora_B.weight")
+        names = [tensor.name for tensor in header.read(weights)]
+        modules = {name.removeprefix(PREFIX)[: -len(ends[0])] for name in names if name.endswith(ends)}
+        return body | {"target_modules": sorted(modules)}
+    return body
+
+
+def refuse_code(body: dict[str, Any], path: Path) -> None:
+    """Refuse a configuration that has PEFT import a library of its own choice. Raises InputError."""
+    mapping = body.get("auto_mapping")
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    if mapping and not (isinstance(library, str) and library.startswith("transformers.models.")):
+        raise InputError(
+            "the adapter asks to run code of its own (`auto_mapping`), which TrueTune does not do",
+            code="adapter.custom_code",
+            where=str(path),
+            hint="use an adapter of a model whose architecture is part of transformers",
+        )
 
 
 def start(module: str, r: int, inputs: int, seed: int) -> NDArray[np.float32]:
@@ -137,6 +178,13 @@ def select(every: Sequence[str], wanted: str | Sequence[str]) -> list[str]:
             hint=f"This model has {', '.join(kinds)}; `auto` takes them all.",
         )
     return found
+
+
+def chosen(every: Iterable[str], wanted: str | Sequence[str]) -> list[str]:
+    """The layers that PEFT's `target_modules` selects: a pattern over whole names, or names and suffixes."""
+    if isinstance(wanted, str):
+        return list(every) if wanted == "all-linear" else [name for name in every if re.fullmatch(wanted, name)]
+    return [name for name in every if any(hit(name, suffix) for suffix in wanted)]
 
 
 def hit(name: str, suffix: str) -> bool:

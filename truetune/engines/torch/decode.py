@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from truetune.data.example import Example
 from truetune.engines.base import EngineSpec, OutOfMemory
 from truetune.engines.decoder import DecoderSpec, Full, Sampling, Token
-from truetune.engines.torch import attention, cores, device, model, sample, scoring, slots
+from truetune.engines.torch import attention, cores, device, files, model, sample, scoring, slots
 from truetune.engines.torch.engine import out_of_memory
 from truetune.engines.torch.stacked import Adapters
 from truetune.errors import InputError, UsageError
@@ -146,7 +145,7 @@ def opened(spec: DecoderSpec) -> torch.nn.Module:
 
 def put_weights(found: torch.nn.Module, path: Path) -> None:
     """Replace all weights by those of a safetensors file, name by name."""
-    tensors, places = load_file(path), dict(found.named_parameters())
+    tensors, places = files.load(path, "checkpoint.damaged"), dict(found.named_parameters())
     wrong = sorted(places.keys() ^ tensors.keys()) or sorted(
         name for name in places if places[name].shape != tensors[name].shape
     )

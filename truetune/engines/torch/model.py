@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from truetune.engines import adapter
 from truetune.engines.base import EngineSpec, Method
-from truetune.engines.torch import attention, config, lora
+from truetune.engines.torch import attention, config, files, lora
 from truetune.errors import InputError
 from truetune.models import weights
 
@@ -77,8 +76,11 @@ def causal(settings: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights by name, mapped from their files. The headers have been checked by `weights.tensors`."""
-    return {name: tensor for path in weights.shards(folder) for name, tensor in load_file(path).items()}
+    """The weights by name, mapped from their files."""
+    found: dict[str, torch.Tensor] = {}
+    for path in weights.shards(folder):
+        found |= files.load(path, "model.damaged")
+    return found
 
 
 def unloadable(error: Exception, folder: Path) -> InputError:
@@ -124,7 +126,7 @@ def load_adapter(model: nn.Module, folder: Path, method: Method) -> None:
     """Start from an adapter on disk. Refused unless it maps one to one onto the layers."""
     body = adapter.read_config(folder)
     adapter.refuse_other_shape(body, method)
-    tensors = load_file(folder / adapter.WEIGHTS)
+    tensors = files.load(folder / adapter.WEIGHTS, "adapter.damaged")
     put_adapter(model, tensors, str(folder / adapter.WEIGHTS))
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from truetune.engines import adapter
-from truetune.engines.torch import lora
+from truetune.engines.torch import files, lora
 from truetune.errors import InputError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -154,7 +153,7 @@ def read(folder: Path, model: nn.Module, linears: dict[str, nn.Module]) -> dict[
     body = adapter.read_config(folder)
     path = folder / adapter.WEIGHTS
     try:
-        tensors = load_file(path)
+        tensors = files.load(path, "adapter.damaged")
         rank, scale, wanted = int(body["r"]), float(body["lora_alpha"]) / int(body["r"]), body["target_modules"]
     except (SafetensorError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(

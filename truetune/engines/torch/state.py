@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from truetune.engines import adapter
+from truetune.engines.torch import files
 from truetune.engines.torch import model as models
+from truetune.errors import InputError
 
 OPTIMIZER, RNG, FULL = "optimizer.safetensors", "rng.safetensors", "model.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+DAMAGED = "checkpoint.damaged"
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -66,13 +69,31 @@ def write(path: Path, parameters: dict) -> None:
 
 
 def restore(folder: Path, parameters: dict, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Undo `save`; returns the generators' state."""
+    """Undo `save`; returns the generators' state. Raises InputError `checkpoint.damaged` for files that do not fit."""
     path = folder / adapter.WEIGHTS
-    weights = load_file(path if path.is_file() else folder / FULL)
+    weights = files.load(path if path.is_file() else folder / FULL, DAMAGED)
+    moments = files.load(folder / OPTIMIZER, DAMAGED)
+    try:
+        refuse_other_shapes(weights, moments, parameters)
+        for name, parameter in parameters.items():
+            parameter.data.copy_(weights[name])
+        put_moments(moments, parameters, optimizer)
+        return read_rng(folder / RNG)
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"the checkpoint does not fit its run: {error}",
+            code=DAMAGED,
+            where=str(folder),
+            hint="Go on from another checkpoint; `ft runs show` lists them.",
+        ) from error
+
+
+def refuse_other_shapes(weights: dict, moments: dict, parameters: dict) -> None:
+    """A copy would stretch a smaller tensor over a larger one. Raises ValueError, KeyError."""
     for name, parameter in parameters.items():
-        parameter.data.copy_(weights[name])
-    put_moments(load_file(folder / OPTIMIZER), parameters, optimizer)
-    return read_rng(folder / RNG)
+        there = [weights[name], *(moments[f"{kind}.{name}"] for kind in MOMENTS if f"step.{name}" in moments)]
+        if any(tensor.shape != parameter.shape for tensor in there):
+            raise ValueError(f"{name} is of another shape")
 
 
 def moments(parameters: dict, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
