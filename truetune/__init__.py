@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.runs import run_show as run_show
     from truetune.api.runs import run_stop as run_stop
     from truetune.api.runs import runs_list as runs_list
+    from truetune.api.status import status as status
     from truetune.api.train import preview as preview
     from truetune.api.train import train as train
     from truetune.runs.monitor import MemoryMonitor as MemoryMonitor

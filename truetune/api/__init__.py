@@ -29,6 +29,7 @@ VERBS = {
     "receipt_show": "truetune.api.runs",
     "receipt_verify": "truetune.api.runs",
     "doctor": "truetune.api.doctor",
+    "status": "truetune.api.status",
     "suggest": "truetune.api.memory",
 }
 """Verb -> its module."""

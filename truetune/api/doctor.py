@@ -49,13 +49,13 @@ def _system() -> Iterator[Check]:
     yield Check("truetune", "ok", __version__)
     yield Check("python", "ok", f"{platform.python_version()} ({sys.executable})")
     yield Check("platform", "ok", f"{platform.system()} {platform.release()} {platform.machine()}")
-    yield Check("cores", "ok", str(_cores()))
+    yield Check("cores", "ok", str(cores()))
     free = memory.available()
     hint = "" if free > LITTLE_MEMORY else "close other programs: torch alone wants about a gigabyte"
     yield Check("memory", "bad" if hint else "ok", f"{memory.readable(free)} available", hint)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -92,7 +92,7 @@ def _places() -> Iterator[Check]:
     from truetune.models import memory
 
     for name, folder in {"runs": paths.runs(), "home": paths.home(), "cache": paths.cache()}.items():
-        place = _existing(folder)
+        place = existing(folder)
         free = shutil.disk_usage(place).free
         value = f"{folder.absolute()}: {memory.readable(_size(folder))} used, {memory.readable(free)} free"
         if not os.access(place, os.W_OK):
@@ -104,7 +104,7 @@ def _places() -> Iterator[Check]:
     yield Check("network", "ok", "off (HF_HUB_OFFLINE)" if paths.offline() else "used for hub models only")
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     folder = folder.absolute()
     return next(place for place in (folder, *folder.parents) if place.exists())

@@ -39,6 +39,7 @@ VERBS = {
     "dataset": ("truetune.cli.dataset:command", "Show rows as the model sees them, trained tokens marked."),
     "runs": ("truetune.cli.runs:command", "List, show and stop runs."),
     "receipt": ("truetune.cli.receipt:command", "Show what a run learned from, or verify it."),
+    "status": ("truetune.cli.status:command", "What this machine and its runs are doing."),
     "doctor": ("truetune.cli.doctor:command", "Say what this machine has and what is missing."),
     "completion": ("truetune.cli.completion:command", "Print the completion script of a shell."),
 }
