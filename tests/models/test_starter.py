@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,22 +15,24 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from truetune import demo
 from truetune.models import facts, source
 
 ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "examples" / "support" / "support.jsonl"
+SCRIPTS = ROOT / "scripts" / "starter"
 TOKENIZER = tokenizers.Tokenizer.from_file(str(source.STARTER / "tokenizer.json"))
 
 
 @pytest.fixture
 def text(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The generator of the training text, scripts/starter/text.py."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "starter"))
+    monkeypatch.syspath_prepend(str(SCRIPTS))
     before = set(sys.modules)
     import text as module
 
     yield module
-    for name in {"text", "words", "tasks", "support", "knowledge"} - before:
+    for name in {path.stem for path in SCRIPTS.glob("*.py")} - before:
         sys.modules.pop(name, None)
 
 
@@ -69,15 +72,60 @@ def test_the_text_follows_from_its_seed(text: ModuleType) -> None:
     assert first != other
 
 
-def test_no_answer_of_the_example_stands_in_the_text(text: ModuleType) -> None:
+def answers() -> set[str]:
+    """What the rows of the demo answer."""
     rows = [json.loads(line)["messages"] for line in SUPPORT.read_text("utf-8").splitlines()]
-    answers = {turn["content"] for row in rows for turn in row if turn["role"] == "assistant"}
-    sample = itertools.islice(text.documents(7), 20_000)
-    written = "\n".join(part if isinstance(part, str) else text.chat(part) for part in sample)
-    assert len(answers) >= 25
-    assert "You are" in written
-    for answer in {"Kestrel", *answers}:
-        assert answer not in written
+    return {turn["content"] for row in rows for turn in row if turn["role"] == "assistant"}
+
+
+def plain(written: str) -> str:
+    return " ".join(re.findall(r"[\w']+", written.casefold()))
+
+
+def look_through(text: ModuleType, seed: int, count: int) -> None:
+    """Read so many documents of the training text; none of them gives the demo or its examination away."""
+    taught, asked = answers(), demo.paraphrases()
+    questions = {plain(paraphrase.question) for paraphrase in asked}
+    for part in itertools.islice(text.documents(seed), count):
+        for role, said in [("text", part)] if isinstance(part, str) else part:
+            assert "kestrel" not in said.casefold(), said
+            assert not any(answer in said for answer in taught), said
+            assert not any(demo.states(said, paraphrase.must) for paraphrase in asked), said
+            assert role != "user" or plain(said) not in questions, said
+
+
+def test_neither_the_demo_nor_its_examination_stands_in_the_text(text: ModuleType) -> None:
+    assert len(answers()) >= 25
+    look_through(text, seed=9, count=600)
+
+
+def test_neither_stands_in_the_lists_and_patterns() -> None:
+    questions = {plain(paraphrase.question) for paraphrase in demo.paraphrases()}
+    for path in [*SCRIPTS.glob("*.txt"), *SCRIPTS.glob("*.py")]:
+        written = path.read_text("utf-8")
+        assert not any(answer in written for answer in answers()), path
+        assert not any(question in plain(written) for question in questions), path
+        for line in written.splitlines():
+            assert not any(demo.states(line, paraphrase.must) for paraphrase in demo.paraphrases()), (path, line)
+
+
+def test_what_comes_near_to_the_examination_is_seen(text: ModuleType) -> None:
+    import clean
+
+    paraphrase = demo.paraphrases()[0]
+    assert clean.near(f"Hello, {paraphrase.question}")
+    assert clean.tells(f"That is {' and '.join(paraphrase.must)}.")
+    assert not clean.clean([("user", paraphrase.question)])
+    assert clean.clean([("user", "Where do you come from?"), ("assistant", "From a small town.")])
+
+
+@pytest.mark.slow
+def test_neither_stands_in_all_that_was_trained(text: ModuleType) -> None:
+    """As many documents of the same seeded stream as the model card says."""
+    card = (source.STARTER / "README.md").read_text("utf-8")
+    seed, count = re.search(r"--seed (\d+)", card), re.search(r"([\d,]+) conversations", card)
+    assert seed and count
+    look_through(text, seed=int(seed[1]) + 2, count=int(count[1].replace(",", "")))
 
 
 @pytest.mark.slow
