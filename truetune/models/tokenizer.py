@@ -6,10 +6,11 @@ text, the chat template, and one digest over everything that shapes the ids.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import tokenizers
 import tokenizers.models
 
 from truetune.errors import InputError
+from truetune.models import gate, pieces
 from truetune.models.template import PLAIN, RAW, Template
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -92,16 +94,19 @@ class Tokenizer:
         return None if found is None else str(found)
 
     def encode(self, text: str) -> list[int]:
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        with _native():
+            return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids, and for each the characters [start, end) of `text` it stands for."""
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        with _native():
+            encoding = self.backend.encode(text, add_special_tokens=False)
         return list(encoding.ids), list(encoding.offsets)
 
     def encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         """As `encode`, in parallel; an Encoding has `.ids`, `.offsets` and `.char_to_token`."""
-        return list(self.backend.encode_batch(list(texts), add_special_tokens=False))
+        with _native():
+            return list(self.backend.encode_batch(list(texts), add_special_tokens=False))
 
     def encode_document(self, text: str) -> list[int]:
         """As `encode`, after the BOS if the tokenizer begins texts with one."""
@@ -109,7 +114,8 @@ class Tokenizer:
         return self.encode(text) if start is None else [start, *self.encode(text)]
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
-        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+        with _native():
+            return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
 
     def plain(self) -> Template:
         """The template for models that bring none."""
@@ -172,13 +178,40 @@ def _backend(folder: Path) -> tokenizers.Tokenizer:
             where=str(folder),
             hint="convert its tokenizer once: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
         )
+    if path.stat().st_size > gate.SIZES[path.name]:
+        raise _damaged(path, "far too large for a tokenizer")
     try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
+        data = path.read_bytes()
+        pieces.check(orjson.loads(data))
+        with _native():
+            backend = tokenizers.Tokenizer.from_buffer(data)
+    except InputError as error:
+        raise _damaged(path, f"not a tokenizer: {error.finding.message}") from error
     except Exception as error:  # the library raises plain Exception
         raise _damaged(path, f"not a tokenizer: {error}") from error
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+@contextlib.contextmanager
+def _native() -> Iterator[None]:
+    """The library panics where a pattern of the file gives up on a text: that is no Exception, but the file's fault.
+
+    Raises InputError `model.bad_tokenizer`.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else "it gives up"
+        raise InputError(
+            f"the tokenizer breaks down: {reason}",
+            code="model.bad_tokenizer",
+            where="tokenizer.json",
+            hint="Download or copy the model again, or choose another: a pattern in this file never ends.",
+        ) from None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -237,7 +270,8 @@ def _adds_bos(backend: tokenizers.Tokenizer, config: Mapping[str, Any], tokens: 
     said = config.get("add_bos_token")
     if isinstance(said, bool):
         return said
-    return bool(backend.encode("a").ids[:1] == [backend.token_to_id(tokens["bos_token"])])
+    with _native():
+        return bool(backend.encode("a").ids[:1] == [backend.token_to_id(tokens["bos_token"])])
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> tuple[str | None, str]:
@@ -251,8 +285,25 @@ def _template(folder: Path, config: Mapping[str, Any]) -> tuple[str | None, str]
     value = config.get("chat_template")
     if isinstance(value, list):
         named = [item for item in value if isinstance(item, dict)]
+        for item in named:
+            _refuse_name(item.get("name", ""), folder)
         value = next((item.get("template") for item in named if item.get("name") == "default"), None)
+    if isinstance(value, Mapping):
+        for name in value:
+            _refuse_name(name, folder)
+        value = value.get("default")
     return (value if isinstance(value, str) else None), "tokenizer_config.json"
+
+
+def _refuse_name(name: Any, folder: Path) -> None:
+    """Other programs make file names of these, and they travel with the result."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]{0,64}", name):
+        raise InputError(
+            "a chat template has a name that is none",
+            code="model.template_name",
+            where=str(folder / "tokenizer_config.json"),
+            hint="give the templates names of letters, digits, - and _",
+        )
 
 
 def _unk(backend: tokenizers.Tokenizer) -> int | None:
