@@ -15,8 +15,7 @@ from truetune.engines.torch import tiny
 from truetune.testing import EngineContract
 
 NAMES = ("llama", "mistral-window", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
-FAST = ("llama", "gemma2")
-EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+EVERY = [name if name == "gemma2" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
-from safetensors.numpy import load_file
 
 from truetune.engines import adapter
 from truetune.engines.base import EngineSpec, Method
-from truetune.engines.mlx import family, lora
+from truetune.engines.mlx import family, files, lora
 from truetune.engines.mlx.family import Layout
 from truetune.errors import InputError
 from truetune.models import source, weights
@@ -65,10 +64,15 @@ def tensors(folder: Path, dtype: mx.Dtype, *, tied: bool) -> dict[str, mx.array]
     """Every weight of the folder by transformers' name; a tied head that is stored as well goes by the embedding."""
     found: dict[str, mx.array] = {}
     for path in weights.shards(folder):
-        found |= mx.load(str(path))
-    if tied:
-        found.pop("lm_head.weight", None)
-    return {name: value.astype(dtype) for name, value in found.items() if not SPARE.search(name)}
+        found |= read(path, dtype, tied=tied)
+    return found
+
+
+def read(path: Path, dtype: mx.Dtype, *, tied: bool) -> dict[str, mx.array]:
+    """The weights of one file."""
+    found = files.load(path, "model.damaged").items()
+    spare = {"lm_head.weight"} if tied else set()
+    return {name: value.astype(dtype) for name, value in found if name not in spare and not SPARE.search(name)}
 
 
 def put(model: nn.Module, found: dict[str, mx.array], where: Path) -> None:
@@ -130,10 +134,9 @@ def put_adapter(layers: dict[str, lora.LoRALinear], folder: Path, method: Method
     body = adapter.read_config(folder)
     adapter.refuse_other_shape(body, method)
     path = folder / adapter.WEIGHTS
-    found: dict[str, Any] = load_file(path)
-    places = lora.parameters(layers)
-    adapter.refuse_mismatch(shapes(places), shapes(found), str(path))
-    lora.put(layers, {name: mx.array(value.astype("float32")) for name, value in found.items()})
+    found = files.load(path, "adapter.damaged")
+    adapter.refuse_mismatch(shapes(lora.parameters(layers)), shapes(found), str(path))
+    lora.put(layers, {name: value.astype(mx.float32) for name, value in found.items()})
 
 
 def shapes(tensors: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -10,9 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from truetune.engines import adapter
+from truetune.engines.mlx import files
 from truetune.engines.mlx.adamw import AdamW, Arrays
 
 OPTIMIZER, RNG, FULL = "optimizer.safetensors", "rng.safetensors", "model.safetensors"
@@ -64,4 +65,4 @@ def write(path: Path, arrays: Arrays) -> None:
 
 
 def read(path: Path) -> Arrays:
-    return {name: mx.array(value) for name, value in load_file(path).items()}
+    return files.load(path, "checkpoint.damaged")

@@ -1,0 +1,160 @@
+"""The MLX decoder: one model, adapters beside each other, rows that come and go, each with a cache of its own and run
+one after another. See `truetune.engines.decoder`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from truetune.data.example import Example
+from truetune.engines.decoder import DecoderSpec, Full, Sampling, Token
+from truetune.engines.mlx import batch, blas, cores, device, head, model, sample
+from truetune.engines.mlx.adapters import Adapters
+from truetune.engines.mlx.walk import Walk
+from truetune.errors import UsageError
+
+BUDGET = 2048
+"""Most tokens of one forward when texts are scored; a longer text goes alone."""
+
+
+def open_decoder(spec: DecoderSpec) -> MlxDecoder:
+    device.use(spec.device)
+    return MlxDecoder(spec)
+
+
+@dataclass
+class Admitted:
+    """A row in its slot. Its logits are kept, so that a failed forward of a neighbour can be repeated."""
+
+    row: cores.Row
+    adapter: str | None
+    sampling: Sampling
+    generator: np.random.Generator
+    logits: NDArray[np.float32] | None = None
+    made: int = 0
+
+
+class MlxDecoder:
+    """One model on one device. See `truetune.engines.decoder.Decoder` for what each verb promises."""
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        self.spec, self.slots = spec, spec.slots
+        self.model, layout = model.load(spec.model, spec.dtype)
+        if spec.weights:
+            model.put(self.model, model.read(spec.weights, getattr(mx, spec.dtype), tied=layout.tied), spec.weights)
+        self.adapters = Adapters(self.model)
+        self.head = head.of(self.model, layout)
+        self.core = cores.Core(self.model, Walk(self.model, layout), self.head)
+        self.context = int(layout.settings.get("max_position_embeddings") or BUDGET)
+        self.admitted: dict[int, Admitted] = {}
+        self.model.eval()
+
+    def load(self, name: str, folder: Path) -> None:
+        self.refuse_used(name)
+        self.adapters.load(name, folder)
+
+    def drop(self, name: str) -> None:
+        self.refuse_used(name)
+        self.adapters.drop(name)
+
+    def refuse_used(self, name: str) -> None:
+        if any(one.adapter == name for one in self.admitted.values()):
+            raise ValueError(f"a row uses {name}")
+
+    def admit(self, ids: Sequence[int], adapter: str | None, sampling: Sampling) -> int:
+        if len(self.admitted) == self.slots:
+            raise Full
+        if adapter is not None and adapter not in self.adapters.names:
+            raise KeyError(adapter)
+        if len(ids) >= self.context:
+            raise UsageError(
+                f"the prompt has {len(ids)} tokens, and the model sees {self.context} with its answer",
+                code="generation.too_long",
+                hint="Shorten the prompt.",
+            )
+        slot = next(slot for slot in range(self.slots) if slot not in self.admitted)
+        generator = np.random.default_rng(sampling.seed)
+        self.admitted[slot] = Admitted(self.core.row(ids), adapter, sampling, generator)
+        return slot
+
+    def decode(self) -> list[Token]:
+        for one in self.admitted.values():
+            if one.logits is None:
+                with self.using(one.adapter):
+                    one.logits = self.core.read(one.row)
+                device.refuse_overflow()
+        return [self.next(slot, one) for slot, one in sorted(self.admitted.items())]
+
+    def next(self, slot: int, one: Admitted) -> Token:
+        """Choose the row's next token, and take leave of a row that has ended."""
+        row, sampling = one.row, one.sampling
+        assert one.logits is not None
+        token = sample.choose(one.logits, sampling, one.generator)
+        row.unread, one.logits, one.made = [token], None, one.made + 1
+        if token in sampling.stops:
+            self.release(slot)
+            return Token(slot, token, "stop")
+        if one.made >= sampling.max_new_tokens or row.tokens >= self.context:
+            self.release(slot)
+            return Token(slot, token, "length")
+        return Token(slot, token)
+
+    def release(self, slot: int) -> None:
+        del self.admitted[slot]
+
+    def score(self, examples: Sequence[Example], adapter: str | None) -> list[NDArray[np.float32]]:
+        if adapter is not None and adapter not in self.adapters.names:
+            raise KeyError(adapter)
+        found: dict[int, NDArray[np.float32]] = {}
+        with self.using(adapter):
+            for part in batch.cut([example.tokens for example in examples], BUDGET):
+                found |= zip(part, self.logs([examples[i] for i in part]), strict=True)
+                device.refuse_overflow()
+        return [found[i] for i in range(len(examples))]
+
+    def logs(self, examples: Sequence[Example]) -> list[NDArray[np.float32]]:
+        """Per example, float32 [T]: the log-probability of each token after those before it; 0 for the first."""
+        everything = [Example(e.ids, np.r_[np.float32(0), np.ones(e.tokens - 1, np.float32)], e.row) for e in examples]
+        one = batch.batch(everything)
+        hidden = self.core.walk(one.ids)
+        states = hidden.reshape(-1, hidden.shape[-1])[one.picked]
+        rows = max(1, head.CHUNK // self.head.weight.shape[0])
+        logs = [np.zeros(0, np.float32)]
+        for start in range(0, one.supervised, rows):
+            z, at = self.head.logits(states[start : start + rows]), one.targets[start : start + rows, None]
+            logs.append(np.array(mx.take_along_axis(z, at, -1)[:, 0] - mx.logsumexp(z, -1)))
+        ends = np.cumsum([example.tokens - 1 for example in examples])[:-1]
+        return [np.r_[np.float32(0), part] for part in np.split(np.concatenate(logs), ends)]
+
+    @contextmanager
+    def using(self, adapter: str | None) -> Iterator[None]:
+        """Forwards in here run with this adapter."""
+        self.adapters.routing.name = adapter
+        try:
+            yield
+        finally:
+            self.adapters.routing.name = None
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "engine": "mlx",
+            "device": self.spec.device,
+            "dtype": self.spec.dtype,
+            "blas": blas.name(),
+            "threads": blas.threads(),
+            "rows": "one by one",
+            "slots": self.slots,
+            "context": self.context,
+        }
+
+    def close(self) -> None:
+        self.admitted.clear()
+        del self.model, self.core, self.adapters, self.head
+        mx.clear_cache()

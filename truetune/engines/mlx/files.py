@@ -1,0 +1,27 @@
+"""Arrays from a safetensors file whose header has been checked first: the one way into the engine for a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+
+from truetune.errors import InputError
+from truetune.models import header
+
+
+def load(path: Path, code: str) -> dict[str, mx.array]:
+    """Every array of a file by name, read. Raises InputError with this code where it is not whole."""
+    try:
+        header.read(path)
+        found: dict[str, mx.array] = mx.load(str(path))
+        mx.eval(found)
+    except (ValueError, OSError, RuntimeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise InputError(
+            f"the file of tensors cannot be read: {reason}",
+            code=code,
+            where=str(path),
+            hint="It is damaged or cut off: copy it again from where it was made.",
+        ) from error
+    return found
