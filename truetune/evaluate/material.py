@@ -100,7 +100,7 @@ def of_run(run: Run) -> Prepared:
 
 def of_files(subject: Subject, data: Sequence[str], folder: Path) -> Prepared:
     """All rows of files, rendered as the subject's training rendered its own."""
-    files, encode = Data(path=tuple(data), validation=None, dedupe="none"), subject.tokenizer
+    files, encode = Data(path=tuple(data), **ALL), subject.tokenizer
     template = subject.template or encode.plain()
 
     def rendered(options: Data) -> Prepared:
@@ -122,10 +122,12 @@ def of_files(subject: Subject, data: Sequence[str], folder: Path) -> Prepared:
     return prepared
 
 
-TREATED = ("train_on", "max_length", "too_long", "max_rejects")
+ALL: dict[str, Any] = {"validation": None, "dedupe": "none", "max_rejects": "100%"}
+"""Every row of a file that can be read is measured; the others are counted."""
+TREATED = ("train_on", "max_length", "too_long")
 SHAPED = ("format", "columns")
 """Keys of a run's `data` that other rows are read by: always, and where they fit."""
-OTHER = ("data.no_column", "data.unknown_format", "data.no_rows", "data.too_many_rejects")
+OTHER = ("data.no_column", "data.unknown_format", "data.no_rows")
 """What is said of rows that have another shape than asked for."""
 
 
