@@ -21,8 +21,6 @@ from truetune.engines.torch.stacked import Adapters
 
 CHUNK = 512
 """Most tokens of prompts in one forward."""
-ROUND = 4
-"""Forwards hold a multiple of this many tokens: from there on a row's products do not depend on its neighbours."""
 
 
 @dataclass(eq=False)
@@ -130,7 +128,7 @@ class Batched:
 
 
 def rounded(count: int) -> int:
-    return -(-count // ROUND) * ROUND
+    return -(-count // slots.ROUND) * slots.ROUND
 
 
 class Alone:

@@ -49,12 +49,13 @@ def packed(core: Batched, examples: Sequence[Example], adapter: str | None) -> l
 
 def alone(core: Alone, example: Example, adapter: str | None) -> NDArray[np.float32]:
     """One text in chunks over a cache of its own, by the model's own logits."""
-    ids, cache = torch.tensor(example.ids.astype(np.int64)), DynamicCache(config=core.model.config)
-    logs = [
-        picked(core.run(part.tolist(), adapter, cache, last=False), after.to(core.model.device)).cpu()
-        for part, after in zip(ids[:-1].split(CHUNK), ids[1:].split(CHUNK), strict=True)
-    ]
-    return np.r_[np.float32(0), torch.cat(logs).numpy()] if logs else np.zeros(example.tokens, np.float32)
+    logs, cache = [torch.zeros(1)], DynamicCache(config=core.model.config)
+    ids = torch.tensor(example.ids.astype(np.int64))
+    for start in range(0, example.tokens - 1, CHUNK):
+        part = slice(start, min(start + CHUNK, example.tokens - 1))
+        logits = core.run(ids[part].tolist(), adapter, cache, last=False)
+        logs.append(picked(logits, ids[part.start + 1 : part.stop + 1].to(logits.device)).cpu())
+    return torch.cat(logs).numpy()
 
 
 def picked(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
