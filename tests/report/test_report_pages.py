@@ -55,7 +55,7 @@ def hostile():
     receipts = FINISHED | {
         "data": data(
             rejects=[{"where": HOSTILE, "reason": HOSTILE, "code": "data.x"}],
-            findings=[{"code": "data.x", "message": HOSTILE}],
+            findings=[{"code": "data.per_turn", "message": HOSTILE}],
             rows={"read": 1001, "rejected": 1},
             inputs=[{"path": HOSTILE, "resolved": HOSTILE, "sha256": "ab" * 32, "bytes": 1, "rows": 1001}],
             rendering={"template": HOSTILE, "template_sha256": "cd" * 32, "end_token": HOSTILE},

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from truetune.report.advice import Advice
 from truetune.report.answers import answers
 from truetune.report.gather import Figures, at
-from truetune.report.words import counted, figure, listed, percent, size
+from truetune.report.words import counted, figure, line, listed, percent, size
 
 FEW_ROWS = 50
 FEW_TOKENS = 20_000
@@ -131,7 +131,8 @@ def doubtful(code: str) -> Callable[[Figures], Advice | None]:
         if code not in found:
             return None
         title, todo, serious = DOUBTS[code]
-        message = found[code][:1].upper() + found[code][1:]
+        message = line(found[code])
+        message = message[:1].upper() + message[1:]
         return Advice(code.removeprefix("data."), title, f"{message}.", todo, serious)
 
     return rule
