@@ -65,6 +65,9 @@ def test_too_small_says_what_would_fit() -> None:
     with pytest.raises(ResourceError) as caught:
         fit.budget(case(1 * GB))
     assert "data.max_length" not in caught.value.finding.hint
+    with pytest.raises(ResourceError) as caught:
+        fit.budget(case(GB // 4))
+    assert caught.value.finding.hint == "what would fit: more memory"
 
 
 def applied(told: Suggestion, dtype: str, before: Case, keys: dict[str, object]) -> Case:
@@ -127,7 +130,13 @@ def test_the_cost_is_said_in_rows() -> None:
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(1_234_000_000, "1.2 billion"), (70 * GB, "70 billion"), (560_400_000, "560 million"), (9_999, "9,999")],
+    [
+        (1_234_000_000, "1.2 billion"),
+        (70 * GB, "70 billion"),
+        (560_400_000, "560 million"),
+        (436_744, "430,000"),
+        (9_999, "9,999"),
+    ],
 )
 def test_counts_are_rounded_down(number: int, text: str) -> None:
     assert fit._counted(number) == text

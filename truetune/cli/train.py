@@ -90,12 +90,6 @@ def pictured(run: Any) -> list[str]:
     return [f"  loss of each step{', ● held out' if held_out else ''}", *drawn, ""] if drawn else []
 
 
-def sizing(told: dict[str, Any]) -> str:
-    """`--set data.max_length=512 comes to 1.2 GB, which fits: 3 of 120 examples are longer`."""
-    fits = ", which fits" if told["fits"] else ""
-    return f"{told['line'] or 'a smaller model'} comes to {size(told['needs'])}{fits}: {told['cost']}"
-
-
 def show(out: Output, preview: dict[str, Any]) -> None:
     """The page of `--dry-run`."""
     out.document(preview)
@@ -124,9 +118,9 @@ def show(out: Output, preview: dict[str, Any]) -> None:
     out.print(
         f"memory  {size(measured['peak_memory'])} at the peak of one measured step; {preview['memory']['reason']}"
     )
-    if preview["memory"]["gradient_checkpointing"]:
-        out.print("        activations are computed twice to save memory, which costs a third of the speed; without:")
-        for told in preview["suggestions"]:
-            out.print(f"        {sizing(told)}")
+    if fitting := [told for told in preview["suggestions"] if told["fits"]]:
+        out.print("        layers are computed twice to save memory; what would fit without that:")
+    for told in fitting:
+        out.print(f"        {told['line'] or 'a smaller model'}: {told['cost']}, {size(told['needs'])}")
     out.print(f"time    about {clock(measured['seconds'])}, at {measured['tokens_per_second']:,.0f} tokens/s")
     out.print("nothing was trained or written", style="dim")

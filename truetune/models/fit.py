@@ -220,12 +220,12 @@ def _scaled(facts: Facts, scale: float) -> Facts:
 
 
 def _counted(number: int) -> str:
-    """`1.2 billion`, `560 million`, `3,600`: rounded down."""
+    """`1.2 billion`, `560 million`, `9,900`: two or three digits, rounded down."""
     for size, word in ((10**9, "billion"), (10**6, "million")):
         if number >= size:
             tenths = number * 10 // size
             return f"{tenths // 10} {word}" if tenths >= 100 else f"{tenths / 10:g} {word}"
-    return f"{number:,}"
+    return f"{number // 10_000 * 10_000:,}" if number >= 10_000 else f"{number:,}"
 
 
 def _fitting(case: Case, most: int) -> int:
@@ -249,12 +249,11 @@ def _reason(tokens: int, checkpointing: bool, found: Memory, available: int) -> 
 def _too_small(case: Case) -> ResourceError:
     needed, fitting = int(case.needs / SHARE), [told for told in suggest(case) if told.fits]
     ways = [str(told) for told in fitting[:1]]
-    if fitting and fitting[0].settings:
-        ways.append("a smaller model")
+    ways += ["a smaller model"] if fitting and fitting[0].settings else []
     return ResourceError(
         f"training needs about {readable(needed)}, and {readable(case.available)} are available "
         f"(the longest example has {case.longest} tokens)",
         code="memory.too_small",
         where="resources.memory",
-        hint=f"what would fit: {', '.join([*ways, 'or more memory'])}",
+        hint=f"what would fit: {', or '.join([*ways, 'more memory'])}",
     )
