@@ -194,8 +194,7 @@ def check_base(run: Run, base: Source) -> None:
             f"the model that this run was trained on is no longer at {base.folder}",
             code="model.missing",
             where=run.id,
-            hint="Put it back, or give the model's folder where it is now: its adapter is "
-            f"{run.folder / 'adapter'}, and adapter_config.json names the base.",
+            hint="Put the folder back: what was trained is a change to exactly that model.",
         )
     source.check(base.folder)
 
