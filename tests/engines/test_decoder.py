@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -203,31 +204,51 @@ def test_a_vanishing_temperature_is_greedy():
     assert found == int(logits.argmax())
 
 
-def test_what_peft_saves_is_read_and_answers_alike(models, tmp_path):
-    """Rank and layers as PEFT names them; GPT-2's transposed layers too."""
+PEFT = {
+    "llama": [
+        {"r": 3, "lora_alpha": 12, "target_modules": ["q_proj", "down_proj"]},
+        {"r": 8, "target_modules": "all-linear"},
+    ],
+    "gpt2": [{"r": 4, "lora_alpha": 16, "target_modules": ["c_attn"]}, {"r": 2, "target_modules": ["c_fc", "c_proj"]}],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PEFT)
+def test_what_peft_saves_answers_as_peft_does(models, name, tmp_path):
+    """Two adapters and the base in one batch, against PEFT with each alone; ranks, layers and scales differ."""
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM
 
-    for name, targets in (("llama", ["q_proj", "down_proj"]), ("gpt2", ["c_attn"])):
-        folder = models(name)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        config = peft.LoraConfig(r=3, lora_alpha=12, target_modules=targets, task_type="CAUSAL_LM")
-        model = peft.get_peft_model(model, config).eval()
-        torch.manual_seed(7)
+    plain = AutoModelForCausalLM.from_pretrained(models(name), dtype=torch.float32)
+    decoder = TorchDecoder(DecoderSpec(models(name)))
+    torch.manual_seed(7)
+    model = None
+    for title, settings in zip(("one", "two"), PEFT[name], strict=True):
+        config = peft.LoraConfig(task_type="CAUSAL_LM", **settings)
+        if model is None:
+            model = peft.get_peft_model(plain, config, adapter_name=title)
+        else:
+            model.add_adapter(title, config)
         for key, parameter in model.named_parameters():
-            if "lora_B" in key:
+            if f"lora_B.{title}." in key:
                 parameter.data.normal_(0, 0.3)
-        model.save_pretrained(tmp_path / name)
-        decoder = TorchDecoder(DecoderSpec(folder))
-        decoder.load("mine", tmp_path / name)
-        ids = asks()[0].ids
-        found = answer(decoder, Ask(ids, "mine"))
-        assert found != answer(decoder, Ask(ids))
-        grown = model.generate(
-            input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)).long(), max_new_tokens=8,
-            do_sample=False, eos_token_id=None, pad_token_id=0,
-        )  # fmt: skip
-        assert found == grown[0, len(ids) :].tolist()
+        model.save_pretrained(tmp_path, selected_adapters=[title])
+        decoder.load(title, tmp_path / title)
+    rows = asks(7, adapters=["one", "two", None])
+    for row, found in zip(rows, crowd(decoder, rows), strict=True):
+        assert found == alone(model.eval(), row)
+
+
+def alone(model, ask):
+    """PEFT's greedy answer with one adapter, or with none."""
+    ids = torch.tensor([ask.ids])
+    settings = {"max_new_tokens": ask.sampling.max_new_tokens, "do_sample": False, "eos_token_id": None}
+    if ask.adapter:
+        model.set_adapter(ask.adapter)
+    with nullcontext() if ask.adapter else model.disable_adapter():
+        grown = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **settings)
+    return grown[0, len(ask.ids) :].tolist()
 
 
 def test_a_checkpoint_is_an_adapter(llama, tmp_path):

@@ -7,7 +7,6 @@ than gathering each row's matrices for every number of adapters up to 16; `produ
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -162,7 +161,7 @@ def read(folder: Path, model: nn.Module, linears: dict[str, nn.Module]) -> dict[
             where=str(folder),
             hint=adapter.COPY,
         ) from None
-    layers = chosen(linears, wanted)
+    layers = adapter.chosen(linears, wanted)
     shapes = {}
     for name in layers:
         inside, outside = sides(linears[name])
@@ -175,13 +174,6 @@ def read(folder: Path, model: nn.Module, linears: dict[str, nn.Module]) -> dict[
         return a.to(weight.dtype), (b.float() * scale).t().contiguous().to(weight.dtype)
 
     return {name: pair(name) for name in layers}
-
-
-def chosen(linears: dict[str, nn.Module], wanted: str | list[str]) -> list[str]:
-    """The layers that PEFT's `target_modules` selects: a pattern over whole names, or names and suffixes."""
-    if isinstance(wanted, str):
-        return list(linears) if wanted == "all-linear" else [n for n in linears if re.fullmatch(wanted, n)]
-    return [name for name in linears if any(adapter.hit(name, suffix) for suffix in wanted)]
 
 
 def sides(layer: nn.Module) -> tuple[int, int]:
