@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from truetune.report.gather import gather
 from truetune.report.html import POLICY
 from truetune.report.page import page
+from truetune.report.scores import Score, Scores
 from truetune.report.write import write
 from truetune.runs import durable
 
@@ -207,14 +208,55 @@ def test_without_matplotlib_it_says_how_to_get_the_curves(tmp_path, monkeypatch)
     assert not (run.folder / "report").exists()
 
 
-def test_figures_of_other_evaluations_are_shown(tmp_path):
+def side(value, low=None, high=None):
+    return {"value": value, "low": low, "high": high}
+
+
+MEASURED = {
+    "schema": 1,
+    "checkpoint": "step-100",
+    "data": {"held_out": True, "rows": 50},
+    "order": ["loss", "exact_match", "rougeL", "length"],
+    "figures": {
+        "loss": {
+            "title": "loss",
+            "headline": True,
+            "base": side(3.0, 2.9, 3.1),
+            "tuned": side(1.17),
+            "verdict": "better",
+        },
+        "exact_match": {
+            "title": "exact match",
+            "base": side(0.0),
+            "tuned": side(0.625, 0.5, 0.72),
+            "verdict": "better",
+        },
+        "rougeL": {"title": "ROUGE-L", "headline": True, "base": side(0.5), "tuned": side(0.4), "verdict": "worse"},
+        "length": {"title": "length", "base": side(0.5), "tuned": None},
+    },
+}
+
+
+def test_what_was_evaluated_is_shown_and_a_loss_against_the_base_is_serious(tmp_path):
     run = folder(tmp_path / "a-run", made(receipts=FINISHED))
     (run.folder / "eval").mkdir()
-    durable.write_json(
-        run.folder / "eval" / "best.json", {"schema": 1, "rouge": {"rougeL": 0.41}, "rows": 12, "name": "x"}
-    )
+    durable.write_json(run.folder / "eval" / "step-100.json", MEASURED)
     (run.folder / "eval" / "torn.json").write_text("{")
-    assert page(gather(run)).scores == [("best", [("rouge rougeL", "0.41"), ("rows", "12")])]
+    told = page(gather(run))
+    assert told.scores == [
+        Scores(
+            "Step 100 on 50 held-out rows",
+            [
+                Score("loss", "3 ±0.1", "1.17", "better"),
+                Score("exact match", "0%", "62.5% ±11%", "better"),
+                Score("ROUGE-L", "0.5", "0.4", "worse"),
+            ],
+        )
+    ]
+    assert told.verdict.tone == "bad" and "it is worse than its base in ROUGE-L" in told.verdict.text
+    assert "62.5% ±11%" in write(run).read_text("utf-8")
+    durable.write_json(run.folder / "eval" / "step-100.json", MEASURED | {"checkpoint": "step-40"})
+    assert page(gather(run)).verdict.tone == "good"
 
 
 def test_the_drawings_take_the_colours_of_the_page_and_share_no_names(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from truetune.config.schema import defaults
-from truetune.report.gather import Figures, at, number
+from truetune.report.gather import Figures, at
 from truetune.report.words import change, clock, counted, figure, line, percent, size, thousands, written
 
 Line = tuple[str, str]
@@ -21,8 +21,6 @@ FATES = {
     "unsupervised": "without a trained token",
 }
 """Why a row is set aside, as people say it."""
-SCORES = 24
-"""Most figures that are shown of one evaluation."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +68,6 @@ def ran(figures: Figures) -> Iterator[Line]:
     yield "device", f"{figures.get('resources.device', 'unknown')}, {figures.get('model.dtype', 'unknown')}"
     for row in figures.rows("resume"):
         yield "resumed", f"after step {row['step']:,}"
-
-
-def scores(figures: Figures) -> list[tuple[str, list[Line]]]:
-    """Name of an evaluation, and its figures."""
-    found = [(line(name), list(_numbers(body))[:SCORES]) for name, body in figures.scores.items()]
-    return [(name, lines) for name, lines in found if lines]
-
-
-def _numbers(body: dict[str, Any], above: str = "") -> Iterator[Line]:
-    for key, value in body.items():
-        if isinstance(value, dict) and not above:
-            yield from _numbers(value, f"{key} ")
-        elif number(value) and key != "schema":
-            yield line(above + key).replace("_", " "), figure(value)
 
 
 def data(figures: Figures) -> Iterator[Line]:

@@ -74,11 +74,12 @@ def figures(page: Page) -> Iterator[str]:
         yield from table(("", "before", "after", "change"), rows)
     yield ""
     yield from lines(page.ran)
-    for name, found in page.scores:
+    for found in page.scores:
         yield ""
-        yield f"**{inline(name)}**"
+        yield f"**{inline(found.title)}**"
         yield ""
-        yield from lines(found)
+        cells = [(item.title, item.before, item.after, item.verdict) for item in found.rows]
+        yield from table(("", "base", "tuned", ""), [tuple(map(inline, row)) for row in cells])
 
 
 def advice(page: Page) -> Iterator[str]:
@@ -116,7 +117,8 @@ def receipt(page: Page) -> Iterator[str]:
         ("stage", "sha256 of its receipt"), [(inline(stage), f"`{digest}`") for stage, digest in page.digests]
     )
     yield ""
-    yield f"`ft receipt verify {page.address}` recomputes all of it, offline. The model card names the last digest."
+    named = f"The model card names the digest of `{page.anchor}`."
+    yield f"`ft receipt verify {page.address}` recomputes all of it, offline. {named}"
 
 
 def settings(page: Page) -> Iterator[str]:

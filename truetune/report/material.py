@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from truetune.report import scores
 from truetune.report.advice import Advice
 from truetune.report.answers import answers
 from truetune.report.gather import Figures, at
@@ -165,6 +166,21 @@ def blind(figures: Figures) -> Advice | None:
     )
 
 
+def outdone(figures: Figures) -> Advice | None:
+    """`ft evaluate` found the result clearly worse than its base."""
+    found = scores.worse(figures)
+    if not found:
+        return None
+    return Advice(
+        "outdone",
+        f"It is worse than its base in {listed(found)}",
+        "By `ft evaluate`: the 95 % interval of the difference leaves out zero.",
+        "Read the answers that got worse with `ft evaluate`; fewer `training.epochs` or a lower "
+        "`training.learning_rate` change less of the base.",
+        serious=True,
+    )
+
+
 def endless(figures: Figures) -> Advice | None:
     """Answers that run on, far beyond what was asked for."""
     found = [] if figures.pretraining else answers(figures)
@@ -235,4 +251,4 @@ def loops(text: str) -> bool:
     return longest >= 20 and longest >= LOOPED * len(part)
 
 
-RULES = (few, lost, unended, *map(doubtful, DOUBTS), blind, collapsed, looping, endless, tight)
+RULES = (few, lost, unended, *map(doubtful, DOUBTS), blind, outdone, collapsed, looping, endless, tight)

@@ -12,7 +12,9 @@ from truetune.report.account import Compared, Line
 from truetune.report.advice import Advice, Verdict, advise, verdict
 from truetune.report.answers import Answer, answers
 from truetune.report.gather import Figures
+from truetune.report.scores import Scores, scores
 from truetune.report.words import line, listed, plain, short
+from truetune.runs.receipt import CHAIN
 from truetune.train import card
 
 ANSWERS = 6
@@ -40,13 +42,15 @@ class Page:
     """What is to be said about the curves."""
     compared: list[Compared]
     ran: list[Line]
-    scores: list[tuple[str, list[Line]]]
+    scores: list[Scores]
     advice: list[Advice]
     data: list[Line]
     rejects: list[Line]
     more_rejects: int
     receipt: list[Line]
     digests: list[Line]
+    anchor: str
+    """The last receipt of the chain: the model card names its digest."""
     settings: list[tuple[str, str, str]]
     result: str
     """Folder of the result within the run; empty where there is none."""
@@ -71,13 +75,14 @@ def page(figures: Figures) -> Page:
         curves=curves(figures),
         compared=account.compared(figures),
         ran=list(account.ran(figures)),
-        scores=account.scores(figures),
+        scores=scores(figures),
         advice=found,
         data=list(account.data(figures)),
         rejects=rejects[:REJECTS],
         more_rejects=max(0, aside - min(REJECTS, len(rejects))),
         receipt=list(account.receipt(figures)),
         digests=list(figures.digests.items()),
+        anchor=next((stage for stage in reversed(CHAIN) if stage in figures.digests), ""),
         settings=account.settings(figures),
         result=result,
         usage=card.usage(figures.resolved, result) if result else "",

@@ -1,0 +1,88 @@
+"""What `ft evaluate` measured of a run, from the documents in its eval/ folder (see `evaluate.results`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from truetune.report.gather import Figures, at, number
+from truetune.report.words import counted, figure, line
+
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "same": "the same",
+    "unclear": "no clear difference",
+    "few": "too few rows to tell",
+    "higher": "longer",
+    "lower": "shorter",
+}
+SHARES = ("exact_match", "exact_match_strict", "ended")
+"""Metrics that are shares of the rows."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of the base and of the result; ± is half of the 95 % interval."""
+
+    title: str
+    before: str
+    after: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    title: str
+    rows: list[Score]
+
+
+def scores(figures: Figures) -> list[Scores]:
+    found = [Scores(titled(body), list(measured(body))) for body in figures.scores.values()]
+    return [item for item in found if item.rows]
+
+
+def titled(body: dict[str, Any]) -> str:
+    """`Step 78 on 8 held-out rows`."""
+    where = line(body.get("checkpoint") or "the result").replace("-", " ", 1)
+    rows = int(at(body, "data.rows", 0))
+    kind = "held-out row" if at(body, "data.held_out") else "row"
+    inputs = at(body, "data.inputs", [])
+    files = "" if at(body, "data.held_out") or not inputs else f" of {line(inputs[0].get('path', ''))}"
+    return f"{where[:1].upper()}{where[1:]} on {counted(rows, kind)}{files}"
+
+
+def measured(body: dict[str, Any]) -> Iterator[Score]:
+    for name in body.get("order", []):
+        item = at(body, f"figures.{name}", {})
+        if at(item, "tuned.value") is None:
+            continue
+        share = name in SHARES
+        yield Score(
+            line(item.get("title", name)),
+            said(item.get("base"), share),
+            said(item.get("tuned"), share),
+            VERDICTS.get(item.get("verdict", ""), ""),
+        )
+
+
+def said(side: Any, share: bool) -> str:
+    """`0.745 ±0.093`, `62% ±11`."""
+    value, low, high = (at(side, name) for name in ("value", "low", "high"))
+    if not number(value):
+        return "–"
+    scale, unit = (100, "%") if share else (1, "")
+    text = f"{value * scale:.3g}%" if share else figure(value)
+    if not number(low) or not number(high):
+        return text
+    return f"{text} ±{(high - low) / 2 * scale:.2g}{unit}"
+
+
+def worse(figures: Figures) -> list[str]:
+    """Headline metrics in which the result is clearly worse than its base; other checkpoints do not count."""
+    step = figures.of("train", "result_step")
+    bodies = [body for body in figures.scores.values() if body.get("checkpoint") in ("result", f"step-{step}")]
+    items = [item for body in bodies for item in (body.get("figures") or {}).values()]
+    found = [line(item.get("title", "")) for item in items if item.get("headline") and item.get("verdict") == "worse"]
+    return list(dict.fromkeys(found))
