@@ -19,6 +19,7 @@ LIBRARIES = {
     "torch": 'pip install "truetune[torch]"',
     "transformers": 'pip install "truetune[torch]"',
     "huggingface_hub": 'pip install "truetune[hub]"',
+    "mlx-lm": 'pip install "truetune[mlx]"',
     "peft": "",
 }
 """Distribution -> how to get it; empty where nothing in TrueTune needs it."""

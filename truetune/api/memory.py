@@ -60,7 +60,7 @@ def _case(loaded: Any, *, rows: bool, plan: bool) -> Any:
     if rows:
         prepared = session.rows(config, loaded.folder, tokenizer.load(found.folder))
         longest, lengths = resolve.longest(prepared), prepared.train.lengths.tolist()
-    engine = engines.module("torch")
+    engine = engines.module(engines.choose(config.resources.engine, found.folder).name)
     choice = engine.choose(config.resources.device, config.model.dtype)
     free = config.resources.memory if plan else session.free(config, engine, choice.device)
     return resolve.case(config, known, choice.dtype, free, longest, lengths, packed=engine.packs(known.model_type))

@@ -297,8 +297,8 @@ class Generation(Section):
 class Resources(Section):
     """The machine."""
 
-    engine: Literal["auto", "torch"] = "auto"
-    """What computes: torch. auto = what fits the machine."""
+    engine: Literal["auto", "torch", "mlx"] = "auto"
+    """What computes: torch or mlx. auto = mlx on Apple silicon where it is installed and has the model, else torch."""
 
     device: Annotated[str, Field(strict=True, pattern=DEVICE)] = "auto"
     """auto, cpu, cuda, cuda:1 or mps. auto = a GPU where there is one."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import platform
+import sys
+from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from truetune import paths
@@ -10,7 +15,28 @@ from truetune.engines.base import EngineSpec, TrainEngine
 from truetune.engines.decoder import Decoder, DecoderSpec
 from truetune.errors import ResourceError, UsageError
 
-TABLE = {"torch": "truetune.engines.torch"}
+TABLE = {"torch": "truetune.engines.torch", "mlx": "truetune.engines.mlx"}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An engine with the reason, and a warning where it is not the one that was asked for."""
+
+    name: str
+    reason: str
+    warning: str = ""
+
+
+def choose(wish: str, model: Path) -> Chosen:
+    """Resolve `auto` for a model folder: MLX on Apple silicon where it is installed, torch elsewhere. Torch steps in
+    for a model that MLX lacks, asked for or not."""
+    apple = sys.platform == "darwin" and platform.machine() == "arm64" and find_spec("mlx_lm") is not None
+    if wish == "torch" or (wish == "auto" and not apple):
+        return Chosen("torch", "as asked" if wish == "torch" else "the engine of this machine")
+    lacking = module("mlx").lacks(model)
+    if lacking:
+        return Chosen("torch", f"MLX lacks {lacking}", f"MLX lacks {lacking}, so torch computes")
+    return Chosen("mlx", "as asked" if wish == "mlx" else "MLX is the fast way on Apple silicon")
 
 
 def module(name: str) -> Any:

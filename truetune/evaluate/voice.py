@@ -123,16 +123,21 @@ class Voice:
         whole = tuned and subject.adapter is None and subject.tuned
         if whole not in self.decoders:
             spec = replace(self.spec, model=subject.model or subject.base.folder, weights=subject.weights)
-            decoder = engines.open_decoder("torch", spec if whole else self.spec)
+            decoder = engines.open_decoder(self.engine, spec if whole else self.spec)
             if subject.adapter and not whole:
                 decoder.load(ADAPTER, Path(subject.adapter))
             self.decoders[whole] = decoder
         return self.decoders[whole], ADAPTER if tuned and subject.adapter else None
 
     @cached_property
+    def engine(self) -> str:
+        """What computes on this machine for this model."""
+        return engines.choose("auto", self.subject.base.folder).name
+
+    @cached_property
     def choice(self) -> Any:
         """The device and number type; asking for them imports the engine, which takes seconds."""
-        return engines.module("torch").choose(self.device, self.subject.dtype)
+        return engines.module(self.engine).choose(self.device, self.subject.dtype)
 
     @property
     def warning(self) -> str:

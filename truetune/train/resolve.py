@@ -11,7 +11,8 @@ from typing import Any
 from truetune.config import Amount, Config
 from truetune.data.prepare import Prepared
 from truetune.data.steps import Steps
-from truetune.engines.base import EngineSpec, Method, Optimizer
+from truetune.engines import Chosen
+from truetune.engines.base import Choice, EngineSpec, Method, Optimizer
 from truetune.models import fit, memory
 from truetune.models.facts import Facts
 from truetune.models.memory import Setup
@@ -23,8 +24,9 @@ Resolved = dict[str, Any]
 
 SAMPLE_TOKENS = 64
 """Samples are for reading along: no longer than this, whatever `generation.max_new_tokens` allows."""
-FOUND = {"model.revision", "resources.device"}
-"""Values that can differ from what was asked for: a branch becomes its commit, a missing GPU the CPU."""
+FOUND = {"model.revision", "resources.device", "resources.engine"}
+"""Values that can differ from what was asked for: a branch becomes its commit, a missing GPU the CPU, and torch steps
+in for a model that MLX lacks."""
 TEMPLATES = {"plain": "the model brings no chat template", "none": "texts need no chat template"}
 
 
@@ -34,7 +36,8 @@ def resolve(
     source: Source,
     facts: Facts,
     prepared: Prepared,
-    choice: Any,
+    engine: Chosen,
+    choice: Choice,
     free: int,
     *,
     packed: bool,
@@ -47,7 +50,7 @@ def resolve(
     lengths = prepared.train.lengths.tolist()
     budget = fit.budget(case(config, facts, choice.dtype, free, longest(prepared), lengths, packed=packed))
     path = plan(config, len(prepared.train))
-    settled = settle(config, source, prepared, choice, free)
+    settled = settle(config, source, prepared, engine, choice, free)
     return {
         "schema": 1,
         "written": config.model_dump(mode="json"),
@@ -82,7 +85,9 @@ def case(
     return fit.Case(facts, setup, longest, free, config.method.alpha, lengths)
 
 
-def settle(config: Config, source: Source, prepared: Prepared, choice: Any, free: int) -> dict[str, Any]:
+def settle(
+    config: Config, source: Source, prepared: Prepared, engine: Chosen, choice: Choice, free: int
+) -> dict[str, Any]:
     """`config`: every value, each `auto` replaced; `reasons`: dotted key -> why, for those that were."""
     values, reasons = config.model_dump(mode="json"), {}
     report, held_out = prepared.report, prepared.validation.rows
@@ -96,7 +101,7 @@ def settle(config: Config, source: Source, prepared: Prepared, choice: Any, free
         "data.template": (template, TEMPLATES.get(template, "the model's own")),
         "data.validation": (held_out, few),
         "training.objective": (prepared.objective, "from the shape of the rows"),
-        "resources.engine": ("torch", "the engine of this machine"),
+        "resources.engine": (engine.name, engine.reason),
         "resources.device": (choice.device, choice.reason),
         "resources.memory": (memory.readable(free), "free now; training plans with four fifths of it"),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ from truetune.train.state import State
 
 FULL_RATE = 1e-4
 """Above this learning rate full fine-tuning tends to forget what the base knew."""
-LIBRARIES = ("truetune", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic")
+LIBRARIES = ("truetune", "torch", "transformers", "mlx", "mlx-lm", "tokenizers", "safetensors", "numpy", "pydantic")
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,12 @@ def gather(config: Config, folder: Path) -> Session:
     refuse_foreign_tokens(encode, known, found)
     prepared = rows(config, folder, encode)
     # Only now: the engine takes seconds to import, and most mistakes are in the model's name and the data.
-    engine = engines.module("torch")
+    chosen = engines.choose(config.resources.engine, found.folder)
+    engine = engines.module(chosen.name)
     choice = engine.choose(config.resources.device, config.model.dtype)
     room, packed = free(config, engine, choice.device), engine.packs(known.model_type)
-    resolved = resolve(config, folder, found, known, prepared, choice, room, packed=packed)
-    said = tuple(warnings(resolved, choice.warning, engine.ignored(found.folder)))
+    resolved = resolve(config, folder, found, known, prepared, chosen, choice, room, packed=packed)
+    said = tuple(warnings(resolved, (chosen.warning, choice.warning), engine.ignored(found.folder)))
     return Session(config, folder, found, encode, prepared, resolved, said)
 
 
@@ -83,11 +84,11 @@ def rows(config: Config, folder: Path, encode: Tokenizer) -> Prepared:
     return prepare(config.data, objective=training.objective, seed=training.seed, folder=folder, tokenizer=encode)
 
 
-def warnings(resolved: Resolved, device: str, ignored: list[str]) -> Iterator[str]:
-    """What is allowed and yet seldom meant. `ignored` is what the engine takes no notice of in the model's folder."""
+def warnings(resolved: Resolved, machine: Iterable[str], ignored: list[str]) -> Iterator[str]:
+    """What is allowed and yet seldom meant. `machine` is what engine and device have to say, `ignored` what the engine
+    takes no notice of in the model's folder."""
     training, course = resolved["config"]["training"], resolved["plan"]
-    if device:
-        yield device
+    yield from filter(None, machine)
     if ignored:
         more = f" and {len(ignored) - 6} more" if len(ignored) > 6 else ""
         yield f"parts of the model's folder that are not used: {', '.join(ignored[:6])}{more}"

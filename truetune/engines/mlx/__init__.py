@@ -4,6 +4,6 @@ from truetune.engines.mlx import blas
 from truetune.engines.mlx.decode import open_decoder
 from truetune.engines.mlx.device import choose, free
 from truetune.engines.mlx.engine import open_engine
-from truetune.engines.mlx.family import lacks, packs
+from truetune.engines.mlx.family import ignored, lacks, packs
 
-__all__ = ["blas", "choose", "free", "lacks", "open_decoder", "open_engine", "packs"]
+__all__ = ["blas", "choose", "free", "ignored", "lacks", "open_decoder", "open_engine", "packs"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from truetune.models import facts
+from truetune.models import facts, gate
 
 ROPES = {"default", "linear", "llama3"}
 """Rotary embeddings that are the same in both libraries."""
@@ -106,8 +106,11 @@ def lacks(folder: Path) -> str:
     config = facts.config(folder)
     kind = str(config.get("model_type", ""))
     if kind not in FAMILIES:
-        return f"{kind or 'such'} models"
-    what = _lacks(complete(config), config)
+        return f"{kind[:40] or 'such'} models"
+    try:
+        what = _lacks(complete(config), config)
+    except (TypeError, ValueError, KeyError, AttributeError):  # transformers will say what is wrong with it
+        what = "such a config.json"
     return f"{kind} models with {what}" if what else ""
 
 
@@ -128,6 +131,8 @@ def _lacks(values: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     if values.get("use_bidirectional_attention"):
         return "attention in both directions"
     kinds = layer_types(values)
+    if config["model_type"] == "mistral" and "layer_types" in config:
+        return "layers of two kinds"
     if config["model_type"] == "gemma3_text" and kinds != regular(len(kinds), pattern(kinds)):
         return "an irregular order of layers"
     return f"{fixed[0]} set" if fixed else ""
@@ -208,3 +213,8 @@ def rotary(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
 def packs(model_type: str) -> bool:
     """Whether logits stay few, as where a model packs: the head runs in chunks for every model that MLX has."""
     return model_type in FAMILIES
+
+
+def ignored(folder: Path) -> list[str]:
+    """Code files of a folder, which nobody runs: what a note should name."""
+    return gate.code(folder)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models import gemma2, gemma3_text, llama, phi3, qwen2, qwen3
 
 from truetune.engines import adapter
 from truetune.engines.base import EngineSpec, Method
@@ -18,6 +18,7 @@ from truetune.engines.mlx.family import Layout
 from truetune.errors import InputError
 from truetune.models import source, weights
 
+MODULES = {"gemma2": gemma2, "gemma3_text": gemma3_text, "llama": llama, "phi3": phi3, "qwen2": qwen2, "qwen3": qwen3}
 SPARE = re.compile(r"(^|\.)mtp(\.|_)|rotary_emb\.inv_freq$")
 """Tensors that some checkpoints carry and their models no longer read."""
 
@@ -32,8 +33,10 @@ def load(folder: Path, dtype: str) -> tuple[nn.Module, Layout]:
     lacking = family.lacks(folder)
     if lacking:
         raise unloadable(f"it lacks {lacking}", folder)
-    layout = family.read(folder)
-    module = import_module(f"mlx_lm.models.{layout.family.module}")
+    layout, most = family.read(folder), len(weights.tensors(folder))
+    if layout.settings["num_hidden_layers"] > most:
+        raise unloadable(f"config.json says more layers than the weights have tensors ({most:,})", folder)
+    module = MODULES[layout.family.module]
     try:
         model = module.Model(module.ModelArgs.from_dict(dict(layout.settings)))
     except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
