@@ -19,7 +19,7 @@ from truetune.train import card
 
 ANSWERS = 6
 """Most samples on the page; all of them stand in samples.jsonl."""
-LONGEST = 700
+LONGEST = 320
 """Most letters of a sample on the page."""
 REJECTS = 10
 UNDRAWN = 'The curves are not drawn: that needs matplotlib. `pip install "truetune[report]"` brings it.'

@@ -159,7 +159,7 @@ def _line(figures: Figures, name: str, title: str, color: str, write: Callable[.
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty drawing in inches: horizontal grid, no box."""
-    left, right, bottom, top = 0.42 / width, 1 - 0.1 / width, 0.3 / height, 1 - 0.08 / height
+    left, right, bottom, top = 0.5 / width, 1 - 0.1 / width, 0.3 / height, 1 - 0.08 / height
     drawing = Figure(figsize=(width, height))  # a layout engine would draw everything twice
     axes = drawing.add_axes((left, bottom, right - left, top - bottom))
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from truetune.report.gather import Figures, at, number
-from truetune.report.words import counted, figure, line
+from truetune.report.words import counted, line
 
 VERDICTS = {
     "better": "better",
@@ -73,10 +73,15 @@ def said(side: Any, share: bool) -> str:
     if not number(value):
         return "–"
     scale, unit = (100, "%") if share else (1, "")
-    text = f"{value * scale:.3g}%" if share else figure(value)
+    text = f"{three(value * scale)}{unit}"
     if not number(low) or not number(high):
         return text
-    return f"{text} ±{(high - low) / 2 * scale:.2g}{unit}"
+    return f"{text} ±{three((high - low) / 2 * scale)}{unit}"
+
+
+def three(value: float) -> str:
+    """Three digits that count, and no exponent for large numbers."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def worse(figures: Figures) -> list[str]:
