@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from truetune.engines import adapter
 from truetune.engines.torch import files, lora
-from truetune.errors import InputError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """One adapter's part of one layer: A [r, I], and scale · Bᵀ [r, O]."""
@@ -151,17 +149,9 @@ def read(folder: Path, model: nn.Module, linears: dict[str, nn.Module]) -> dict[
     """Layer -> its matrices, ready for use; exactly the layers that the adapter's configuration names."""
     body = adapter.read_config(folder)
     path = folder / adapter.WEIGHTS
-    try:
-        tensors = files.load(path, "adapter.damaged")
-        rank, scale, wanted = int(body["r"]), float(body["lora_alpha"]) / int(body["r"]), body["target_modules"]
-    except (SafetensorError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(
-            f"the adapter cannot be read ({error or type(error).__name__})",
-            code="adapter.damaged",
-            where=str(folder),
-            hint=adapter.COPY,
-        ) from None
-    layers = adapter.chosen(linears, wanted)
+    tensors = files.load(path, "adapter.damaged")
+    rank, scale = body["r"], body["lora_alpha"] / body["r"]
+    layers = adapter.chosen(linears, body.get("target_modules") or [])
     shapes = {}
     for name in layers:
         inside, outside = sides(linears[name])
