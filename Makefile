@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ENGINE ?= auto
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help setup demo setup-dev check test test-slow docs clean
@@ -11,8 +12,8 @@ help: ## this list
 
 setup: $(VENV)/.setup ## .venv with what training needs
 
-demo: setup ## a small real fine-tune on the bundled starter model, and its receipt
-	$(BIN)/ft demo
+demo: setup $(if $(filter mlx,$(ENGINE)),$(VENV)/.mlx) ## a small real fine-tune on the bundled starter model, and its receipt; ENGINE=mlx: with MLX
+	$(BIN)/ft demo --set resources.engine=$(ENGINE)
 
 setup-dev: $(VENV)/.setup-dev ## .venv with the test tools too
 
@@ -45,6 +46,10 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 
 $(VENV)/.setup: $(VENV)/.torch pyproject.toml
 	$(PIP) -c constraints.txt -e '.[torch]'
+	@touch $@
+
+$(VENV)/.mlx: $(VENV)/.setup
+	$(PIP) -c constraints.txt -e '.[mlx]'
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup
