@@ -41,8 +41,8 @@ TEXTS = (".json", ".jinja", ".txt", ".model")
 def check(config: dict[str, Any], folder: Path) -> None:
     """Raises InputError: `model.custom_code`, `model.other_file`, `model.quantized`, `model.bad_config`, `model.link`,
     `model.too_large`."""
-    refuse_code(config, folder)
     refuse_names(config, folder)
+    refuse_code(config, folder)
     refuse_quantized(config, folder)
     refuse_files(folder)
 
@@ -138,6 +138,8 @@ def walk(value: Any) -> Iterator[tuple[str, Any]]:
 
 def parse(path: Path) -> Any:
     """A JSON file's value. Raises ValueError, also for what is nested without end, and OSError."""
+    if not path.is_file():  # a device would be read without end
+        raise FileNotFoundError(path)
     try:
         return json.loads(path.read_text("utf-8"))
     except RecursionError as error:

@@ -6,6 +6,7 @@ million times takes for ever. Real files have a handful of parts, and none that 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 PARTS = 64
@@ -13,6 +14,8 @@ PARTS = 64
 GROWTH = 64
 """How many times longer the replacements of one step can make a text."""
 STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+PIECE = re.compile(r"\\.|\[(?:\\.|\[[^\]]*\]|[^\]\\])*\]|(?P<many>[*+]|\{\d*,\d*\})|.", re.S)
+"""Of a pattern: an escape, a class of characters, a repetition, or any character."""
 INNER = ("normalizers", "pretokenizers", "processors", "decoders")
 
 
@@ -27,6 +30,8 @@ def check(document: Any) -> None:
         growth = 1.0
         for part in parts:
             growth *= max(1.0, _growth(part))
+            if _backtracks(part):
+                raise ValueError(f"its {step} has a pattern that can take for ever")
         if growth > GROWTH:
             raise ValueError(f"its {step} makes a text more than {GROWTH} times longer")
 
@@ -44,6 +49,33 @@ def _parts(step: Any) -> list[dict[str, Any]]:
                 part[name] for name in ("normalizers", "pretokenizers", "processors", "decoders") if name in part
             ]
     return found
+
+
+def _backtracks(part: dict[str, Any]) -> bool:
+    pattern = part.get("pattern")
+    text = pattern.get("Regex") if isinstance(pattern, dict) else None
+    return isinstance(text, str) and backtracks(text)
+
+
+def backtracks(pattern: str) -> bool:
+    """Whether a pattern repeats a group that itself repeats or chooses, as `(a+)+`: the time to match it can double
+    with every letter. No tokenizer in use does that."""
+    open_groups, repeats, after_group = [False], False, False
+    for piece in PIECE.finditer(pattern):
+        text = piece[0]
+        if text == "(":
+            open_groups.append(False)
+        elif text == ")" and len(open_groups) > 1:
+            repeats = open_groups.pop()
+            open_groups[-1] |= repeats
+        elif text == "|" and len(open_groups) > 1:
+            open_groups[-1] = True
+        elif piece["many"]:
+            if after_group and repeats:
+                return True
+            open_groups[-1] = True
+        after_group = text == ")"
+    return False
 
 
 def _growth(part: dict[str, Any]) -> float:

@@ -20,8 +20,8 @@ import jinja2.parser
 import jinja2.sandbox
 import jinja2.visitor
 
-TURNS = 500_000
-"""Turns of loops and calls of macros in one rendering: half a second's work. Real templates take a few per message."""
+TURNS = 200_000
+"""Turns of loops and calls of macros in one rendering: less than a second's work. Real templates take a few per message."""
 SIZE = 2**24
 """Characters of a text, or elements of a list, that a template may put together."""
 POWER = 1024

@@ -141,6 +141,7 @@ def check(folder: Path) -> None:
                 hint="set model.path to the adapter's base model and model.adapter to this folder",
             )
         weights.shards(folder)  # names pickles and GGUF files, where that is all there is
+    gate.refuse_files(folder)
     gate.check(facts.config(folder), folder)
     weights.tensors(folder)
 
