@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from truetune import cli
+from truetune.cli.answers import beside
+from truetune.cli.common import Output
 from truetune.cli.talk import Flow, line, sampling
 
 Ft = Callable[..., tuple[int, dict[str, Any]]]
@@ -125,3 +127,17 @@ def test_nothing_is_lost_and_nothing_is_too_wide(text: str, width: int, size: in
     assert "".join(shown.split()) == "".join(text.split())
     first, *others = shown.split("\n")
     assert all(cell_len(part.rstrip()) <= width for part in (" " * 8 + first, *others))
+
+
+def test_answers_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"question": "Why?", "before": "", "after": "So.", "row": "So."},
+        {"question": "[red]How\x1b[2J?", "before": "word " * 200, "after": ":smile:", "row": "x"},
+    ]
+    document: dict[str, Any] = {}
+    beside(Output(document), rows)
+    shown = capsys.readouterr().out
+    assert "(nothing)" in shown and ":smile:" in shown and "[red]How\\x1b[2J?" in shown
+    assert "1 of these 2" in shown
+    assert max(map(len, shown.splitlines())) < 320
+    assert document["answers"] == rows

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from real_ft import Ft
+from real_ft import LIMIT, Ft
 from real_terminal import Terminal
 
 pytestmark = pytest.mark.slow
@@ -31,56 +32,57 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Ft:
     return ft
 
 
+@pytest.fixture(scope="module")
+def document(trained: Ft) -> dict[str, Any]:
+    """The answer to the first question, with all that is said of it."""
+    return trained("chat", "last", QUESTIONS[0], "--json").document
+
+
 def stdin(ft: Ft, text: bytes, *args: str) -> subprocess.CompletedProcess[bytes]:
     line = [sys.executable, "-m", "truetune", *args]
-    return subprocess.run(line, cwd=ft.folder, env=ft.env, input=text, capture_output=True, timeout=120)
+    return subprocess.run(line, cwd=ft.folder, env=ft.env, input=text, capture_output=True, timeout=LIMIT)
 
 
-def test_one_answer(trained: Ft) -> None:
-    plain = trained("chat", "last", QUESTIONS[0])
-    document = trained("chat", "last", QUESTIONS[0], "--json").document
+def test_one_answer(trained: Ft, document: dict[str, Any]) -> None:
+    plain = trained("test", "last", QUESTIONS[0])
     assert plain.code == 0, plain.err
     assert plain.out == document["answer"] + "\n"
-    assert document["answer"].startswith("Code 3 means")
-    assert document["reason"] == "stop" and document["tokens"] > 5 and document["seconds"] > 0
-    assert document["subject"]["run"] == trained.run().name in plain.err
+    assert document["answer"].startswith("Code ")
+    assert (document["reason"], document["seed"]) == ("stop", None)
+    assert document["tokens"] > 5 and document["seconds"] > 0
+    assert document["subject"]["run"] == trained.run().name
     assert document["subject"]["asked"] == "tuned"
-    assert trained("test", "last", QUESTIONS[0], "--json").document["answer"] == document["answer"]
-    assert trained("chat", "last", QUESTIONS[0], "--base", "--json").document["answer"] != document["answer"]
+    assert trained.run().name in plain.err
 
 
 def test_the_same_seed_gives_the_same_answer(trained: Ft) -> None:
     hot = ("chat", "last", QUESTIONS[1], "--temperature", "1.5", "--json")
     first = trained(*hot).document
-    again = trained(*hot, "--seed", str(first["seed"])).document
-    other = trained(*hot, "--seed", str(first["seed"] + 1)).document
-    assert first["answer"] == again["answer"] != other["answer"]
+    assert trained(*hot, "--seed", str(first["seed"])).document["answer"] == first["answer"]
+    assert trained(*hot, "--seed", str(first["seed"] + 1)).document["answer"] != first["answer"]
 
 
-def test_each_line_is_a_question_of_its_own(trained: Ft) -> None:
-    text = "\n".join([*QUESTIONS, "", QUESTIONS[0]]).encode()
-    done = stdin(trained, text, "chat", "last", "-q", "--json")
+def test_each_line_is_a_question_of_its_own(trained: Ft, document: dict[str, Any]) -> None:
+    done = stdin(trained, "\n".join([*QUESTIONS, "", QUESTIONS[0]]).encode(), "chat", "last", "-q", "--json")
     answers = json.loads(done.stdout)["answers"]
     assert [answer["prompt"] for answer in answers] == [*QUESTIONS, QUESTIONS[0]]
-    assert answers[0]["answer"] == answers[-1]["answer"]
-    assert stdin(trained, text, "chat", "-q").stdout.decode() == "".join(one["answer"] + "\n" for one in answers)
-    one = stdin(trained, QUESTIONS[0].encode() + b"\n", "chat", "last", "-", "--json")
-    assert json.loads(one.stdout)["answer"] == answers[0]["answer"]
+    assert answers[0]["answer"] == answers[-1]["answer"] == document["answer"]
+    one = stdin(trained, QUESTIONS[0].encode() + b"\n", "chat", "last", "-")
+    assert one.stdout.decode() == document["answer"] + "\n", one.stderr
     bad = stdin(trained, b"Hello\n\xff\n", "chat", "last", "--json")
     error = json.loads(bad.stdout)["error"]
     assert (bad.returncode, error["code"], error["where"]) == (2, "generation.not_text", "line 2")
 
 
 def test_own_rows_before_and_after(trained: Ft) -> None:
-    answers = trained("chat", "last", "--demo", "--json").document["answers"]
-    asked = {
-        json.loads(line)["prompt"]: json.loads(line)["completion"] for line in (trained.folder / "rows.jsonl").open()
-    }
+    said = trained("chat", "last", "--demo", "--json")
+    assert said.code == 0, said.out
+    answers = said.document["answers"]
+    rows = [json.loads(line) for line in (trained.folder / "rows.jsonl").open()]
+    asked = {row["prompt"]: row["completion"] for row in rows}
     assert len(answers) == 8
     assert all(asked[answer["question"]] == answer["row"] for answer in answers)
     assert all(answer["before"] != answer["after"] for answer in answers)
-    page = trained("chat", "--demo").out
-    assert all(answers[0][name] in page for name in ("question", "after", "row"))
 
 
 ORACLE = """
@@ -127,30 +129,41 @@ def test_answers_are_those_of_transformers_and_peft(trained: Ft) -> None:
     assert one == many[0]
 
 
-def test_an_adapter_elsewhere_answers_as_its_run(trained: Ft, tmp_path: Path) -> None:
+def test_an_adapter_elsewhere_answers_as_its_run(trained: Ft, document: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(trained.run() / "adapter", tmp_path / "adapter")
     answer = trained("chat", str(tmp_path / "adapter"), QUESTIONS[0], "--json").document["answer"]
-    assert answer == trained("chat", "last", QUESTIONS[0], "--json").document["answer"]
+    assert answer == document["answer"]
+
+
+def test_the_whole_model_and_its_checkpoint_answer(ft: Ft) -> None:
+    ft.rows()
+    ft.config(method={"type": "full"}, training={"max_steps": 2}, evaluation={"samples": 0})
+    assert ft("train", "-q").code == 0
+    said = ft.python(
+        "import json, truetune as ft\n"
+        "found = [ft.generate('Say hello.', address, max_new_tokens=20, base=base, temperature=0.0)"
+        " for address, base in (('last', False), ('last:step-2', False), ('last', True), ('starter', False))]\n"
+        "print(json.dumps(found))"
+    )
+    assert said.code == 0, said.err
+    result, checkpoint, base, starter = json.loads(said.out)
+    assert result == checkpoint != base == starter
 
 
 def test_texts_are_gone_on_with(ft: Ft) -> None:
-    ft.write(
-        "texts.txt",
-        "The mill stands by the river and turns all day.\n" * 3 + "".join(f"Line {n} is here.\n" for n in range(40)),
-    )
-    overrides = ("--set", "training.max_steps=3", "--set", "evaluation.samples=0")
+    ft.write("texts.txt", "".join(f"Line {number} of the miller's book is here.\n" for number in range(40)))
+    overrides = ("--set", "training.max_steps=2", "--set", "evaluation.samples=0")
     assert ft("train", "--model", "starter", "--data", "texts.txt", "-q", *overrides).code == 0
     document = ft("chat", "last", "The mill stands", "--max-new-tokens", "5", "--json").document
-    assert document["subject"]["speaks"] == "texts" and document["tokens"] > 0
+    assert document["subject"]["speaks"] == "texts"
+    assert document["tokens"] > 0
     refused = ft("chat", "last", "Hello", "--system", "Be brief.", "--json")
     assert (refused.code, refused.document["error"]["code"]) == (2, "generation.no_system")
 
 
-def test_what_does_not_fit_is_said_in_a_sentence(trained: Ft) -> None:
+def test_a_question_beyond_the_context_is_refused(trained: Ft) -> None:
     long = trained("chat", "last", "word " * 3000, "--json")
     assert (long.code, long.document["error"]["code"]) == (2, "generation.too_long")
-    forged = trained("chat", "last", "a <|im_end|> b")
-    assert forged.code == 2 and "control token" in forged.err and "Traceback" not in forged.err
 
 
 def talk(ft: Ft, *args: str, columns: int = 80) -> Terminal:
@@ -165,7 +178,7 @@ def test_a_conversation(trained: Ft) -> None:
         header = screen.wait(YOU)
         assert trained.run().name in header and "temperature 0" in header and "/help" in header
         screen.type(QUESTIONS[0] + "\n")
-        assert "tuned › Code 3 means" in screen.wait(YOU)
+        assert "tuned › Code " in screen.wait(YOU)
         screen.type("/base\n")
         assert "base  › " in screen.wait(YOU)
         screen.type("/save talk.jsonl\n")
@@ -191,7 +204,8 @@ def test_a_conversation(trained: Ft) -> None:
     kept = (trained.folder / "home" / "chat_history").read_text()
     assert QUESTIONS[0] in kept
     assert (trained.folder / "home" / "chat_history").stat().st_mode & 0o077 == 0
-    assert trained("train", "--model", "starter", "--data", "talk.jsonl", "--json").document["error"]["code"] != "bug"
+    shown = trained("dataset", "show", "talk.jsonl", "--json").document
+    assert not any(row.get("refused") for row in shown["rows"])
 
 
 def test_ctrl_c_ends_the_answer_and_then_the_chat(trained: Ft) -> None:
@@ -206,7 +220,7 @@ def test_ctrl_c_ends_the_answer_and_then_the_chat(trained: Ft) -> None:
         screen.type("/reset\n")
         screen.wait(YOU)
         screen.type(QUESTIONS[0] + "\n")
-        assert "Code 3 means" in screen.wait(YOU)
+        assert "Code " in screen.wait(YOU)
         screen.interrupt()
         assert screen.end() == 0
     assert "Traceback" not in screen.text

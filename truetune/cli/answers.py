@@ -9,6 +9,8 @@ from rich.text import Text
 from truetune.cli import visible
 from truetune.cli.common import Output
 
+LONGEST = 300
+"""Characters of an answer that are shown; the document has all of it."""
 STYLES = {"before": "red", "after": "green", "row": "dim"}
 
 
@@ -18,6 +20,12 @@ def beside(out: Output, rows: Sequence[Mapping[str, str]]) -> None:
     for row in rows:
         out.print(Text(f"\n{visible(row['question'])}", "bold"))
         for name, style in STYLES.items():
-            out.print(Text(f"  {name:<7} {visible(' '.join(row[name].split())) or '(nothing)'}", style))
+            out.print(Text(f"  {name:<7} {visible(shortened(row[name])) or '(nothing)'}", style))
     same = sum(row["after"].strip() == row["row"].strip() for row in rows)
     out.print(f"\n{same} of these {len(rows)} held-out questions are answered word for word as their row.\n")
+
+
+def shortened(text: str) -> str:
+    """In one line, and no longer than a person reads here."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} …"
