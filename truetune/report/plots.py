@@ -67,16 +67,23 @@ def draw(figures: Figures) -> list[Plot]:
 def _loss(figures: Figures) -> Plot | None:
     if not len(figures.losses) and not figures.held_out:
         return None
-    drawing, axes = _axes(7.6, 2.9)
-    tops = _train(axes, figures) + _held_out(axes, figures)
+    drawing, axes = _axes(7.6, 3.0, head=0.32)
+    _frame(axes, [*_train(axes, figures), *_held_out(axes, figures)])
     for row in figures.rows("resume"):
         axes.axvline(row["step"], color=INK, linewidth=0.8, linestyle=(0, (1, 3)))
         axes.annotate("resumed", (row["step"], 1), xycoords=("data", "axes fraction"), xytext=(3, -9), fontsize=7.5,
                       textcoords="offset points")  # fmt: skip
-    low = min([0.0, *(loss for _, loss in figures.held_out)])
-    axes.set_ylim(low, max(tops) * 1.08 or 1)
-    axes.legend(loc="upper right", ncols=3, handlelength=1.4, borderaxespad=0.2)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, handlelength=1.4, borderaxespad=0)
     return _plot("loss", "Loss, step by step", drawing, _told(figures), wide=True)
+
+
+def _frame(axes: Axes, values: list[float]) -> None:
+    """What the axis shows: from zero, but where the curve would then be a line far above it; never so little that
+    noise looks like a course."""
+    high = max(values)
+    low = min(*values, 0.8 * high)
+    room = (high - low) * 0.08
+    axes.set_ylim(0 if low < high / 3 else low - room, high + (room or 1))
 
 
 def _train(axes: Axes, figures: Figures) -> list[float]:
@@ -86,10 +93,10 @@ def _train(axes: Axes, figures: Figures) -> list[float]:
         return []
     kept = series.thin(losses, POINTS)
     axes.plot(steps[kept], losses[kept], color=TRAIN, alpha=0.3, linewidth=0.9)
-    course = series.smooth(losses, max(3, len(losses) // 20))
+    course = series.smooth(losses, max(5, len(losses) // 15))
     kept = series.thin(course, POINTS)
     axes.plot(steps[kept], course[kept], color=TRAIN, linewidth=1.8, label="training")
-    return [float(course.max()), float(np.percentile(losses, 99))]
+    return [float(course.min()), float(course.max()), *np.percentile(losses, [1, 99]).tolist()]
 
 
 def _held_out(axes: Axes, figures: Figures) -> list[float]:
@@ -102,11 +109,16 @@ def _held_out(axes: Axes, figures: Figures) -> list[float]:
     if figures.best:
         step, loss = figures.best
         axes.plot(
-            step, loss, color=HELD, marker="o", markersize=10, fillstyle="none", linewidth=0, label="best", zorder=5
+            step,
+            loss,
+            color=HELD,
+            marker="o",
+            markersize=10,
+            fillstyle="none",
+            linewidth=0,
+            label=f"best, {figure(loss)}",
+            zorder=5,
         )
-        near = step > 0.85 * max(figures.planned, 1)
-        axes.annotate(figure(loss), (step, loss), xytext=(-8 if near else 0, 9), textcoords="offset points",
-                      ha="right" if near else "center", color=HELD, fontweight="bold", zorder=6)  # fmt: skip
     return list(losses)
 
 
@@ -157,9 +169,9 @@ def _line(figures: Figures, name: str, title: str, color: str, write: Callable[.
     return _plot(name, title, drawing, f"{title}: between {low} and {high}.")
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty drawing in inches: horizontal grid, no box."""
-    left, right, bottom, top = 0.5 / width, 1 - 0.1 / width, 0.3 / height, 1 - 0.08 / height
+def _axes(width: float, height: float, head: float = 0.08) -> tuple[Figure, Axes]:
+    """An empty drawing, in inches, with room at its head: horizontal grid, no box."""
+    left, right, bottom, top = 0.56 / width, 1 - 0.1 / width, 0.3 / height, 1 - head / height
     drawing = Figure(figsize=(width, height))  # a layout engine would draw everything twice
     axes = drawing.add_axes((left, bottom, right - left, top - bottom))
     axes.spines[["top", "right", "left"]].set_visible(False)
