@@ -210,17 +210,16 @@ def test_windows_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch, cap
     assert "WSL" in capfd.readouterr().err
 
 
-def test_a_closed_pipe_is_silent() -> None:
+@pytest.mark.parametrize("command", [["completion", "fish", "--json"], ["doctor"]])
+def test_a_closed_pipe_is_silent(command: list[str]) -> None:
+    """A reader who has seen enough (`| head`) is no error, and does not end what runs."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "truetune", "completion", "fish", "--json"],
-        cwd=ROOT,
-        stdout=writer,
-        stderr=subprocess.PIPE,
-    )
+    line = [sys.executable, "-m", "truetune", *command]
+    done = subprocess.run(line, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert done.stderr == b""
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

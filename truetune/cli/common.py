@@ -15,6 +15,7 @@ Results go to stdout, notes and progress to stderr. With `--json` stdout carries
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,14 @@ PIPE_WIDTH = 160
 """Columns of a table that goes into a file or a pipe, where nobody sees it wrapped."""
 
 
+class Screen(Console):
+    """A console whose reader may leave (`| head`): the rest goes nowhere, and what the verb does goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 class Output:
     """Where a verb writes: a document for programs, tables and text for people, notes on stderr."""
 
@@ -38,10 +47,10 @@ class Output:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
-        self.console = Console(
+        self.console = Screen(
             quiet=json, highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH
         )
-        self.progress = Console(stderr=True, quiet=quiet, highlight=False, emoji=False, soft_wrap=True)
+        self.progress = Screen(stderr=True, quiet=quiet, highlight=False, emoji=False, soft_wrap=True)
         self._document = document
 
     def document(self, body: Mapping[str, Any]) -> None:
