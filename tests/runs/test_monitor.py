@@ -169,6 +169,28 @@ def test_the_device_is_asked_through_a_function() -> None:
     assert "device peak 9 B" in str(report)
 
 
+def test_one_jump_is_no_growth_and_a_little_can_be_allowed() -> None:
+    steps: list[int] = []
+    jump = watched(steps.append, usage=lambda: 5 * 10**7 if len(steps) > 14 else 0)
+    assert (jump.verdict, jump.device_peak) == ("steady", 5 * 10**7)
+    steps.clear()
+    assert watched(steps.append, usage=lambda: len(steps) * 10**5, allowed=10**5).verdict == "steady"
+    steps.clear()
+    assert watched(steps.append, usage=lambda: len(steps) * 10**5).verdict == "grows"
+
+
+def test_a_cache_that_is_full_is_not_accused_beside_a_leak() -> None:
+    kept, cache = [], []
+
+    def train(number: int) -> None:
+        kept.append(np.ones(BIG))
+        if number < 9:
+            cache.append(np.ones(2 * BIG))
+
+    report = watched(train)
+    assert [suspect.what.split(" in ")[0] for suspect in report.suspects] == ["list kept"]
+
+
 def test_an_error_passes_through_and_the_thread_ends() -> None:
     memory = ft.MemoryMonitor(trace=True)
     with pytest.raises(ZeroDivisionError), memory:
