@@ -7,15 +7,14 @@ suite shows it). `Alone` is slower and right for every model that transformers g
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import Cache, DynamicCache
 
-from truetune.engines.torch import attention, head, slots
+from truetune.engines.torch import head, slots
 from truetune.engines.torch.slots import Piece, Reading, Step
 from truetune.engines.torch.stacked import Adapters
 
@@ -157,7 +156,7 @@ class Alone:
         """float32 logits of the next tokens of a row, of the last one only where the model can."""
         if self.adapters:
             self.adapters.route([adapter], [len(ids)], len(ids))
-        sparing = last and "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        sparing = last and takes(self.model, "logits_to_keep")
         output = self.model(
             input_ids=torch.tensor([list(ids)], device=self.model.device),
             past_key_values=cache,
@@ -167,35 +166,5 @@ class Alone:
         return output.logits[0].float()
 
 
-@contextmanager
-def decoding(model: nn.Module) -> Iterator[None]:
-    """Lend a model that trains packed the attention that knows our slots."""
-    before = model.config._attn_implementation
-    if before == attention.NAME:
-        model.set_attn_implementation(slots.NAME)
-    try:
-        yield
-    finally:
-        if before == attention.NAME:
-            model.set_attn_implementation(before)
-
-
-def greedy(model: nn.Module, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
-    """Continuations of at most `limit` tokens by a model as it stands, each through its first stop token."""
-    with torch.no_grad(), decoding(model):
-        way = core(model)
-        rows = [Row(list(prompt)) for prompt in prompts]
-        answers: dict[Row, list[int]] = {row: [] for row in rows}
-        for row in rows:
-            way.join(row)
-        going = list(rows) if limit else []
-        while going:
-            way.forward()
-            for row in list(going):
-                token = int(row.logits.argmax())
-                answers[row].append(token)
-                row.unread = [token]
-                if token in stops or len(answers[row]) == limit:
-                    going.remove(row)
-                    way.leave(row)
-    return [answers[row] for row in rows]
+def takes(model: nn.Module, argument: str) -> bool:
+    return argument in inspect.signature(model.forward).parameters

@@ -13,7 +13,7 @@ import torch
 from truetune.data.example import Example
 from truetune.engines import base
 from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, StepResult, Usage
-from truetune.engines.torch import cores, device, model, state
+from truetune.engines.torch import answers, device, model, state
 from truetune.engines.torch.batch import Batch, pack, pad
 from truetune.engines.torch.forward import Forward
 
@@ -77,7 +77,7 @@ class TorchEngine:
     def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
         self.model.eval()
         try:
-            return cores.greedy(self.model, prompts, limit, stops)
+            return answers.greedy(self.model, prompts, limit, stops)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
