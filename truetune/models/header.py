@@ -47,7 +47,7 @@ def read(path: Path) -> list[Tensor]:
             raise ValueError("its header is longer than the file")
         text = file.read(size)
     entries = _parse(text)
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None) or {}  # MLX writes null where there is none
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its metadata is not text")
     spans = [_entry(name, entry) for name, entry in entries.items()]

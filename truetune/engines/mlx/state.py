@@ -22,7 +22,10 @@ STEPS, KEY = "step", "mlx.key"
 
 def fingerprints(parameters: Arrays) -> dict[str, str]:
     """Name -> sha256 of the parameter's bytes."""
-    return {name: hashlib.sha256(np.array(value).data).hexdigest() for name, value in parameters.items()}
+    return {
+        name: hashlib.sha256(np.ascontiguousarray(np.array(value)).data).hexdigest()
+        for name, value in parameters.items()
+    }
 
 
 def save(folder: Path, parameters: Arrays, optimizer: AdamW, key: mx.array, peft: dict[str, Any] | None) -> None:
@@ -61,7 +64,9 @@ def save_model(folder: Path, parameters: Arrays, base: Path) -> None:
 
 
 def write(path: Path, arrays: Arrays) -> None:
-    save_file({name: np.array(value) for name, value in arrays.items()}, path, metadata={"format": "pt"})
+    # safetensors writes the memory as it lies, and what was transposed lies otherwise.
+    laid = {name: np.ascontiguousarray(np.array(value)) for name, value in arrays.items()}
+    save_file(laid, path, metadata={"format": "pt"})
 
 
 def read(path: Path) -> Arrays:

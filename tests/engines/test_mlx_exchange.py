@@ -1,0 +1,134 @@
+"""Adapters go to mlx_lm and come back as they were; models and adapters say the same in both engines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("mlx_lm", reason="MLX is not installed")
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
+from mlx_lm.utils import load_model
+from safetensors.numpy import load_file
+
+from truetune.engines import parity
+from truetune.engines.base import EngineSpec, Method
+from truetune.engines.mlx.engine import open_engine
+from truetune.engines.mlx.exchange import from_mlx_lm, to_mlx_lm
+from truetune.engines.torch import tiny
+from truetune.errors import InputError
+from truetune.testing import examples
+
+IDS = np.random.default_rng(0).integers(0, tiny.VOCAB, 24)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.make(tmp_path_factory.mktemp("model") / "llama", "llama")
+
+
+def trained(folder, place, **method) -> tuple[Path, float]:
+    """A trained adapter in PEFT's layout, and the loss of a text under it."""
+    engine = open_engine(EngineSpec(model=folder, method=Method(r=3, alpha=12, dropout=0.1, **method)))
+    for step in range(3):
+        engine.step(engine.prepare(examples(seed=step)), 5e-2)
+    place.mkdir()
+    engine.export(place)
+    return place, engine.loss(engine.prepare(examples(seed=9))).loss
+
+
+@pytest.mark.parametrize("targets", ["auto", ("q_proj", "v_proj"), r"model\.layers\.0\..*_proj"])
+def test_there_and_back(folder, tmp_path, targets):
+    here, _ = trained(folder, tmp_path / "peft", target_modules=targets)
+    there, back = tmp_path / "mlx", tmp_path / "back"
+    there.mkdir(), back.mkdir()
+    to_mlx_lm(here, there)
+    from_mlx_lm(there, back)
+    assert sorted(path.name for path in back.iterdir()) == sorted(path.name for path in here.iterdir())
+    assert json.loads((back / "adapter_config.json").read_text()) == json.loads(
+        (here / "adapter_config.json").read_text()
+    )
+    one, other = (load_file(place / "adapter_model.safetensors") for place in (here, back))
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("targets", ["auto", r"model\.layers\.0\..*_proj"])
+def test_mlx_lm_loads_what_goes_there(folder, tmp_path, targets):
+    """Its logits are ours; without the adapter they are not."""
+    here, _ = trained(folder, tmp_path / "peft", target_modules=targets)
+    (tmp_path / "mlx").mkdir()
+    to_mlx_lm(here, tmp_path / "mlx")
+    model, _ = load_model(folder)
+    plain = np.array(model(mx.array(IDS[None])))
+    model = load_adapters(model, tmp_path / "mlx")
+    model.eval()
+    theirs = np.array(model(mx.array(IDS[None])))[0]
+    logs = theirs - np.logaddexp.reduce(theirs, axis=-1, keepdims=True)
+    expected = logs[np.arange(23), IDS[1:]]
+    (ours,) = parity.scores("mlx", folder, [IDS], here)
+    assert np.allclose(ours, expected, atol=1e-5)
+    assert np.abs(theirs - plain).max() > 1e-2
+
+
+def test_an_adapter_of_mlx_lm_comes_here(folder, tmp_path):
+    """As its trainer writes it: names below a layer, the last layers only."""
+    model, _ = load_model(folder)
+    model.freeze()
+    settings = {"rank": 4, "scale": 2.5, "dropout": 0.0, "keys": ["self_attn.q_proj", "mlp.up_proj"]}
+    linear_to_lora_layers(model, 1, settings)
+    model.apply_to_modules(
+        lambda name, layer: "lora_b" in layer and layer.update({"lora_b": mx.random.normal(layer.lora_b.shape) * 0.3})
+    )
+    weights = dict(tree_flatten(model.trainable_parameters()))
+    (tmp_path / "mlx").mkdir(), (tmp_path / "peft").mkdir()
+    mx.save_safetensors(str(tmp_path / "mlx" / "adapters.safetensors"), weights)
+    config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": settings}
+    (tmp_path / "mlx" / "adapter_config.json").write_text(json.dumps(config))
+    from_mlx_lm(tmp_path / "mlx", tmp_path / "peft", base=str(folder))
+    theirs = np.array(model(mx.array(IDS[None])))[0]
+    logs = theirs - np.logaddexp.reduce(theirs, axis=-1, keepdims=True)
+    for engine in ("mlx", "torch"):
+        (ours,) = parity.scores(engine, folder, [IDS], tmp_path / "peft")
+        assert np.allclose(ours, logs[np.arange(23), IDS[1:]], atol=1e-5)
+
+
+def test_both_engines_say_the_same(folder, tmp_path):
+    here, _ = trained(folder, tmp_path / "peft")
+    plain, tuned = (parity.compare(folder, [IDS, IDS[:5]], adapter=adapter) for adapter in (None, here))
+    assert plain.ok and tuned.ok
+    assert plain.tokens == tuned.tokens == 27
+    assert tuned.to_json()["ok"]
+
+
+def test_a_difference_is_seen(folder, tmp_path):
+    """The report itself can fail."""
+    here, _ = trained(folder, tmp_path / "peft")
+    one, other = (np.concatenate(parity.scores("mlx", folder, [IDS], adapter)) for adapter in (None, here))
+    assert np.abs(one - other).max() > 10 * parity.TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [
+        ({"fine_tune_type": "dora", "lora_parameters": {"rank": 3, "scale": 1.0}}, "adapter.unsupported"),
+        ({"lora_parameters": {"rank": 3, "alpha": 6}}, "adapter.damaged"),
+        ([], "adapter.damaged"),
+        (None, "adapter.missing"),
+    ],
+)
+def test_what_cannot_come_here_is_said(folder, tmp_path, config, code):
+    here, _ = trained(folder, tmp_path / "peft", target_modules=("q_proj",))
+    (tmp_path / "mlx").mkdir()
+    to_mlx_lm(here, tmp_path / "mlx")
+    path = tmp_path / "mlx" / "adapter_config.json"
+    path.unlink() if config is None else path.write_text(json.dumps(config))
+    with pytest.raises(InputError) as error:
+        from_mlx_lm(tmp_path / "mlx", tmp_path)
+    assert error.value.finding.code == code
