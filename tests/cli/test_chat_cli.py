@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -121,6 +121,7 @@ def test_wide_characters_break_anywhere_and_joined_ones_nowhere() -> None:
     assert "👩\u200d🚀" in flowed("👩\u200d🚀" * 20, 30, size=1)
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab \n日é🙂-"), max_size=200), st.integers(20, 60), st.integers(1, 9))
 def test_nothing_is_lost_and_nothing_is_too_wide(text: str, width: int, size: int) -> None:
     shown = flowed(text, width, size=size)
