@@ -36,7 +36,7 @@ def resolved(**model):
         "config": {
             "method": {"type": "lora"},
             "training": {"objective": "sft"},
-            "generation": {"max_new_tokens": 64},
+            "generation": {"max_new_tokens": 64, "temperature": 0.7, "top_p": 0.9},
         },
         "model": {"name": "starter", "kind": "starter", "revision": None, "folder": str(STARTER)} | model,
     }
@@ -156,7 +156,16 @@ def test_the_python_of_the_card_is_python(run):
             for method in ("lora", "full"):
                 body = resolved(name='a"b', kind=kind, revision="abc")
                 body["config"] |= {"method": {"type": method}, "training": {"objective": objective}}
-                compile(card.usage(body, "adapter"), "card", "exec")
+                compile(card.usage(body, {"data": {}}, "adapter"), "card", "exec")
+
+
+def test_answers_are_drawn_and_end_as_in_the_training():
+    body, receipts = resolved(), {"data": {"rendering": {"end_token": "<|eot|>"}, "findings": []}}
+    assert card.drawing(body, receipts) == "max_new_tokens=64, do_sample=True, temperature=0.7, top_p=0.9"
+    body["config"]["generation"]["temperature"] = 0.0
+    receipts["data"]["findings"] = [{"code": "data.end_not_eos", "message": "…"}]
+    ending = 'eos_token_id=tokenizer.convert_tokens_to_ids("<|eot|>")'
+    assert card.drawing(body, receipts) == f"max_new_tokens=64, do_sample=False, {ending}"
 
 
 def test_text_between_markup_stays_text():
@@ -178,11 +187,12 @@ def test_the_python_of_the_card_writes_what_the_result_says(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": f"What is {n}?", "completion": "It is a number."} for n in range(40)]
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    overrides = ["training.learning_rate=2e-3", "training.epochs=12", "evaluation.samples=2", "resources.device=cpu"]
+    overrides = ["training.learning_rate=2e-3", "training.gradient_accumulation_steps=1", "training.epochs=8"]
+    overrides += ["evaluation.samples=0", "generation.temperature=0", "resources.device=cpu"]
     run = ft.train(model="starter", data="rows.jsonl", overrides=overrides)
     text = (run.adapter / "README.md").read_text("utf-8")
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].replace("...", "What is 7?")
     said = subprocess.run([sys.executable, "-c", code], cwd=run.folder, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
-    assert said.stdout.strip() == "It is a number."
+    assert said.stdout.strip() == run.generate("What is 7?", device="cpu").strip() == "It is a number."
     assert ft.receipt_verify(str(run.folder))["verdict"] == "ok"

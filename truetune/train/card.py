@@ -46,7 +46,7 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 CONTINUED = """
 inputs = tokenizer("...", return_tensors="pt")
 """
-WRITTEN = """output = model.generate(**inputs, max_new_tokens={tokens})
+WRITTEN = """output = model.generate(**inputs, {drawing})
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
 
 
@@ -61,7 +61,7 @@ def write(run: Run, target: Path, resolved: dict[str, Any], digest: str, parent:
         front(resolved),
         [f"# {inline(run.id)}", "", f"{about(resolved)}, trained with TrueTune {version(run)}."],
         ["## Figures", "", *figures(receipts)],
-        ["## Use", "", f"```python\n{usage(resolved, target.name)}\n```", "", *template(receipts)],
+        ["## Use", "", f"```python\n{usage(resolved, receipts, target.name)}\n```", "", *template(receipts)],
         ["## Where it comes from", "", *lineage(resolved, receipts, parent), "", libraries(run)],
         ["## What it is for, and what it is not", "", *limits(resolved, receipts)],
         [
@@ -137,11 +137,10 @@ def shown(value: float | None) -> str:
     return "not measured" if value is None else f"{value:,.4g}"
 
 
-def usage(resolved: dict[str, Any], folder: str) -> str:
+def usage(resolved: dict[str, Any], receipts: dict[str, Any], folder: str) -> str:
     """Python that loads the result from `folder` and lets it write."""
-    tokens = resolved["config"]["generation"]["max_new_tokens"]
     asking = CONTINUED if resolved["config"]["training"]["objective"] == "pretrain" else ASKED
-    ending = asking + WRITTEN.format(tokens=tokens)
+    ending = asking + WRITTEN.format(drawing=drawing(resolved, receipts))
     model = resolved["model"]
     if whole(resolved):
         return WHOLE.format(folder=json.dumps(folder)) + ending
@@ -150,6 +149,18 @@ def usage(resolved: dict[str, Any], folder: str) -> str:
         base, extra = 'str(files("truetune.models.starter"))', "from importlib.resources import files\n\n"
     revision = f", revision={json.dumps(model['revision'])}" if model["revision"] else ""
     return extra + ADAPTED.format(base=base, folder=json.dumps(folder), revision=revision) + ending
+
+
+def drawing(resolved: dict[str, Any], receipts: dict[str, Any]) -> str:
+    """How answers are drawn and where they end, as arguments of `generate`: PEFT reads neither from an adapter."""
+    chosen = resolved["config"]["generation"]
+    free = f"do_sample=True, temperature={chosen['temperature']:g}, top_p={chosen['top_p']:g}"
+    text = f"max_new_tokens={chosen['max_new_tokens']}, {free if chosen['temperature'] else 'do_sample=False'}"
+    unusual = [item for item in receipts["data"].get("findings", []) if item["code"] == "data.end_not_eos"]
+    if unusual:
+        end = json.dumps(receipts["data"]["rendering"]["end_token"])
+        text += f", eos_token_id=tokenizer.convert_tokens_to_ids({end})"
+    return text
 
 
 def template(receipts: dict[str, Any]) -> list[str]:
