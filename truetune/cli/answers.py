@@ -1,8 +1,9 @@
-"""Held-out questions with the answers before and after a training, as `ft demo` and `ft chat --demo` show them."""
+"""Questions with the answers before and after a training, as `ft demo` and `ft chat --demo` show them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.text import Text
 
@@ -11,18 +12,23 @@ from truetune.cli.common import Output
 
 LONGEST = 300
 """Characters of an answer that are shown; the document has all of it."""
+MARKS = {True: "  ✓", False: "  ✗", None: ""}
 STYLES = {"before": "red", "after": "green", "row": "dim"}
 
 
-def beside(out: Output, rows: Sequence[Mapping[str, str]]) -> None:
-    """Each row of {question, before, after, row}, and how many answers are word for word those of their row."""
-    out.document({"answers": rows})
+def beside(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Each row of {question, before, after, row}; a mark where it says whether the answer is `right`."""
     for row in rows:
         out.print(Text(f"\n{visible(row['question'])}", "bold"))
         for name, style in STYLES.items():
-            out.print(Text(f"  {name:<7} {visible(shortened(row[name])) or '(nothing)'}", style))
+            mark = MARKS[row.get("right")] if name == "after" else ""
+            out.print(Text(f"  {name:<7} {visible(shortened(row[name])) or '(nothing)'}{mark}", style))
+
+
+def verbatim(rows: Sequence[Mapping[str, str]]) -> str:
+    """How many answers are word for word those of their row."""
     same = sum(row["after"].strip() == row["row"].strip() for row in rows)
-    out.print(f"\n{same} of these {len(rows)} held-out questions are answered word for word as their row.\n")
+    return f"{same} of these {len(rows)} held-out questions are answered word for word as their row."
 
 
 def shortened(text: str) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from truetune.api import load
 from truetune.cli import common, visible
-from truetune.cli.answers import beside
+from truetune.cli.answers import beside, verbatim
 from truetune.cli.common import Output
 from truetune.cli.talk import Terminal, line, remarks, unechoed
 from truetune.errors import InputError, TrueTuneError, UsageError
@@ -180,6 +180,7 @@ def demonstrate(out: Output, subject: str, prompt: str | None, options: dict[str
         found = load("side_by_side")(subject, **given(options), watch=watch)
     out.document(found)
     beside(out, found["answers"])
+    out.print(f"\n{verbatim(found['answers'])}\n")
 
 
 def converse(out: Output, subject: str, options: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`ft demo`: a small real fine-tune on the bundled starter model, with answers before and after."""
+"""`ft demo`: a small real fine-tune on the bundled starter model, then questions that no row asks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from truetune.cli.progress import Watch
 from truetune.cli.receipt import page
 from truetune.cli.train import finish
 
+SHOWN = 6
+"""Questions that are shown with their answers; all of them stand in the document."""
+
 
 @click.command()
 @common.overrides
@@ -23,20 +26,33 @@ def command(out: Output, overrides: tuple[str, ...]) -> None:
     """Teach the bundled starter model a shop's support answers: about a minute on two CPU cores."""
     with Watch(out) as watch:
         run = load("train")(demo.FOLDER / "train.yml", overrides=overrides, listener=watch)
-    compare(out, run)
-    out.table(["", ""], page(run.receipt()), title="The receipt")
-    out.print()
+    out.table(["", ""], page(run.receipt()), title="\nThe receipt")
+    examine(out, run)
     finish(out, run)
 
 
-def compare(out: Output, run: Any) -> None:
-    """Answers to held-out questions, before and after; none where `evaluation.samples=0` asks for none."""
-    samples = run.samples()
-    if not samples:
-        return
+def examine(out: Output, run: Any) -> None:
+    """Ask what no row asks, before and after, and count the answers that state the right fact."""
+    asked = demo.paraphrases()
+    questions = [each.question for each in asked]
+    before, after = (run.generate(questions, base=base, temperature=0.0) for base in (True, False))
+    facts = demo.rows()
     rows = [
-        {"question": row["question"], "before": row["base"], "after": row["answer"], "row": row["reference"]}
-        for row in samples
-        if row["step"] == samples[-1]["step"]
+        {
+            "question": each.question,
+            "before": old,
+            "after": new,
+            "row": facts[each.row],
+            "right": demo.states(new, each.must),
+        }
+        for each, old, new in zip(asked, before, after, strict=True)
     ]
-    beside(out, rows)
+    right = {"before": demo.score(before, asked), "after": demo.score(after, asked), "of": len(asked)}
+    out.document({"answers": rows, "right": right})
+    out.print("\nQuestions in words of their own, asked by no row", style="bold")
+    beside(out, rows[:: len(rows) // SHOWN][:SHOWN])
+    out.print(
+        f"\n{right['after']} of {right['of']} such answers state the right fact; before the training, "
+        f"{right['before']}.\n",
+        style="bold",
+    )

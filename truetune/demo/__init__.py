@@ -28,6 +28,13 @@ def paraphrases() -> list[Paraphrase]:
     return [Paraphrase(row["question"], tuple(row["must"]), row["row"]) for row in map(json.loads, lines)]
 
 
+def rows() -> dict[str, str]:
+    """Question -> answer of the rows."""
+    lines = (FOLDER / "support.jsonl").read_text(encoding="utf-8").splitlines()
+    talks = [json.loads(line)["messages"] for line in lines]
+    return {talk[0]["content"]: talk[1]["content"] for talk in talks}
+
+
 def states(answer: str, must: Sequence[str]) -> bool:
     """Whether an answer contains every string of `must` as words of its own, so "$15" is not found in "$150" or
     "$15.50"; case, and how words are spaced, do not count."""
