@@ -24,7 +24,8 @@ else:
     NETWORK: tuple[type[Exception], ...] = hub_errors.HfHubHTTPError.__bases__
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
-WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "README.md"]
+"""README.md is the model's card: its licence goes into the card of what is trained on it."""
 UNWANTED = ["*/*", "consolidated*"]
 """Sub-folders hold exports for other runtimes; `consolidated` is Mistral's second copy of the weights."""
 
