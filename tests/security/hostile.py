@@ -204,7 +204,7 @@ CONFIGS = [
     Case("type-as-path", edit("config.json", model_type="../mine"), "model.bad_config"),
     Case("type-as-list", edit("config.json", model_type=["llama"]), "model.bad_config"),
     Case("architecture-as-number", edit("config.json", architectures=[1]), "model.bad_config"),
-    Case("layers-without-end", edit("config.json", num_hidden_layers=10**9), "model.unloadable"),
+    Case("layers-without-end", edit("config.json", num_hidden_layers=10**9), "memory.too_small"),
     Case("sizes-beyond-any", edit("config.json", hidden_size=10**18), "model.bad_config"),
     Case("nested-without-end", write("config.json", lambda _: "[" * 10**6), "model.bad_config"),
     Case("huge", write("config.json", lambda _: '{"a": "' + "x" * 2**24 + '"}'), "model.too_large"),

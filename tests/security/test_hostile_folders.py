@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import CASES, Case, copy, put
+from hostile import CASES, Case, copy, edit, put
 
 import truetune as ft
 from truetune.errors import TrueTuneError
@@ -27,6 +27,8 @@ WATCHED = {
 }
 UNOPENED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npy", ".msgpack", ".h5", ".py", ".gguf", ".metadata")
 ROWS = [{"prompt": f"What is {number}? Aa aa aa aa.", "completion": f"It is {number}."} for number in range(24)]
+NEED_AN_ENGINE = {"layers-without-end", "sizes-beyond-any"}
+"""Facts that only a training asks for."""
 seen: list[str] = []
 watching: list[Path] = []
 
@@ -91,7 +93,7 @@ def test_looking_at_rows(case: Case, tmp_path: Path, canary: Path) -> None:
     folder, data = copy(tmp_path / "model"), rows(tmp_path)
     case.change(folder, canary)
     watching.append(folder)
-    expected = None if case.code == "model.unloadable" or case.name == "sizes-beyond-any" else case.code
+    expected = None if case.name in NEED_AN_ENGINE else case.code
     assert outcome(lambda: shown(folder, data)) == expected
 
 
@@ -110,6 +112,27 @@ def test_training(case: Case, tmp_path: Path, canary: Path) -> None:
     found = outcome(lambda: ft.train(settings | {"output": {"dir": str(run)}}))
     assert found in {expected, case.code}
     assert not [path for path in run.rglob("*") if path.suffix in UNOPENED]
+
+
+@pytest.mark.slow
+def test_layers_beyond_the_weights_are_not_built(tmp_path: Path) -> None:
+    from truetune.engines.torch import config
+
+    folder = copy(tmp_path / "model")
+    edit("config.json", num_hidden_layers=10**9)(folder, tmp_path)
+    with pytest.raises(ValueError, match="layers"):
+        config.read(folder)
+    assert config.ignored(folder) == []
+
+
+@pytest.mark.slow
+def test_what_is_not_used_is_named(tmp_path: Path) -> None:
+    folder = copy(tmp_path / "model")
+    edit("config.json", mine="\x1b[2J", kernel_config={}, **{"key\x1b[2J": 1})(folder, tmp_path)
+    put(folder / "modeling_mine.py", "")
+    settings = {"model": str(folder), "data": rows(tmp_path), "resources": {"device": "cpu"}}
+    (said,) = [text for text in ft.preview(settings)["warnings"] if "not used" in text]
+    assert said.endswith("kernel_config, key?[2J, mine, modeling_mine.py")
 
 
 def test_there_are_enough() -> None:

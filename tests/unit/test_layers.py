@@ -56,12 +56,27 @@ LAZY = ("cli/__init__.py", "engines/__init__.py", "api/")
 """Where a function may import: the table of verbs, the table of engines, the bodies of the verbs."""
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+UNSAFE_MODULES |= {"code", "codeop", "ftplib", "http.client", "pty", "runpy", "smtplib", "telnetlib", "xmlrpc"}
 UNSAFE_CALLS = {
     "eval",
     "exec",
+    "__import__",
+    "builtins.eval",
+    "builtins.exec",
     "os.system",
     "os.popen",
+    "os.path.expandvars",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+    "asyncio.create_subprocess_shell",
+    "importlib.util.spec_from_file_location",
     "torch.load",
+    "torch.jit.load",
+    "torch.hub.load",
+    "np.load",
+    "numpy.load",
+    "pandas.read_pickle",
+    "pd.read_pickle",
     "yaml.load",
     "yaml.unsafe_load",
     "tempfile.mktemp",
@@ -70,6 +85,10 @@ UNSAFE_CALLS = {
     "Environment",
     "SandboxedEnvironment",
 }
+
+
+UNSAFE_ENDS = (".extractall", ".unpack_archive", ".expandvars")
+UNSAFE_STARTS = ("os.exec", "os.spawn", "os.posix_spawn")
 
 
 @dataclass(frozen=True)
@@ -161,13 +180,16 @@ def lazy(module: Module) -> Iterator[str]:
 def unsafe(module: Module) -> Iterator[str]:
     """No pickle, no code out of data, no shell, no archive that leaves its folder."""
     for line, name in imports(module):
-        if name.split(".")[0] in UNSAFE_MODULES or name in UNSAFE_CALLS:
+        whole = {name, name.split(".")[0], ".".join(name.split(".")[:2])}
+        if whole & (UNSAFE_MODULES | UNSAFE_CALLS) or name.startswith(UNSAFE_STARTS):
             yield f"{module.file}:{line}: {name}"
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Call):
             name = dotted(node.func)
-            if name in UNSAFE_CALLS or name.endswith((".extractall", ".unpack_archive")):
+            if name in UNSAFE_CALLS or name.endswith(UNSAFE_ENDS) or name.startswith(UNSAFE_STARTS):
                 yield f"{module.file}:{node.lineno}: {name}()"
+            if name.endswith(".from_pretrained") and "trust_remote_code" not in {word.arg for word in node.keywords}:
+                yield f"{module.file}:{node.lineno}: {name}() without trust_remote_code=False"
             for keyword in node.keywords:
                 yield from unsafe_keyword(module, keyword)
 
@@ -228,6 +250,29 @@ BAD = [
     (unsafe, "engines/torch/x.py", "AutoModel.from_pretrained(p, trust_remote_code=spec.trust)"),
     (unsafe, "data/x.py", "np.load(file, allow_pickle=True)"),
     (unsafe, "data/x.py", "archive.extractall(folder)"),
+    (unsafe, "runs/run.py", "__import__(name)"),
+    (unsafe, "runs/run.py", "builtins.exec(text)"),
+    (unsafe, "runs/run.py", "from builtins import eval"),
+    (unsafe, "runs/run.py", "os.popen(line)"),
+    (unsafe, "runs/run.py", "from os import system"),
+    (unsafe, "runs/run.py", "os.execvp(name, line)"),
+    (unsafe, "runs/run.py", "from os import spawnl"),
+    (unsafe, "runs/run.py", "subprocess.getoutput(line)"),
+    (unsafe, "runs/run.py", "asyncio.create_subprocess_shell(line)"),
+    (unsafe, "runs/run.py", "import marshal"),
+    (unsafe, "runs/run.py", "import http.client"),
+    (unsafe, "runs/run.py", "runpy.run_path(name)\nimport runpy"),
+    (unsafe, "runs/run.py", "importlib.util.spec_from_file_location(name, path)"),
+    (unsafe, "runs/run.py", "shutil.unpack_archive(file)"),
+    (unsafe, "runs/run.py", "tempfile.mktemp()"),
+    (unsafe, "config/load.py", "os.path.expandvars(text)"),
+    (unsafe, "config/load.py", "path.expandvars(text)"),
+    (unsafe, "config/load.py", "yaml.unsafe_load(text)"),
+    (unsafe, "data/x.py", "np.load(file)"),
+    (unsafe, "data/x.py", "pd.read_pickle(file)"),
+    (unsafe, "engines/torch/x.py", "torch.jit.load(file)"),
+    (unsafe, "engines/torch/x.py", "torch.hub.load(name)"),
+    (unsafe, "engines/torch/x.py", "AutoModel.from_pretrained(p)"),
     (unsafe, "models/template.py", "from jinja2 import Environment"),
     (unsafe, "models/template.py", "jinja2.Template(text)"),
     (unsafe, "models/template.py", "SandboxedEnvironment()"),
