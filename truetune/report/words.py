@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 
-STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, marks that turn the direction of writing, halves of a pair; tab and newline are text."""
+from truetune.train.markdown import STEERING
 
 
 def plain(text: object) -> str:

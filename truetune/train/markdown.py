@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>|&~$])")
 BLANK = re.compile("[\\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
-"""White space, and what would steer a page: control characters, direction of writing, halves of a pair."""
+"""White space, and what STEERING names."""
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, marks that turn the direction of writing, halves of a pair; tab and newline are text."""
 
 
 def inline(text: object) -> str:
