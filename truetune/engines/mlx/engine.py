@@ -34,7 +34,7 @@ class MlxEngine:
         self.model, self.layout = model.load(spec.model, "float32" if full else spec.dtype)
         self.layers = model.adapt(self.model, spec)
         self.parameters = lora.parameters(self.layers) or dict(tree_flatten(self.model.parameters()))
-        self.walk = Walk(self.model, self.layout, saving=spec.gradient_checkpointing)
+        self.walk = Walk(self.model, self.layout, saving=spec.gradient_checkpointing, whole=full)
         self.head = head.of(self.model, self.layout)
         self.token_loss = head.loss(self.layout.softcap)
         self.slope = mx.value_and_grad(self._loss)

@@ -37,7 +37,13 @@ class Family:
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 LLAMA = {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "tie_word_embeddings": False}
-GEMMA = {"rms_norm_eps": 1e-6, "tie_word_embeddings": True, "head_dim": 256, "query_pre_attn_scalar": 256}
+GEMMA = {
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "pad_token_id": 0,
+}
 PLAIN = frozenset({"default"})
 
 FAMILIES = {
@@ -78,7 +84,7 @@ FAMILIES = {
         scaled=True,
         fixed={"attention_bias": False, "final_logit_softcapping": None, "attn_logit_softcapping": None},
     ),
-    "phi3": Family("phi3", defaults=LLAMA | {"rms_norm_eps": 1e-5}, ropes=PLAIN),
+    "phi3": Family("phi3", defaults=LLAMA | {"rms_norm_eps": 1e-5, "pad_token_id": 32000}, ropes=PLAIN),
 }
 
 

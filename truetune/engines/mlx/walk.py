@@ -13,15 +13,22 @@ from truetune.engines.mlx.family import Layout
 
 
 class Walk:
-    """Hidden states of token ids; `saving` computes each layer again in the backward pass instead of keeping it."""
+    """Hidden states of token ids.
 
-    def __init__(self, model: nn.Module, layout: Layout, *, saving: bool = False) -> None:
+    saving   each layer is computed again in the backward pass instead of kept
+    whole    the embedding is trained too, but as in transformers not by the padding token's being read
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, *, saving: bool = False, whole: bool = False) -> None:
         self.model, self.layout, self.saving = model, layout, saving
+        self.padding = layout.settings.get("pad_token_id") if whole else None
 
     def __call__(self, ids: mx.array, caches: Sequence[Any] | None = None) -> mx.array:
         """ids int [B, L] -> [B, L, H]. With caches the ids come after what is in them."""
         inner, layout = self.model.model, self.layout
         h = inner.embed_tokens(ids)
+        if self.padding is not None:
+            h = mx.where((ids == self.padding)[..., None], mx.stop_gradient(h), h)
         if layout.scale != 1.0:
             h = h * mx.array(layout.scale, dtype=h.dtype)
         before = caches[0].offset if caches else 0
