@@ -189,7 +189,7 @@ def test_a_conversation(trained: Ft) -> None:
         assert "nothing was asked yet" in screen.wait(YOU)
         screen.type("/system Be brief.\n/temperature x\n/temperature 9\n/seed 3\n/nonsense\n")
         end = screen.wait("begins a question with a slash")
-        assert "takes a number" in end and "cannot be used" in end and "seed 3" not in end  # greedy: no seed
+        assert "takes a number" in end and "cannot be used" in end and ", seed 3" not in end  # greedy: no seed
         screen.wait(YOU)
         screen.type("What does \\\ncode 3 mean?\n")
         screen.wait("tuned › ")
