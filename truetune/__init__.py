@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.doctor import doctor as doctor
     from truetune.api.evaluate import evaluate as evaluate
     from truetune.api.memory import suggest as suggest
+    from truetune.api.report import report as report
     from truetune.api.runs import receipt_show as receipt_show
     from truetune.api.runs import receipt_verify as receipt_verify
     from truetune.api.runs import run_show as run_show

@@ -9,7 +9,7 @@ import pytest
 from made_run import folder, made
 
 from truetune import cli
-from truetune.api import train
+from truetune.api import report as verb
 from truetune.errors import InputError
 from truetune.report import learning, material
 from truetune.report import write as module
@@ -34,10 +34,16 @@ def test_a_report_that_fails_is_a_warning(tmp_path, monkeypatch, error):
 
     run, heard = folder(tmp_path / "a-run", made()), []
     monkeypatch.setattr(module, "drawings", fail)
-    train._report(run, lambda kind, figures: heard.append((kind, figures["text"])))
+    verb.renew(run, lambda kind, figures: heard.append((kind, figures["text"])))
     (said,) = heard
-    assert said[0] == "warning" and "its report could not be written" in said[1]
+    assert said[0] == "warning" and "the report could not be written" in said[1]
     assert Status.read(run).state == "finished"
+
+
+def test_a_report_is_written_again_by_hand(tmp_path):
+    run = folder(tmp_path / "a-run", made())
+    assert verb.report(str(run.folder)) == run.folder / "finetune_report.md"
+    assert (run.folder / "finetune_report.html").is_file()
 
 
 @pytest.mark.slow

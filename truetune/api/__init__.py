@@ -23,6 +23,7 @@ VERBS = {
     "generate": "truetune.api.chat",
     "side_by_side": "truetune.api.chat",
     "open_run": "truetune.api.chat",
+    "report": "truetune.api.report",
     "runs_list": "truetune.api.runs",
     "run_show": "truetune.api.runs",
     "run_stop": "truetune.api.runs",

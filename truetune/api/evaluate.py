@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from truetune.api.report import renew
 from truetune.errors import ResourceError
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -64,6 +65,7 @@ def evaluate(
         listener("warning", {"text": text})
     if found.run:
         path, stage = results.save(found, rows, document)
+        renew(found.run, listener)
         listener("saved", {"path": str(path), "receipt": stage})
     if out:
         results.write(Path(out), document)

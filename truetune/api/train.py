@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from truetune.api.report import renew
 from truetune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def train(
         run = session.create(gathered, loaded, folder)
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
         outcome = session.carry_out(gathered, run, engine, state, heard)
-    _report(run, listener)
+    renew(run, listener)
     return TrainedRun.of(outcome)
 
 
@@ -129,19 +130,8 @@ def _go_on(
     with closing(engine), _logging(gathered.config.output.log, listener, asked=False) as heard:
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
         outcome = session.carry_out(gathered, run, engine, state, heard, checkpoint=checkpoint, resumed=True)
-    _report(run, listener)
+    renew(run, listener)
     return TrainedRun.of(outcome)
-
-
-def _report(run: Any, listener: Listener) -> None:
-    """Write the report, now that the result is safe. Whatever goes wrong here takes nothing from the training."""
-    try:
-        from truetune.report.write import write
-
-        write(run)
-    except (Exception, KeyboardInterrupt) as error:
-        reason = str(error) or type(error).__name__
-        listener("warning", {"text": f"the training is finished, but its report could not be written: {reason}"})
 
 
 def _resumable(config: str | Path | None, from_: str | None) -> tuple[Any, Any]:

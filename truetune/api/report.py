@@ -1,0 +1,31 @@
+"""The verb `report`: the page about a run, written again. A training and an evaluation write it at their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+def report(run: str = "last") -> Path:
+    """Write finetune_report.md (its path is returned), finetune_report.html and the curves of a run in any state.
+
+    Raises InputError, UsageError for the address, ResourceError where the disk is full.
+    """
+    from truetune.report.write import write
+    from truetune.runs.find import find
+
+    return write(find(run))
+
+
+def renew(run: Any, listener: Listener) -> None:
+    """The report of a run whose result is safe. Whatever goes wrong here takes nothing from it: it is a warning."""
+    try:
+        from truetune.report.write import write
+
+        write(run)
+    except (Exception, KeyboardInterrupt) as error:
+        reason = str(error) or type(error).__name__
+        listener("warning", {"text": f"the result is safe, but the report could not be written: {reason}"})
