@@ -154,8 +154,10 @@ def test_a_single_token_scores_nothing(llama):
     assert [score.tolist() for score in TorchDecoder(DecoderSpec(llama)).score(rows, None)] == [[0.0], [0.0]]
 
 
-def test_a_row_alone_and_in_a_crowd_has_the_same_bits(llama, tmp_path):
-    """With one thread or more; a promise about this kind of CPU, not about every machine."""
+@pytest.mark.parametrize("chunk", [512, 7])
+def test_a_row_alone_and_in_a_crowd_has_the_same_bits(llama, tmp_path, chunk, monkeypatch):
+    """Adapters and chunked prompts included; a promise about this kind of CPU, not about every machine."""
+    monkeypatch.setattr(cores, "CHUNK", chunk)
     decoder = TorchDecoder(DecoderSpec(llama, slots=7))
     decoder.load("first", write(llama, tmp_path / "first", 1))
     decoder.load("second", write(llama, tmp_path / "second", 2, r=3))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,10 @@ class Decoder(Protocol):
         ...
 
     def decode(self) -> list[Token]:
-        """The next token of every admitted row, by slot; none where nothing is admitted."""
+        """The next token of every admitted row, by slot; none where nothing is admitted.
+
+        After OutOfMemory it can be called again, with fewer rows where some are released: no token is lost.
+        """
         ...
 
     def release(self, slot: int) -> None:
@@ -95,6 +98,10 @@ class Decoder(Protocol):
 
     def score(self, examples: Sequence[Example], adapter: str | None) -> list[NDArray[np.float32]]:
         """Per example, float32 [T]: the log-probability of each token after those before it; 0 for the first."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready facts: engine, device, dtype, slots, context, and whether rows go `batched` or `one by one`."""
         ...
 
     def close(self) -> None: ...

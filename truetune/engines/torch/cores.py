@@ -79,16 +79,16 @@ class Batched:
     def step(self, rows: Sequence[Row]) -> None:
         positions = [row.length for row in rows]
         places = [self.places.index(row) for row in rows]
-        cells = Step(self.store, places, torch.tensor(positions, device=self.model.device))
+        cells = Step(self.store, places, positions, self.model.device)
         hidden = self.hidden([row.unread for row in rows], positions, [row.adapter for row in rows], cells)
         self.finish(rows, hidden[: len(rows)])
 
     def read(self, prompts: Sequence[Row]) -> None:
-        """The next chunk of what is unread."""
+        """Whole prompts as they fit, long ones in chunks: where a prompt is cut does not depend on its neighbours."""
         rows, pieces, space = [], [], CHUNK
         for row in prompts:
-            count = min(len(row.unread), space)
-            if count:
+            count = min(len(row.unread), CHUNK)
+            if count <= space:
                 rows.append(row)
                 pieces.append(Piece(self.places.index(row), row.length, row.length + count))
                 space -= count

@@ -8,7 +8,7 @@ table, like `attention.packed`: the models' own forward stays as it is, and says
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -123,43 +123,41 @@ def repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-@dataclass(frozen=True)
 class Step:
-    """A forward over one token each of the rows at `places`, whose positions are `positions`; padding may follow."""
+    """A forward over one token each of the rows at `places`, at these positions; padding may follow."""
 
-    store: Store
-    places: Sequence[int]
-    positions: torch.Tensor
-    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+    def __init__(self, store: Store, places: Sequence[int], positions: Sequence[int], device: torch.device) -> None:
+        self.store = store
+        self.dense = list(places) == list(range(len(places)))
+        self.seen = blocks(max(positions) + 1)
+        # Indices are made once per step, not once per layer: on a GPU each would wait for the host.
+        self.places = torch.tensor(places, device=device)
+        self.positions = torch.tensor(positions, device=device)
+        self.masks: dict[int | None, torch.Tensor] = {}
 
     def attend(self, index, query, key, value, scaling, window, softcap):  # type: ignore[no-untyped-def]
         count, heads = len(self.places), key.shape[1]
-        longest = int(self.positions.max()) + 1
-        keys, values = self.store.layer(index, key, longest)
-        at = torch.tensor(self.places, device=key.device)
-        keys[at, :, self.positions] = key[0, :, :count].transpose(0, 1)
-        values[at, :, self.positions] = value[0, :, :count].transpose(0, 1)
-        seen = min(blocks(longest), keys.shape[2])
-        k, v = (self.rows(tensor)[:, :, :seen] for tensor in (keys, values))
+        keys, values = self.store.layer(index, key, self.seen)
+        keys[self.places, :, self.positions] = key[0, :, :count].transpose(0, 1)
+        values[self.places, :, self.positions] = value[0, :, :count].transpose(0, 1)
+        k, v = (self.rows(tensor)[:, :, : self.seen] for tensor in (keys, values))
         # The heads of a group share keys: they stand as the queries of one head, and nothing is repeated. As for all
         # products, their number is a multiple of four, so that with several threads neighbours change no bit.
         queries = query[0, :, :count].transpose(0, 1).reshape(count, heads, -1, query.shape[3])
         group = queries.shape[2]
         queries = F.pad(queries, (0, 0, 0, -group % ROUND))
-        found = weighted(queries, k, v, scaling, self.mask(seen, window), softcap)[:, :, :group]
+        found = weighted(queries, k, v, scaling, self.mask(window), softcap)[:, :, :group]
         output = torch.zeros_like(query)
         output[0, :, :count] = found.reshape(count, query.shape[1], -1).transpose(0, 1)
         return output
 
     def rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        if list(self.places) == list(range(len(self.places))):
-            return tensor[: len(self.places)]
-        return tensor[list(self.places)]
+        return tensor[: len(self.places)] if self.dense else tensor[self.places]
 
-    def mask(self, seen: int, window: int | None) -> torch.Tensor:
+    def mask(self, window: int | None) -> torch.Tensor:
         """True where a row sees: bool [rows, 1, 1, seen]."""
         if window not in self.masks:
-            distance = self.positions[:, None] - torch.arange(seen, device=self.positions.device)[None]
+            distance = self.positions[:, None] - torch.arange(self.seen, device=self.positions.device)[None]
             inside = distance >= 0 if window is None else (distance >= 0) & (distance < window)
             self.masks[window] = inside[:, None, None]
         return self.masks[window]
