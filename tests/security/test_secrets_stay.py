@@ -62,7 +62,7 @@ def test_errors_do_not_tell(case: str, environment: bool, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["huggingface: hf_Canary: [", "huggingface:\n  token: [hf_Canary]\n", "hf_Canary\n"],
+    ["huggingface: hf_Canary: [", "huggingface:\n  token: [hf_Canary]\n"],
 )
 def test_a_file_of_secrets_that_cannot_be_read_is_not_shown(text: str, folder: Path) -> None:
     (folder / "train.yml").write_text(json.dumps(TRAIN | {"model": "nobody/nothing-at-all"}))

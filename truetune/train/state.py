@@ -6,7 +6,10 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from truetune.engines.base import LossSum, StepResult
+from truetune.errors import InputError
 
 
 @dataclass
@@ -72,7 +75,16 @@ class State:
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> State:
-        return cls(**body)
+        """Undo `to_json`. Raises InputError `checkpoint.damaged` for what is no such state."""
+        try:
+            return TypeAdapter(cls).validate_python(body)
+        except ValidationError as error:
+            raise InputError(
+                f"not the state of a training: {'.'.join(map(str, error.errors()[0]['loc']))[:60]!r} is wrong",
+                code="checkpoint.damaged",
+                where="state.json",
+                hint="Go on from another checkpoint; `ft runs show` lists them.",
+            ) from None
 
 
 def lowest(a: float | None, b: float) -> float:

@@ -79,7 +79,7 @@ def restore(folder: Path, parameters: dict, optimizer: torch.optim.Optimizer) ->
             parameter.data.copy_(weights[name])
         put_moments(moments, parameters, optimizer)
         return read_rng(folder / RNG)
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise InputError(
             f"the checkpoint does not fit its run: {error}",
             code=DAMAGED,
