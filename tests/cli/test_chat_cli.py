@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from truetune import cli
-from truetune.cli.answers import beside
+from truetune.cli.answers import beside, verbatim
 from truetune.cli.common import Output
 from truetune.cli.talk import Flow, line, sampling
 
@@ -135,10 +135,8 @@ def test_answers_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
         {"question": "Why?", "before": "", "after": "So.", "row": "So."},
         {"question": "[red]How\x1b[2J?", "before": "word " * 200, "after": ":smile:", "row": "x"},
     ]
-    document: dict[str, Any] = {}
-    beside(Output(document), rows)
+    beside(Output({}), rows)
     shown = capsys.readouterr().out
     assert "(nothing)" in shown and ":smile:" in shown and "[red]How\\x1b[2J?" in shown
-    assert "1 of these 2" in shown
+    assert verbatim(rows).startswith("1 of these 2 ")
     assert max(map(len, shown.splitlines())) < 320
-    assert document["answers"] == rows
