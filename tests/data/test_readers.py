@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truetune.data import elements, readers
+from truetune.data.reading import values
 from truetune.data.rows import RowError
 from truetune.errors import InputError
-
-SUITE = Path(__file__).parents[3] / "shared" / "data" / "JSONTestSuite" / "test_parsing"
 
 
 def rows(path: Path, content: str | bytes) -> list[tuple[int, Any]]:
@@ -34,11 +34,15 @@ def test_jsonl_goes_on_after_a_bad_line(tmp_path: Path) -> None:
     [
         ('{"a": NaN}', "json.syntax"),
         ('{"a": -Infinity}', "json.syntax"),
-        ('{"a": "\\ud800"}', "json.syntax"),
+        ('{"a": 1, b: NaN}', "json.syntax"),
+        ('{"a": "\\ud800"}', "json.surrogate"),
+        ('{"a": 1e999}', "json.number"),
         ('{"a": "\\u0000"}', "data.nul"),
         ('{"a": ' + "[" * 64 + "]" * 64 + "}", "data.too_deep"),
-        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "json.syntax"),
-        (b'{"a": "\xff"}', "json.syntax"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "data.too_deep"),
+        (b'{"a": "\xff"}', "data.encoding"),
+        (b'{"a": "\xff}', "json.syntax"),
+        ('{"a": 1}\x0c', "json.syntax"),
         ('{"a": 1} x', "json.syntax"),
     ],
 )
@@ -55,6 +59,7 @@ def test_json_that_only_looks_bad(tmp_path: Path, line: str) -> None:
 
 def test_an_endless_line_is_one_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "LINE", 50)
+    monkeypatch.setattr(values, "LINE", 50)
     found = rows(tmp_path / "a.jsonl", '{"a": "' + "x" * 500 + '"}\n{"a": 1}\n{"a": "' + "x" * 40 + '"}')
     assert found == [(1, "data.too_big"), (2, {"a": 1}), (3, {"a": "x" * 40})]
 
@@ -80,6 +85,11 @@ def test_an_array_has_lines_for_its_elements(tmp_path: Path) -> None:
         ('{\n"a": 1}', [(1, {"a": 1})]),
         ('{"a": 1}\n{"a": 2}', [(1, {"a": 1}), (2, {"a": 2})]),
         ("x", [(1, "json.syntax")]),
+        ("[\x0c]", [(1, "json.syntax")]),
+        ('\n{\n"a": 1\n}\n\n{\n"a": {"b": 2}}\n', [(2, {"a": 1}), (6, {"a": {"b": 2}})]),
+        ('{\n"a": 1\n}\n{\n"a": x\n}\n', [(1, {"a": 1}), (4, "json.syntax")]),
+        ('{\n"a": 1\n}\n{\n"a": 2\n', [(1, {"a": 1}), (4, "data.broken_file")]),
+        ('{\n"a": 1\n}\n]\n', [(1, {"a": 1}), (4, "data.broken_file")]),
     ],
 )
 def test_json_files(tmp_path: Path, text: str, expected: list[tuple[int, Any]]) -> None:
@@ -94,21 +104,46 @@ json_values = st.recursive(
 
 
 @given(st.lists(json_values), st.sampled_from([None, 1]), st.booleans())
-def test_elements_are_those_of_the_array(values: list[Any], indent: int | None, ascii_only: bool) -> None:
+def test_elements_are_those_of_the_array(items: list[Any], indent: int | None, ascii_only: bool) -> None:
     try:
-        raw = json.dumps(values, indent=indent, ensure_ascii=ascii_only).encode()
+        raw = json.dumps(items, indent=indent, ensure_ascii=ascii_only).encode()
     except UnicodeEncodeError:
         return
-    found = list(elements.split(raw, 0))
+    found = list(elements.split(io.BytesIO(raw)))
     assert all(isinstance(part, bytes) for _, part in found)
-    assert [json.loads(part) for _, part in found if isinstance(part, bytes)] == values
+    assert [json.loads(part) for _, part in found if isinstance(part, bytes)] == items
     lines = [line for line, _ in found]
     assert lines == sorted(lines)
 
 
+@given(st.lists(json_values), st.integers(1, 40), st.sampled_from([None, 1]))
+def test_blocks_of_any_size_give_the_same_elements(items: list[Any], block: int, indent: int | None) -> None:
+    raw = json.dumps(items, indent=indent).encode() + b"\n\n"
+    with pytest.MonkeyPatch.context() as patch:
+        whole = list(elements.split(io.BytesIO(raw)))
+        patch.setattr(elements, "BLOCK", block)
+        assert list(elements.split(io.BytesIO(raw))) == whole
+        patch.setattr(values, "LINE", 30)
+        small = list(elements.split(io.BytesIO(raw)))
+    assert [line for line, _ in small] == [line for line, _ in whole]
+    for (_, part), (_, full) in zip(small, whole, strict=True):
+        assert isinstance(full, bytes)
+        assert part == full or (isinstance(part, RowError) and part.code == "data.too_big" and len(full) > 30 - block)
+
+
+def test_an_element_that_is_too_large_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elements, "BLOCK", 16)
+    monkeypatch.setattr(values, "LINE", 64)
+    raw = b'[\n{"a": "' + b'\\"' * 500 + b'",\n"b": [' + b"1, " * 300 + b"1]},\n{}\n, " + b'"open' + b"x" * 500
+    found = [
+        (line, part.code if isinstance(part, RowError) else part) for line, part in elements.split(io.BytesIO(raw))
+    ]
+    assert found == [(2, "data.too_big"), (4, b"{}"), (5, "data.broken_file")]
+
+
 @given(st.binary(max_size=60).map(lambda tail: b"[" + tail))
 def test_elements_never_fail_on_garbage(raw: bytes) -> None:
-    for line, part in elements.split(raw, 0):
+    for line, part in elements.split(io.BytesIO(raw)):
         assert 1 <= line <= raw.count(b"\n") + 1
         assert isinstance(part, bytes | RowError)
 
@@ -163,24 +198,28 @@ def test_torn_utf_16_is_an_error(tmp_path: Path, name: str) -> None:
     assert caught.value.finding.code == "data.encoding"
 
 
-def test_the_public_json_suite() -> None:
-    """Verdicts on one value, asked through a row that holds it: `y_` must be taken, `n_` refused."""
-    if not SUITE.is_dir():
-        pytest.skip("../shared/data/JSONTestSuite is not there")
-    for path in sorted(SUITE.glob("[yn]_*.json")):
-        if path.name in ("y_string_null_escape.json", "y_string_escaped_control_character.json"):
-            continue  # NUL and control characters are JSON, but not training text
-        raw = b'{"a": ' + path.read_bytes() + b"}"
-        verdict = not isinstance(readers.parse(raw), RowError)
-        suspicious = b"u0000" in raw or path.name == "n_structure_open_array_object.json"
-        assert verdict is path.name.startswith("y_") or suspicious, path.name
-
-
 @given(st.dictionaries(st.text(max_size=5), json_values, max_size=4))
 def test_a_row_is_what_orjson_says(value: dict[str, Any]) -> None:
     try:
         raw = orjson.dumps(value)
     except TypeError:
         return
-    parsed = readers.parse(raw)
+    parsed = values.parse(raw)
     assert parsed == value or (isinstance(parsed, RowError) and parsed.code == "data.nul")
+
+
+def test_keys_that_stand_twice_are_noted(tmp_path: Path) -> None:
+    text = '{"a": 1, "b": "\\"x\\": y"}\n{"a": 1, "b": 2, "a" : {"c": 1, "c": 2}}\n{"a": {"a": 1}}\n'
+    (tmp_path / "a.jsonl").write_text(text)
+    notes: list[tuple[int, str, str]] = []
+    found = list(readers.read(tmp_path / "a.jsonl", lambda *note: notes.append(note)))
+    assert [value for _, value, _ in found][1:] == [{"a": {"c": 2}, "b": 2}, {"a": {"a": 1}}]
+    assert [(line, code) for line, code, _ in notes] == [(2, "json.duplicate_key")] * 2
+    assert "'c'" in notes[0][2] and "'a'" in notes[1][2]
+
+
+def test_an_object_that_is_too_large_and_never_closed_is_no_silent_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elements, "BLOCK", 16)
+    monkeypatch.setattr(values, "LINE", 32)
+    found = list(elements.objects(io.BytesIO(b'{\n"a": ' + b"[1],  " * 40 + b" " * 200)))
+    assert [(line, part.code) for line, part in found if isinstance(part, RowError)] == [(1, "data.broken_file")]

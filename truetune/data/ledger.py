@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from truetune.data.fit import Fitted
 from truetune.data.formats import Format
 from truetune.data.job import Job, Options
+from truetune.data.reading.notes import Notes
 from truetune.data.render import Rendered
 from truetune.data.rows import Reject
 from truetune.data.sources import Source
@@ -48,6 +49,8 @@ class Ledger:
     closed: int = 0
     used: list[tuple[int, bytes, bool]] = field(default_factory=list)
     """Row, digest and whether it is a training row."""
+    notes: Notes = field(default_factory=Notes)
+    """What the readers say about the files."""
 
     def read(self, file: str) -> None:
         self.rows["read"] += 1
@@ -183,6 +186,7 @@ class Ledger:
             found.append(("data.lost", f"{self.lost} tokens of {self.rows['truncated']} rows are cut by max_length"))
         if not held_rows and job.options.validation is not None:
             found.append(("data.no_validation", "too few rows to hold any out: there will be no held-out loss"))
+        found += self.notes.findings()
         return [{"code": code, "message": message} for code, message in found]
 
 

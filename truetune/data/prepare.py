@@ -18,6 +18,8 @@ from truetune.data.fit import fit
 from truetune.data.formats import Format
 from truetune.data.job import Job, Options, plan
 from truetune.data.ledger import Ledger
+from truetune.data.reading.file import File
+from truetune.data.reading.notes import Notes, ignore
 from truetune.data.render import Renderer
 from truetune.data.rows import Content, Reject, Row, RowError
 from truetune.data.sources import Source
@@ -60,11 +62,11 @@ def prepare(
     return Prepared(entry.train, entry.validation, entry.report["objective"], entry.report, entry.rejects)
 
 
-def read(files: Sequence[Source], start: int = 0) -> Iterator[Row | Reject]:
-    """All rows of the files, numbered from `start`."""
+def read(files: Sequence[Source], start: int = 0, notes: Notes | None = None) -> Iterator[Row | Reject]:
+    """All rows of the files, numbered from `start`; `notes` takes what should be known beside them."""
     index = start
     for source in files:
-        for line, value, raw in readers.read(source.path):
+        for line, value, raw in readers.read(source.path, notes.of(source.name) if notes else ignore):
             if isinstance(value, RowError):
                 yield Reject(index, source.name, line, value.code, value.reason, raw)
             else:
@@ -111,7 +113,7 @@ class _Intake:
     def _files(self, files: Sequence[Source], index: int, train: bool) -> int:
         """Take in all rows of one side; returns the index after the last."""
         chunk: list[tuple[Row, Content]] = []
-        for row in read(files, index):
+        for row in read(files, index, self.ledger.notes):
             index = row.index + 1
             self.ledger.read(row.file)
             if (content := self._content(row, train)) is not None:
@@ -180,12 +182,31 @@ def _objective(job: Job, form: Format) -> str:
 def _no_row(files: Sequence[Source]) -> InputError:
     """The error for files without a single object: empty ones, or nothing but bad rows."""
     where = ", ".join(source.name for source in files)
-    first = next((row for row in read(files) if isinstance(row, Reject)), None)
+    rejects = (row for row in read(files) if isinstance(row, Reject))
+    first = next(rejects, None)
     if first is None:
-        return InputError("there is no row in it", code="data.empty", where=where, hint="Is it the right file?")
+        return _empty(files, where)
+    broken = next((row for row in chain([first], rejects) if _is_syntax(row)), None)
+    if broken is not None:
+        return InputError(broken.reason, code="json.syntax", where=broken.where, hint="Mend the file here.")
     hint = "Each row must be a JSON object, or a CSV record under a header."
     if first.code == "data.encoding":
         hint = "Save the file as UTF-8."
     return InputError(
         f"no row can be read; the first: {first.reason}", code="data.no_rows", where=first.where, hint=hint
     )
+
+
+def _is_syntax(row: Reject) -> bool:
+    """Whether it breaks a file that is one JSON document."""
+    return row.code in ("json.syntax", "data.broken_file") and Path(row.file).suffix.lower() == ".json"
+
+
+def _empty(files: Sequence[Source], where: str) -> InputError:
+    """`[]` is JSON without rows; nothing at all is no JSON."""
+    hint = "Is it the right file?"
+    if all(source.path.suffix.lower() == ".json" for source in files):
+        if any(File(source.path).head().strip() for source in files):
+            return InputError("there is no row in it", code="data.no_rows", where=where, hint=hint)
+        return InputError("the file is empty, which is no JSON", code="json.syntax", where=where, hint=hint)
+    return InputError("there is no row in it", code="data.empty", where=where, hint=hint)

@@ -1,72 +1,73 @@
-"""Rows out of files, strictly: `.json`, `.jsonl`, `.csv`, `.txt`. A bad row is named and the rest goes on.
+"""Rows out of files, strictly: a table from suffixes to readers. A bad row is named and the rest goes on.
 
-JSON is UTF-8 (a BOM is skipped) or UTF-16 with a BOM. What JSON allows but training does not want (NUL characters,
-nesting deeper than `DEPTH`) is refused, and so is what other readers let pass: NaN, lone surrogates, ragged CSV rows.
+Every reader takes a `File` (its content as UTF-8, see `reading.file`) and yields each row with its line. What JSON
+allows but training does not want is refused (see `reading.values`), and so is what other readers let pass: NaN, lone
+surrogates, ragged CSV rows. What is used but should be known (another encoding, a key that stands twice) is noted.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from truetune.data import elements
+from truetune.data.elements import Part
+from truetune.data.reading.file import File
+from truetune.data.reading.notes import Note, ignore
+from truetune.data.reading.values import LINE, SPACE, Item, Value, bad_text, parse, shown, twice
 from truetune.data.rows import RAW_LIMIT, RowError
 from truetune.errors import InputError
 
-DEPTH = 64
-LINE = 32 * 2**20
-"""Most bytes of one row."""
-
-Value = dict[str, Any] | RowError
-Item = tuple[int, Value, str]
-"""Line (from 1), the row or why it is none, and its raw text, shortened."""
+WHOLE = 64 * 2**20
+"""Most bytes of a file that is one object: it is parsed as a whole."""
 
 
-def read(path: Path) -> Iterator[Item]:
-    """The rows of one file, by its suffix (see `READERS`). Raises InputError (`data.encoding`) for damaged UTF-16."""
-    try:
-        yield from READERS[path.suffix.lower()](path)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"not valid {error.encoding}: {error.reason}",
-            code="data.encoding",
-            where=str(path),
-            hint="Save the file as UTF-8.",
-        ) from error
+def read(path: Path, note: Note = ignore) -> Iterator[Item]:
+    """The rows of one file, by its suffix (see `READERS`); what should be known beside them goes to `note`.
+
+    Raises InputError: `data.binary`, `data.encoding`, `data.header`.
+    """
+    yield from READERS[path.suffix.lower()](File(path, note))
 
 
-def jsonl(path: Path) -> Iterator[Item]:
-    """One object per line; empty lines are skipped."""
-    for line, raw in _lines(path):
-        if raw.strip():
-            yield line, parse(raw), _shown(raw)
+def jsonl(file: File) -> Iterator[Item]:
+    """One object per line, empty lines are skipped; or objects over several lines each, the first opened by a line
+    that holds nothing but its brace."""
+    if file.head().lstrip(SPACE).partition(b"\n")[0].strip(SPACE) == b"{":
+        with file.utf8() as stream:
+            yield from _parsed(file, elements.objects(stream))
+        return
+    for line, raw in _lines(file):
+        if raw.strip(SPACE):
+            yield _item(file, line, raw)
 
 
-def json(path: Path) -> Iterator[Item]:
-    """An array of objects, an object that holds one under a key of its own, one object, or one object per line."""
-    raw = _bytes(path)
-    start = raw.lstrip()[:1]
-    if start == b"[":
-        yield from _array(raw, raw.index(b"["))
-    elif start == b"{" and (place := _held(raw)) is not None:
-        yield from _array(raw, place, enclosed=True)
-    elif start == b"{" and not isinstance(parse(raw), RowError):
-        yield 1, parse(raw), _shown(raw)
+def json(file: File) -> Iterator[Item]:
+    """An array of objects, an object that holds one under a key of its own, one object, or objects as in `jsonl`."""
+    start = file.head().lstrip(SPACE)[:1]
+    with file.utf8() as stream:
+        if start == b"[":
+            yield from _parsed(file, elements.split(stream))
+            return
+        raw = stream.read(WHOLE + 1) if start == b"{" else b""
+    if (place := _held(raw)) is not None:
+        inner = elements.split(io.BytesIO(raw[place:]), raw.count(b"\n", 0, place) + 1, enclosed=True)
+        yield from _parsed(file, inner)
+    elif len(raw) <= WHOLE and start == b"{" and not isinstance(parse(raw), RowError):
+        yield _item(file, 1, raw)
     else:
-        yield from jsonl(path)
+        yield from jsonl(file)
 
 
-def table(path: Path) -> Iterator[Item]:
+def table(file: File) -> Iterator[Item]:
     """CSV with a header, comma-separated, quoted as RFC 4180 says. A row has as many cells as the header."""
     csv.field_size_limit(LINE)
-    with _text(path) as stream:
+    with file.text() as stream:
         rows = csv.reader(stream, strict=True)
         header: list[str] | None = None
         while True:
@@ -79,52 +80,43 @@ def table(path: Path) -> Iterator[Item]:
                 yield line, _broken(error, rows.line_num - line + 1), ""
                 continue
             if header is None:
-                header = _header(path, cells)
+                header = _header(file.path, cells)
             elif cells:
                 yield line, _record(header, cells), ",".join(cells)[:RAW_LIMIT]
 
 
-def lines(path: Path) -> Iterator[Item]:
+def lines(file: File) -> Iterator[Item]:
     """Plain text: each line that is not blank is one document."""
-    with _text(path) as stream:
+    with file.text() as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 text = line.rstrip("\r\n")
-                yield number, _bad_text([text]) or {"text": text}, text[:RAW_LIMIT]
+                yield number, bad_text([text]) or {"text": text}, text[:RAW_LIMIT]
 
 
-READERS: dict[str, Callable[[Path], Iterator[Item]]] = {".json": json, ".jsonl": jsonl, ".csv": table, ".txt": lines}
+READERS: dict[str, Callable[[File], Iterator[Item]]] = {".json": json, ".jsonl": jsonl, ".csv": table, ".txt": lines}
 
 
-def parse(raw: bytes) -> Value:
-    """One row of JSON: an object, or why it is none."""
-    if len(raw) > LINE:
-        return RowError("data.too_big", f"the row has more than {LINE // 2**20} MiB")
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        return RowError("json.syntax", f"not valid JSON: {error.msg}, at character {error.pos + 1} of the row")
-    if not isinstance(value, dict):
-        return RowError("data.not_an_object", f"a row is an object of columns, not {_kind(value)}")
-    if raw.count(b"[") + raw.count(b"{") > DEPTH and _depth(value) > DEPTH:
-        return RowError("data.too_deep", f"nested more than {DEPTH} levels deep")
-    if b"\\u0000" in raw and any("\0" in text for text in _strings(value)):
-        return RowError("data.nul", "contains a NUL character")
-    return value
+def _item(file: File, line: int, raw: bytes) -> Item:
+    value = parse(raw)
+    if file.note is not ignore and isinstance(value, dict):
+        for key in twice(raw, value):
+            file.note(line, "json.duplicate_key", f"the key {key!r} stands twice in one object; the last value counts")
+    return line, value, shown(raw)
 
 
-def _array(raw: bytes, start: int, enclosed: bool = False) -> Iterator[Item]:
-    for line, part in elements.split(raw, start, enclosed):
+def _parsed(file: File, parts: Iterator[Part]) -> Iterator[Item]:
+    for line, part in parts:
         if isinstance(part, RowError):
             yield line, part, ""
         else:
-            yield line, parse(part), _shown(part)
+            yield _item(file, line, part)
 
 
 def _held(raw: bytes) -> int | None:
     """Where the array of rows begins, in an object whose only list it is: `{"version": 1, "data": [{…}, …]}`."""
     try:
-        value = orjson.loads(raw)
+        value = orjson.loads(raw) if raw and len(raw) <= WHOLE else {}
     except orjson.JSONDecodeError:
         return None
     held = [key for key, item in value.items() if isinstance(item, list)]
@@ -134,36 +126,16 @@ def _held(raw: bytes) -> int | None:
     return match.end() - 1 if match else None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines as UTF-8, without reading an endless one."""
-    stream: Any = io.BytesIO(_bytes(path)) if _encoding(path) == "utf-16" else path.open("rb")
-    with stream:
+def _lines(file: File) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines, without reading an endless one."""
+    with file.utf8() as stream:
         number = 0
         while raw := stream.readline(LINE + 1):
             number += 1
             more = raw
             while len(more) > LINE and not more.endswith(b"\n"):
                 more = stream.readline(LINE + 1)  # skip the rest of a line that `parse` refuses
-            yield number, raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-
-
-def _bytes(path: Path) -> bytes:
-    """The whole file as UTF-8; what is not decodable stays, for the parser to refuse row by row."""
-    raw = path.read_bytes()
-    if _encoding(path) == "utf-16":
-        return raw.decode("utf-16").encode()
-    return raw.removeprefix(codecs.BOM_UTF8)
-
-
-def _text(path: Path) -> io.TextIOWrapper:
-    """A text stream; undecodable bytes become lone surrogates, which `_bad_text` finds row by row."""
-    return path.open("r", encoding=_encoding(path), errors="surrogateescape", newline="")
-
-
-def _encoding(path: Path) -> str:
-    with path.open("rb") as stream:
-        start = stream.read(2)
-    return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+            yield number, raw
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
@@ -185,47 +157,4 @@ def _broken(error: csv.Error, lines: int) -> RowError:
 def _record(header: list[str], cells: list[str]) -> Value:
     if len(cells) != len(header):
         return RowError("data.ragged_row", f"the row has {len(cells)} cells, the header has {len(header)}")
-    return _bad_text(cells) or dict(zip(header, cells, strict=True))
-
-
-def _bad_text(texts: Iterable[str]) -> RowError | None:
-    for text in texts:
-        if "\0" in text:
-            return RowError("data.nul", "contains a NUL character")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return RowError("data.encoding", "contains bytes that are not UTF-8")
-    return None
-
-
-def _kind(value: Any) -> str:
-    names = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _depth(value: Any) -> int:
-    """Levels of nesting, without recursion."""
-    deepest, todo = 0, [(value, 1)]
-    while todo:
-        item, level = todo.pop()
-        if isinstance(item, dict | list):
-            deepest = max(deepest, level)
-            todo += [(child, level + 1) for child in (item.values() if isinstance(item, dict) else item)]
-    return deepest
-
-
-def _strings(value: Any) -> Iterator[str]:
-    todo = [value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, dict):
-            todo += [*item.keys(), *item.values()]
-        elif isinstance(item, list):
-            todo += item
-
-
-def _shown(raw: bytes) -> str:
-    return raw[:RAW_LIMIT].decode("utf-8", "replace").strip()
+    return bad_text(cells) or dict(zip(header, cells, strict=True))
