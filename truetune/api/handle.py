@@ -104,6 +104,12 @@ class TrainedRun:
 
         return chat(str(self.folder), **options)
 
+    def evaluate(self, **options: Any) -> dict[str, Any]:
+        """The tuned model against its base on held-out rows; options and errors are those of `truetune.evaluate`."""
+        from truetune.api.evaluate import evaluate
+
+        return evaluate(str(self.folder), **options)
+
     def receipt(self) -> dict[str, Any]:
         """Stage -> receipt."""
         return receipt.read(Run(self.folder))
