@@ -146,7 +146,7 @@ def usage(resolved: dict[str, Any], receipts: dict[str, Any], folder: str) -> st
         return WHOLE.format(folder=json.dumps(folder)) + ending
     base, extra = json.dumps(model["name"]), ""
     if model["kind"] == "starter":
-        base, extra = 'str(files("truetune.models.starter"))', "from importlib.resources import files\n\n"
+        base, extra = 'str(files("truetune.models") / "starter")', "from importlib.resources import files\n\n"
     revision = f", revision={json.dumps(model['revision'])}" if model["revision"] else ""
     return extra + ADAPTED.format(base=base, folder=json.dumps(folder), revision=revision) + ending
 

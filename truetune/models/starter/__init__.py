@@ -1,1 +1,0 @@
-"""The starter model's files; made by `scripts/starter/make.py`."""
