@@ -61,8 +61,6 @@ def test_shapes(value: dict[str, Any], name: str, expected: str) -> None:
             "data.no_column",
             "",
         ),
-        ([{"question;answer": "q;a"}], None, "data.unknown_format", "not by ';'"),
-        ([{"question\tanswer": "q\ta"}], None, "data.unknown_format", "not by '\\t'"),
     ],
 )
 def test_columns_that_are_not_there(

@@ -197,8 +197,6 @@ def _refuse_preference(shape: Shape) -> None:
 def _unknown(message: str, names: Counter[str], columns: Mapping[str, str] | None) -> InputError:
     found = ", ".join(name for name, _ in names.most_common(12)) or "none"
     hint = f"Columns found: {found}. Formats: {_known()}. Name your columns: `columns: {{prompt: …, response: …}}`."
-    if len(names) == 1 and (separator := next((sign for sign in ";\t|" if sign in found), None)):
-        hint = f"The one column found is {found!r}: cells are separated by commas here, not by {separator!r}."
     return InputError(
         message, code="data.unknown_format", where="data.columns" if columns else "data.format", hint=hint
     )

@@ -7,7 +7,6 @@ surrogates, ragged CSV rows. What is used but should be known (another encoding,
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -19,9 +18,9 @@ from truetune.data import elements
 from truetune.data.elements import Part
 from truetune.data.reading.file import File
 from truetune.data.reading.notes import Note, ignore
-from truetune.data.reading.values import LINE, SPACE, Item, Value, bad_text, parse, shown, twice
+from truetune.data.reading.tables import Lines, table
+from truetune.data.reading.values import LINE, SPACE, Item, bad_text, parse, shown, too_big, twice
 from truetune.data.rows import RAW_LIMIT, RowError
-from truetune.errors import InputError
 
 WHOLE = 64 * 2**20
 """Most bytes of a file that is one object: it is parsed as a whole."""
@@ -64,37 +63,27 @@ def json(file: File) -> Iterator[Item]:
         yield from jsonl(file)
 
 
-def table(file: File) -> Iterator[Item]:
-    """CSV with a header, comma-separated, quoted as RFC 4180 says. A row has as many cells as the header."""
-    csv.field_size_limit(LINE)
-    with file.text() as stream:
-        rows = csv.reader(stream, strict=True)
-        header: list[str] | None = None
-        while True:
-            line = rows.line_num + 1
-            try:
-                cells = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield line, _broken(error, rows.line_num - line + 1), ""
-                continue
-            if header is None:
-                header = _header(file.path, cells)
-            elif cells:
-                yield line, _record(header, cells), ",".join(cells)[:RAW_LIMIT]
-
-
 def lines(file: File) -> Iterator[Item]:
     """Plain text: each line that is not blank is one document."""
     with file.text() as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                text = line.rstrip("\r\n")
+        lines = Lines(stream)
+        for number, line in enumerate(lines, 1):
+            text = line.rstrip("\r\n")
+            if lines.cut:
+                lines.cut = False
+                yield number, too_big(), text[:RAW_LIMIT]
+            elif line.strip():
                 yield number, bad_text([text]) or {"text": text}, text[:RAW_LIMIT]
 
 
-READERS: dict[str, Callable[[File], Iterator[Item]]] = {".json": json, ".jsonl": jsonl, ".csv": table, ".txt": lines}
+READERS: dict[str, Callable[[File], Iterator[Item]]] = {
+    ".csv": table,
+    ".json": json,
+    ".jsonl": jsonl,
+    ".ndjson": jsonl,
+    ".tsv": table,
+    ".txt": lines,
+}
 
 
 def _item(file: File, line: int, raw: bytes) -> Item:
@@ -136,25 +125,3 @@ def _lines(file: File) -> Iterator[tuple[int, bytes]]:
             while len(more) > LINE and not more.endswith(b"\n"):
                 more = stream.readline(LINE + 1)  # skip the rest of a line that `parse` refuses
             yield number, raw
-
-
-def _header(path: Path, cells: list[str]) -> list[str]:
-    """The names of the columns. Two of the same name would hide one another."""
-    twice = next((name for place, name in enumerate(cells) if name in cells[:place]), None)
-    if twice is not None:
-        hint = "Give each column a name of its own."
-        raise InputError(f"two columns are called {twice!r}", code="data.header", where=f"{path}:1", hint=hint)
-    return cells
-
-
-def _broken(error: csv.Error, lines: int) -> RowError:
-    """A bad record; one that runs to the end of the file has swallowed every row after it."""
-    if "unexpected end of data" in str(error):
-        return RowError("data.broken_file", f"a quote is not closed: it takes in the {lines} lines to the file's end")
-    return RowError("csv.syntax", f"not valid CSV: {error}")
-
-
-def _record(header: list[str], cells: list[str]) -> Value:
-    if len(cells) != len(header):
-        return RowError("data.ragged_row", f"the row has {len(cells)} cells, the header has {len(header)}")
-    return bad_text(cells) or dict(zip(header, cells, strict=True))

@@ -56,6 +56,11 @@ class File:
     path: Path
     note: Note = ignore
 
+    @property
+    def kind(self) -> str:
+        """The suffix that says what it holds."""
+        return self.path.suffix.lower()
+
     @contextmanager
     def utf8(self) -> Iterator[IO[bytes]]:
         """The content as UTF-8 without a mark. Bytes that are none of the encoding stay, for the rows to be refused.
@@ -80,8 +85,8 @@ class File:
             yield text
 
     def head(self, size: int = BLOCK) -> bytes:
-        """The first bytes of the content, as UTF-8."""
-        with self.utf8() as stream:
+        """The first bytes of the content, as UTF-8. Notes are left to who reads on."""
+        with File(self.path).utf8() as stream:
             return stream.read(size)
 
     def _bytes(self) -> IO[bytes]:

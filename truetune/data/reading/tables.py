@@ -1,0 +1,173 @@
+"""CSV in any dialect, and TSV: which one is told from a sample of the whole, then every record is held to it.
+
+A dialect is better than another if more records of the sample have as many cells as the header. Commas and doubled
+quotes (RFC 4180) win where nothing is better; anything else is said in a note.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from truetune.data.reading import values
+from truetune.data.reading.file import File
+from truetune.data.reading.values import Item, Value, bad_text
+from truetune.data.rows import RAW_LIMIT, RowError
+from truetune.errors import InputError
+
+SAMPLE = 2**18
+"""Characters at the start of a table that its dialect is told from."""
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How cells are told apart: `style` is how they are quoted, a row of `STYLES`."""
+
+    separator: str
+    style: str
+
+    def options(self) -> dict[str, Any]:
+        return {"delimiter": self.separator, "strict": True, **STYLES[self.style]}
+
+    def sentence(self) -> str:
+        said = "" if self.style == "quotes" else f", {self.style}"
+        return f"cells are separated by {SEPARATORS.get(self.separator, repr(self.separator))}{said}"
+
+
+STYLES: dict[str, dict[str, Any]] = {
+    "quotes": {},
+    "quoted after spaces": {"skipinitialspace": True},
+    "quotes in them behind backslashes": {"escapechar": "\\", "doublequote": False},
+    "quoted by apostrophes": {"quotechar": "'"},
+    "never quoted": {"quoting": csv.QUOTE_NONE},
+}
+SIGNS = {
+    "quotes": "",
+    "quoted after spaces": r'{0} +"',
+    "quotes in them behind backslashes": r'\\"',
+    "quoted by apostrophes": r"(?m:(?:^|{0})'[^'\n]*'(?:{0}|\r?$))",
+    "never quoted": r'\t[^\t\n]*"',
+}
+"""What must stand somewhere in the sample for a style to be tried."""
+
+
+def table(file: File) -> Iterator[Item]:
+    """A table with a header. A row has as many cells as the header. Raises InputError (`data.header`)."""
+    csv.field_size_limit(values.LINE)
+    sample = file.head(SAMPLE).decode("utf-8", "replace")
+    told = re.match(r"sep=([,;\t|:])\r?\n", sample)  # a line that spreadsheets write and read
+    dialect = Dialect(told[1], "quotes") if told else sniff(sample, _usual(file))
+    if dialect != Dialect(_usual(file), "quotes"):
+        file.note(0, "csv.dialect", dialect.sentence())
+    with file.text() as stream:
+        if told:
+            stream.readline()
+        yield from _records(file, Lines(stream), dialect, skipped=1 if told else 0)
+
+
+def sniff(sample: str, usual: str) -> Dialect:
+    """The dialect in which most records have as many cells as the header, `usual` separators before others."""
+    separators = [usual, *(sign for sign in SEPARATORS if sign != usual)]
+    tried = [Dialect(*pair) for pair in product(separators, STYLES) if _possible(sample, *pair)]
+    best = max(tried, key=lambda dialect: _fitting(sample, dialect))  # the first of equals
+    return best if _fitting(sample, best)[0] else Dialect(usual, "quotes")
+
+
+class Lines:
+    """Lines of a stream, none longer than a row may be: the rest of such a line is skipped and `cut` is set."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self.stream, self.cut = stream, False
+
+    def __iter__(self) -> Iterator[str]:
+        limit = values.LINE
+        while line := self.stream.readline(limit + 1):
+            more = line
+            while len(more) > limit and not more.endswith("\n"):
+                self.cut, more = True, self.stream.readline(limit + 1)
+            yield line
+
+
+def _records(file: File, lines: Lines, dialect: Dialect, skipped: int) -> Iterator[Item]:
+    rows = csv.reader(iter(lines), **dialect.options())
+    header: list[str] | None = None
+    while True:
+        line = rows.line_num + skipped + 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, _broken(error, rows.line_num + skipped - line + 1, lines), ""
+            continue
+        if header is None:
+            header = _header(file, line, cells)
+        elif lines.cut:
+            lines.cut = False
+            yield line, values.too_big(), dialect.separator.join(cells)[:RAW_LIMIT]
+        elif cells:
+            yield line, _record(header, cells), dialect.separator.join(cells)[:RAW_LIMIT]
+
+
+def _usual(file: File) -> str:
+    return "\t" if file.kind == ".tsv" else ","
+
+
+def _possible(sample: str, separator: str, style: str) -> bool:
+    if style == "never quoted" and separator != "\t":
+        return False
+    if style == "quoted by apostrophes" and re.search(rf'(?m:(?:^|{re.escape(separator)})")', sample):
+        return False
+    return bool(re.search(SIGNS[style].format(re.escape(separator)), sample)) if SIGNS[style] else True
+
+
+def _fitting(sample: str, dialect: Dialect) -> tuple[int, int]:
+    """How many records have as many cells as the header (of at least two), and how many cells these are."""
+    text = sample if len(sample) < SAMPLE else sample.rpartition("\n")[0]
+    rows = csv.reader(io.StringIO(text, newline=""), **dialect.options())
+    counts: list[int] = []
+    while True:
+        try:
+            counts += [len(cells) for cells in [next(rows)] if cells]
+        except StopIteration:
+            break
+        except csv.Error:
+            continue
+    if not counts or counts[0] < 2:
+        return 0, 0
+    return sum(count == counts[0] for count in counts), counts[0]
+
+
+def _header(file: File, line: int, cells: list[str]) -> list[str]:
+    """The names of the columns. Two of the same name would hide one another."""
+    names = [cell.strip() for cell in cells]
+    bad = bad_text(names)
+    double = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    message = f"a name {bad.reason}" if bad else f"two columns are called {double!r}"
+    if bad or double is not None:
+        hint = "Save the file as UTF-8 text." if bad else "Give each column a name of its own."
+        raise InputError(message, code="data.header", where=f"{file.path}:{line}", hint=hint)
+    return names
+
+
+def _broken(error: csv.Error, count: int, lines: Lines) -> RowError:
+    """A bad record; one that runs to the end of the file has swallowed every row after it."""
+    if lines.cut:
+        lines.cut = False
+        return values.too_big()
+    if "unexpected end of data" in str(error) or ("field larger" in str(error) and count > 1):
+        return RowError("data.broken_file", f"a quote is not closed: it takes in {count} lines")
+    taken = f", over {count} lines" if count > 1 else ""
+    return RowError("csv.syntax", f"not valid CSV: {error}{taken}")
+
+
+def _record(header: list[str], cells: list[str]) -> Value:
+    if len(cells) != len(header):
+        return RowError("data.ragged_row", f"the row has {len(cells)} cells, the header has {len(header)}")
+    return bad_text(cells) or dict(zip(header, cells, strict=True))
