@@ -21,7 +21,7 @@ import jinja2.sandbox
 import jinja2.visitor
 
 TURNS = 200_000
-"""Turns of loops and calls of macros in one rendering: less than a second's work. Real templates take a few per message."""
+"""Turns of loops and calls of macros in one rendering: half a second. Real templates take a few per message."""
 SIZE = 2**24
 """Characters of a text, or elements of a list, that a template may put together."""
 POWER = 1024
