@@ -52,8 +52,8 @@ ROOMS = {
 }
 """The only places a framework may be imported in; the tools of the network have none."""
 
-LAZY = ("cli/__init__.py", "engines/__init__.py", "api/")
-"""Where a function may import: the table of verbs, the table of engines, the bodies of the verbs."""
+LAZY = ("cli/__init__.py", "engines/__init__.py", "data/reading/__init__.py", "api/")
+"""Where a function may import: the tables of verbs, of engines and of readers' libraries, the bodies of the verbs."""
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_MODULES |= {"code", "codeop", "ftplib", "http.client", "pty", "runpy", "smtplib", "telnetlib", "xmlrpc"}
@@ -166,7 +166,7 @@ def environment(module: Module) -> Iterator[str]:
 
 
 def lazy(module: Module) -> Iterator[str]:
-    """Imports stand at the top of a file, but for three places."""
+    """Imports stand at the top of a file, but for four places."""
     if module.file.startswith(LAZY):
         return
     for node in ast.walk(module.tree):

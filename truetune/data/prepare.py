@@ -18,6 +18,7 @@ from truetune.data.fit import fit
 from truetune.data.formats import Format
 from truetune.data.job import Job, Options, plan
 from truetune.data.ledger import Ledger
+from truetune.data.reading import packed
 from truetune.data.reading.file import File
 from truetune.data.reading.notes import Notes, ignore
 from truetune.data.render import Renderer
@@ -199,13 +200,13 @@ def _no_row(files: Sequence[Source]) -> InputError:
 
 def _is_syntax(row: Reject) -> bool:
     """Whether it breaks a file that is one JSON document."""
-    return row.code in ("json.syntax", "data.broken_file") and Path(row.file).suffix.lower() == ".json"
+    return row.code in ("json.syntax", "data.broken_file") and packed.suffix(Path(row.file)) == ".json"
 
 
 def _empty(files: Sequence[Source], where: str) -> InputError:
     """`[]` is JSON without rows; nothing at all is no JSON."""
     hint = "Is it the right file?"
-    if all(source.path.suffix.lower() == ".json" for source in files):
+    if all(packed.suffix(source.path) == ".json" for source in files):
         if any(File(source.path).head().strip() for source in files):
             return InputError("there is no row in it", code="data.no_rows", where=where, hint=hint)
         return InputError("the file is empty, which is no JSON", code="json.syntax", where=where, hint=hint)

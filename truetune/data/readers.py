@@ -16,6 +16,7 @@ import orjson
 
 from truetune.data import elements
 from truetune.data.elements import Part
+from truetune.data.reading import packed
 from truetune.data.reading.file import File
 from truetune.data.reading.notes import Note, ignore
 from truetune.data.reading.tables import Lines, table
@@ -29,9 +30,16 @@ WHOLE = 64 * 2**20
 def read(path: Path, note: Note = ignore) -> Iterator[Item]:
     """The rows of one file, by its suffix (see `READERS`); what should be known beside them goes to `note`.
 
-    Raises InputError: `data.binary`, `data.encoding`, `data.header`.
+    Raises InputError: `data.binary`, `data.encoding`, `data.header`, `data.packing`, `data.unpacks_too_far`,
+    `data.not_installed`.
     """
-    yield from READERS[path.suffix.lower()](File(path, note))
+    file = File(path, note)
+    yield from READERS[file.kind](file)
+
+
+def readable(path: Path) -> bool:
+    """Whether its suffix, below one of a packing, is in the table."""
+    return packed.suffix(path) in READERS
 
 
 def jsonl(file: File) -> Iterator[Item]:

@@ -11,8 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from truetune.data.readers import READERS
+from truetune.data.readers import READERS, readable
+from truetune.data.reading import packed
 from truetune.errors import InputError
+
+ABOUT = ("readme", "license", "changelog", "dataset_info", "dataset_infos")
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
 
 def _inside(folder: Path, split: str) -> list[Path]:
     """A folder's files of one split; all of them where none is named after the training split."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in READERS and path.is_file())
+    files = sorted(path for path in folder.iterdir() if readable(path) and path.is_file() and not _about(path))
     chosen = [path for path in files if path.stem.lower().startswith(split.lower())]
     if not chosen and split in ("train", "validation"):
         chosen = files
@@ -105,8 +108,13 @@ def _inside(folder: Path, split: str) -> list[Path]:
     return chosen
 
 
+def _about(path: Path) -> bool:
+    """Whether a file says something of the folder and holds no rows of it."""
+    return path.name.startswith(".") or path.name.lower().startswith(ABOUT)
+
+
 def _check_suffix(path: Path) -> None:
-    if path.suffix.lower() not in READERS:
+    if not readable(path):
         raise InputError(
             f"{path.suffix or 'a file without a suffix'} is not a format that can be read",
             code="data.unsupported_format",
@@ -149,4 +157,4 @@ def _shown(path: Path, roots: Iterable[Path]) -> str:
 
 
 def _supported() -> str:
-    return ", ".join(sorted(READERS))
+    return f"{', '.join(sorted(READERS))}, each packed with {' or '.join(packed.SUFFIXES)} too"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from truetune.data.reading import packed
 from truetune.data.reading.notes import Note, ignore
 from truetune.errors import InputError
 
@@ -59,18 +60,18 @@ class File:
     @property
     def kind(self) -> str:
         """The suffix that says what it holds."""
-        return self.path.suffix.lower()
+        return packed.suffix(self.path)
 
     @contextmanager
     def utf8(self) -> Iterator[IO[bytes]]:
         """The content as UTF-8 without a mark. Bytes that are none of the encoding stay, for the rows to be refused.
 
-        Raises InputError: `data.binary`, `data.encoding`.
+        Raises InputError: `data.binary`, `data.encoding`, and what `packed.opened` raises.
         """
-        with self._bytes() as stream:
+        with packed.opened(self.path) as stream:
             sample = stream.read(SAMPLE)
         mark, encoding = self._encoding(sample)
-        with self._bytes() as stream:
+        with packed.opened(self.path) as stream:
             stream.read(len(mark) if encoding == "utf-8" else 0)
             if encoding == "utf-8":
                 yield stream
@@ -88,9 +89,6 @@ class File:
         """The first bytes of the content, as UTF-8. Notes are left to who reads on."""
         with File(self.path).utf8() as stream:
             return stream.read(size)
-
-    def _bytes(self) -> IO[bytes]:
-        return self.path.open("rb")
 
     def _encoding(self, sample: bytes) -> tuple[bytes, str]:
         """The mark at the start, and the encoding."""
