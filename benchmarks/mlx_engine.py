@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -157,10 +158,11 @@ def write(path: Path, found: dict[str, list[dict[str, float]]], options: argpars
     )
     peak = {name: statistics.median(run["peak"] for run in runs) for name, runs in found.items()}
     body = {
-        "command": "python benchmarks/mlx_engine.py",
+        "command": f"python benchmarks/mlx_engine.py --steps {options.steps} --rounds {options.rounds}",
+        "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "all"),
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
         "versions": {name: version(name) for name in ("mlx", "mlx-lm", "truetune")},
-        "model": SIZES if options.model is None else str(options.model),
+        "model": SIZES if options.model is None else options.model.name,
         "steps": options.steps,
         "examples_per_step": BATCH,
         "real_tokens_per_second": speed,
