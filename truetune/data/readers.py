@@ -1,8 +1,9 @@
 """Rows out of files, strictly: a table from suffixes to readers. A bad row is named and the rest goes on.
 
-Every reader takes a `File` (its content as UTF-8, see `reading.file`) and yields each row with its line. What JSON
-allows but training does not want is refused (see `reading.values`), and so is what other readers let pass: NaN, lone
-surrogates, ragged CSV rows. What is used but should be known (another encoding, a key that stands twice) is noted.
+Every reader takes a `File` (its content as UTF-8, see `reading.file`) and yields each row with its line or number.
+What JSON allows but training does not want is refused (see `reading.values`), and so is what other readers let pass:
+NaN, lone surrogates, ragged CSV rows. What is used but should be known (another encoding, a key that stands twice) is
+noted.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import orjson
 from truetune.data import elements
 from truetune.data.elements import Part
 from truetune.data.reading import packed
+from truetune.data.reading.columns import arrow, parquet
 from truetune.data.reading.file import File
 from truetune.data.reading.notes import Note, ignore
 from truetune.data.reading.tables import Lines, table
@@ -31,7 +33,7 @@ def read(path: Path, note: Note = ignore) -> Iterator[Item]:
     """The rows of one file, by its suffix (see `READERS`); what should be known beside them goes to `note`.
 
     Raises InputError: `data.binary`, `data.encoding`, `data.header`, `data.packing`, `data.unpacks_too_far`,
-    `data.not_installed`.
+    `data.damaged`, `data.not_installed`.
     """
     file = File(path, note)
     yield from READERS[file.kind](file)
@@ -85,10 +87,13 @@ def lines(file: File) -> Iterator[Item]:
 
 
 READERS: dict[str, Callable[[File], Iterator[Item]]] = {
+    ".arrow": arrow,
     ".csv": table,
+    ".feather": arrow,
     ".json": json,
     ".jsonl": jsonl,
     ".ndjson": jsonl,
+    ".parquet": parquet,
     ".tsv": table,
     ".txt": lines,
 }

@@ -39,9 +39,9 @@ def parse(raw: bytes) -> Value:
         return _refusal(raw, error)
     if not isinstance(value, dict):
         return RowError("data.not_an_object", f"a row is an object of columns, not {_kind(value)}")
-    if raw.count(b"[") + raw.count(b"{") > DEPTH and _depth(value) > DEPTH:
-        return _too_deep()
-    if b"\\u0000" in raw and any("\0" in text for text in _strings(value)):
+    if raw.count(b"[") + raw.count(b"{") > DEPTH and depth(value) > DEPTH:
+        return too_deep()
+    if b"\\u0000" in raw and any("\0" in text for text in strings(value)):
         return RowError("data.nul", "contains a NUL character")
     return value
 
@@ -88,7 +88,7 @@ def _refusal(raw: bytes, error: orjson.JSONDecodeError) -> RowError:
     try:
         value = json.loads(raw.decode("utf-8", "replace"), parse_constant=constants.append)
     except RecursionError:
-        return _too_deep()
+        return too_deep()
     except ValueError:
         return RowError("json.syntax", f"not valid JSON: {error.msg}, at character {error.pos + 1} of the row")
     if constants:
@@ -103,9 +103,9 @@ def _unusable(raw: bytes, value: Any) -> RowError:
         raw.decode()
     except UnicodeDecodeError:
         return _not_utf8()
-    if _depth(value) > DEPTH:
-        return _too_deep()
-    if any("\ud800" <= character <= "\udfff" for text in _strings(value) for character in text):
+    if depth(value) > DEPTH:
+        return too_deep()
+    if any("\ud800" <= character <= "\udfff" for text in strings(value) for character in text):
         return RowError("json.surrogate", "contains half of a character (a lone surrogate such as `\\ud800`)")
     return RowError("json.number", "contains a number too large to be kept (such as 1e999)")
 
@@ -114,7 +114,7 @@ def _not_utf8() -> RowError:
     return RowError("data.encoding", "contains bytes that are not UTF-8")
 
 
-def _too_deep() -> RowError:
+def too_deep() -> RowError:
     return RowError("data.too_deep", f"nested more than {DEPTH} levels deep")
 
 
@@ -123,7 +123,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _depth(value: Any) -> int:
+def depth(value: Any) -> int:
     """Levels of nesting, without recursion."""
     deepest, todo = 0, [(value, 1)]
     while todo:
@@ -147,7 +147,7 @@ def _keys(value: Any) -> int:
     return count
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
     todo = [value]
     while todo:
         item = todo.pop()
