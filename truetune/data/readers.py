@@ -21,6 +21,7 @@ from truetune.data.reading import packed
 from truetune.data.reading.columns import arrow, parquet
 from truetune.data.reading.file import File
 from truetune.data.reading.notes import Note, ignore
+from truetune.data.reading.pages import html, markdown
 from truetune.data.reading.tables import Lines, table
 from truetune.data.reading.values import LINE, SPACE, Item, bad_text, parse, shown, too_big, twice
 from truetune.data.rows import RAW_LIMIT, RowError
@@ -90,8 +91,12 @@ READERS: dict[str, Callable[[File], Iterator[Item]]] = {
     ".arrow": arrow,
     ".csv": table,
     ".feather": arrow,
+    ".htm": html,
+    ".html": html,
     ".json": json,
     ".jsonl": jsonl,
+    ".markdown": markdown,
+    ".md": markdown,
     ".ndjson": jsonl,
     ".parquet": parquet,
     ".tsv": table,
