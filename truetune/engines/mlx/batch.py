@@ -59,7 +59,7 @@ def cut(lengths: Sequence[int], budget: int) -> list[tuple[int, ...]]:
 
     A micro-batch holds at most `budget` tokens with its padding; a longer example goes alone.
 
-    >>> cut([5, 3, 9, 2], 12) -> [(2,), (0, 1)  …]
+    >>> cut([5, 3, 9, 2], 12) -> [(2,), (0,), (1, 3)]
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     best, back = [0.0] + [float("inf")] * len(order), [0] * (len(order) + 1)
