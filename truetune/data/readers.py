@@ -23,8 +23,8 @@ from truetune.data.reading.file import File
 from truetune.data.reading.notes import Note, ignore
 from truetune.data.reading.pages import html, markdown
 from truetune.data.reading.tables import Lines, table
-from truetune.data.reading.values import LINE, SPACE, Item, bad_text, parse, shown, too_big, twice
-from truetune.data.rows import RAW_LIMIT, RowError
+from truetune.data.reading.values import LINE, SPACE, Item, bad_text, parse, printable, shown, twice
+from truetune.data.rows import RowError
 
 WHOLE = 64 * 2**20
 """Most bytes of a file that is one object: it is parsed as a whole."""
@@ -77,14 +77,13 @@ def json(file: File) -> Iterator[Item]:
 def lines(file: File) -> Iterator[Item]:
     """Plain text: each line that is not blank is one document."""
     with file.text() as stream:
-        lines = Lines(stream)
-        for number, line in enumerate(lines, 1):
-            text = line.rstrip("\r\n")
-            if lines.cut:
-                lines.cut = False
-                yield number, too_big(), text[:RAW_LIMIT]
-            elif line.strip():
-                yield number, bad_text([text]) or {"text": text}, text[:RAW_LIMIT]
+        rows = Lines(stream)
+        for number, line in enumerate(rows, 1):
+            start, refused = rows.start or line, rows.refused()
+            rows.start = ""
+            if refused or line.strip():
+                text = line.rstrip("\r\n")
+                yield number, refused or bad_text([text]) or {"text": text}, printable(start).rstrip()
 
 
 READERS: dict[str, Callable[[File], Iterator[Item]]] = {

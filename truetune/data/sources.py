@@ -32,7 +32,7 @@ def find(names: Sequence[str], folder: Path, split: str = "train") -> list[Sourc
     """The files that are meant, in the order given, a folder's in alphabetical order; each file once.
 
     A relative name is looked for in `folder` (where train.yml stands), then in the working folder. Raises InputError:
-    `data.missing`, `data.ambiguous`, `data.unsupported_format`, `data.unreadable`.
+    `data.address`, `data.missing`, `data.ambiguous`, `data.unsupported_format`, `data.unreadable`.
     """
     paths = [path for name in names for path in _expand(name, folder, split)]
     found = [_source(path, folder) for path in dict.fromkeys(map(Path, map(os.path.abspath, paths)))]
@@ -41,6 +41,9 @@ def find(names: Sequence[str], folder: Path, split: str = "train") -> list[Sourc
 
 
 def _expand(name: str, folder: Path, split: str) -> list[Path]:
+    if name.lower().startswith(("https://", "http://")):
+        hint = "Download the file and write its path."
+        raise InputError("addresses are not fetched", code="data.address", where=name, hint=hint)
     if glob.has_magic(name) and not _existing(name, folder):
         return _matches(name, folder)
     path = _one(name, folder)

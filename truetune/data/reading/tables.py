@@ -16,7 +16,7 @@ from typing import Any
 
 from truetune.data.reading import values
 from truetune.data.reading.file import File
-from truetune.data.reading.values import Item, Value, bad_text
+from truetune.data.reading.values import Item, Value, bad_text, printable
 from truetune.data.rows import RAW_LIMIT, RowError
 from truetune.errors import InputError
 
@@ -68,7 +68,8 @@ def table(file: File) -> Iterator[Item]:
     with file.text() as stream:
         if told:
             stream.readline()
-        yield from _records(file, Lines(stream), dialect, skipped=1 if told else 0)
+        quote = str(STYLES[dialect.style].get("quotechar", '"'))
+        yield from _records(file, Lines(stream, quote), dialect, skipped=1 if told else 0)
 
 
 def sniff(sample: str, usual: str) -> Dialect:
@@ -80,18 +81,27 @@ def sniff(sample: str, usual: str) -> Dialect:
 
 
 class Lines:
-    """Lines of a stream, none longer than a row may be: the rest of such a line is skipped and `cut` is set."""
+    """Lines of a stream, none longer than a row may be: for such a line stands what ends a record, and `cut` is set."""
 
-    def __init__(self, stream: io.TextIOWrapper) -> None:
-        self.stream, self.cut = stream, False
+    def __init__(self, stream: io.TextIOWrapper, quote: str = "") -> None:
+        self.stream, self.quote = stream, quote
+        self.cut, self.start, self.fresh = False, "", True
 
     def __iter__(self) -> Iterator[str]:
         limit = values.LINE
         while line := self.stream.readline(limit + 1):
             more = line
             while len(more) > limit and not more.endswith("\n"):
-                self.cut, more = True, self.stream.readline(limit + 1)
+                self.cut, self.start = True, line[:RAW_LIMIT]
+                more = self.stream.readline(limit + 1)
+            line = line if not self.cut else "\n" if self.fresh else f"{self.quote}\n"
+            self.fresh = False
             yield line
+
+    def refused(self) -> RowError | None:
+        """Why the record that ends here is none, if a line of it was too long. The next one is to begin."""
+        cut, self.cut, self.fresh = self.cut, False, True
+        return values.too_big() if cut else None
 
 
 def _records(file: File, lines: Lines, dialect: Dialect, skipped: int) -> Iterator[Item]:
@@ -99,20 +109,22 @@ def _records(file: File, lines: Lines, dialect: Dialect, skipped: int) -> Iterat
     header: list[str] | None = None
     while True:
         line = rows.line_num + skipped + 1
+        cells: list[str] = []
+        broken: RowError | None = None
         try:
             cells = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, _broken(error, rows.line_num + skipped - line + 1, lines), ""
-            continue
-        if header is None:
+            broken = _broken(error, rows.line_num + skipped - line + 1)
+        broken = lines.refused() or broken
+        if broken:
+            yield line, broken, printable(lines.start)
+        elif header is None:
             header = _header(file, line, cells)
-        elif lines.cut:
-            lines.cut = False
-            yield line, values.too_big(), dialect.separator.join(cells)[:RAW_LIMIT]
         elif cells:
-            yield line, _record(header, cells), dialect.separator.join(cells)[:RAW_LIMIT]
+            yield line, _record(header, cells), printable(dialect.separator.join(cells))
+        lines.start = ""
 
 
 def _usual(file: File) -> str:
@@ -120,7 +132,7 @@ def _usual(file: File) -> str:
 
 
 def _possible(sample: str, separator: str, style: str) -> bool:
-    if style == "never quoted" and separator != "\t":
+    if style == "never quoted" and (separator != "\t" or re.search(r'(?m:(?:^|\t)"[^\t\n]*"(?:\t|\r?$))', sample)):
         return False
     if style == "quoted by apostrophes" and re.search(rf'(?m:(?:^|{re.escape(separator)})")', sample):
         return False
@@ -156,11 +168,8 @@ def _header(file: File, line: int, cells: list[str]) -> list[str]:
     return names
 
 
-def _broken(error: csv.Error, count: int, lines: Lines) -> RowError:
+def _broken(error: csv.Error, count: int) -> RowError:
     """A bad record; one that runs to the end of the file has swallowed every row after it."""
-    if lines.cut:
-        lines.cut = False
-        return values.too_big()
     if "unexpected end of data" in str(error) or ("field larger" in str(error) and count > 1):
         return RowError("data.broken_file", f"a quote is not closed: it takes in {count} lines")
     taken = f", over {count} lines" if count > 1 else ""

@@ -82,6 +82,11 @@ def shown(raw: bytes) -> str:
     return raw[:RAW_LIMIT].decode("utf-8", "replace").strip()
 
 
+def printable(text: str) -> str:
+    """The start of a text, without the halves of characters that `surrogateescape` leaves in it."""
+    return text[:RAW_LIMIT].encode("utf-8", "replace").decode()
+
+
 def _refusal(raw: bytes, error: orjson.JSONDecodeError) -> RowError:
     """The reason in the user's words: the grammar is broken, or something stands in it that no row may hold."""
     constants: list[str] = []
