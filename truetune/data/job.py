@@ -13,7 +13,7 @@ from truetune.data.split import Amount
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
 
-VERSION = 7
+VERSION = 8
 """Part of the cache's keys: counts up when the same input would give other examples or another report."""
 
 

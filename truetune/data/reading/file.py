@@ -45,7 +45,7 @@ BINARY = {
 }
 CONTROL = bytes(code for code in range(32) if code not in b"\t\n\r\f\v\b\x1b")
 WESTERN = (
-    "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüý€‚„…‘’“”•–—™œŒšŠžŽ¡£§©«®°´·»¿\N{NO-BREAK SPACE}"
+    "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüý€‚„…‘’“”•–—™œŒšŠžŽ¡£§©«®°±´·»½¿×\N{NO-BREAK SPACE}"
 ).encode("windows-1252")
 """What western European texts hold beyond ASCII."""
 
