@@ -158,6 +158,7 @@ def test_recoding_does_not_depend_on_blocks(tmp_path: Path, text: str, block: in
         (b"PK\x03\x04" + bytes(range(200)), "data.binary"),
         (b"%PDF-1.7\n", "data.binary"),
         (bytes(range(32)) * 20, "data.binary"),
+        (bytes(500), "data.binary"),
         ('{"a": "no mark at the start of this one, but UTF-16"}'.encode("utf-16-le"), "data.encoding"),
         ('{"a": "no mark at the start of this one, but UTF-16"}'.encode("utf-16-be"), "data.encoding"),
     ],

@@ -112,7 +112,8 @@ class File:
                 raise self._binary(f"this is {what.partition(':')[0]}, not text", what.partition(": ")[2])
         if len(sample) < SMALL:
             return
-        if max(sample[::2].count(0), sample[1::2].count(0)) > len(sample) * 0.4:
+        few, many = sorted((sample[::2].count(0), sample[1::2].count(0)))
+        if many > len(sample) * 0.4 and few < len(sample) * 0.1:
             raise InputError(
                 "this looks like UTF-16 without a byte order mark",
                 code="data.encoding",
