@@ -334,8 +334,8 @@ def test_a_missing_file_names_the_nearest(encode: Tokenizer, tmp_path: Path) -> 
 
 
 def test_an_unsupported_format_names_the_supported(encode: Tokenizer, tmp_path: Path) -> None:
-    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
-    error = fails(encode, tmp_path, "rows.parquet")
+    (tmp_path / "rows.xlsx").write_bytes(b"PAR1")
+    error = fails(encode, tmp_path, "rows.xlsx")
     assert error.finding.code == "data.unsupported_format" and ".jsonl" in error.finding.hint
 
 
