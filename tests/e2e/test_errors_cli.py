@@ -122,7 +122,7 @@ BEFORE_TRAINING = [
     Case("not causal", "model.not_causal", 3, ("BertForMaskedLM", "causal language model"), bert),
     Case("tokenizer", "model.vocabulary", 3, ("4096", "2048"), foreign_tokenizer),
     Case("data path", "data.missing", 3, ("row.jsonl", "Did you mean rows.jsonl?"), sections(data="row.jsonl")),
-    Case("spreadsheet", "data.unsupported_format", 3, ("rows.xlsx", ".csv, .json, .jsonl"), data("rows.xlsx", "PK")),
+    Case("spreadsheet", "data.unsupported_format", 3, ("rows.xlsx", ".csv", ".parquet"), data("rows.xlsx", "PK")),
     Case("empty", "data.empty", 3, ("empty.jsonl",), data("empty.jsonl", "")),
     Case("all bad", "data.no_rows", 3, ("bad.jsonl:1", "not valid JSON"), data("bad.jsonl", "one\ntwo\n")),
     Case(

@@ -108,7 +108,7 @@ def test_a_finished_run_says_it_all(tmp_path):
     for page_ in (text, Tags(html).text):
         for words in (
             "A LoRA adapter for starter, trained on rows.jsonl",
-            "Healthy.",
+            "Nothing in the training's figures asks for a change.",
             "1 of 2 is answered word for word as in the row",
             "Question 1?",
             "held-out perplexity",

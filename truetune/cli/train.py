@@ -11,7 +11,7 @@ from truetune.cli import common
 from truetune.cli.chart import curve
 from truetune.cli.common import Output
 from truetune.cli.progress import Watch, aside, learner
-from truetune.report.words import clock, counted, size
+from truetune.report.words import change, clock, counted, size
 
 NAMED = 10
 """Rows that a dry run names."""
@@ -72,7 +72,7 @@ def finish(out: Output, run: Any) -> None:
     if figures["eval_loss"] is not None:
         before, after = figures["base_loss"], figures["eval_loss"]
         out.print(
-            f"  held-out loss  {before:.4f} → {after:.4f} ({after / before - 1:+.0%}), step {figures['result_step']}"
+            f"  held-out loss  {before:.4f} → {after:.4f} ({change(before, after)}), step {figures['result_step']}"
         )
     out.print(
         f"  supervised     {supervised['promised']:,} tokens promised, {supervised['counted']:,} reached the loss"
@@ -80,7 +80,8 @@ def finish(out: Output, run: Any) -> None:
     out.print(f"  {run.result.name:<14} {run.result}")
     if run.report:
         out.print(f"  report         {run.report}")
-    out.print("  next           ft chat last, ft evaluate last, ft receipt last")
+    measure = "ft evaluate last, " if figures["eval_loss"] is not None else ""
+    out.print(f"  next           ft chat last, {measure}ft receipt last")
 
 
 def pictured(run: Any) -> list[str]:

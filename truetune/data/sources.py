@@ -160,4 +160,4 @@ def _shown(path: Path, roots: Iterable[Path]) -> str:
 
 
 def _supported() -> str:
-    return f"{', '.join(sorted(READERS))}, each packed with {' or '.join(packed.SUFFIXES)} too"
+    return f"{', '.join(sorted(READERS))}; texts packed with {' or '.join(packed.SUFFIXES)} too"

@@ -65,7 +65,7 @@ def verdict(figures: Figures, advice: Sequence[Advice]) -> Verdict:
     if advice:
         wishes = "one recommendation" if len(advice) == 1 else f"{len(advice)} recommendations"
         return Verdict("note", f"{learned(figures)} {wishes.capitalize()} below.")
-    return Verdict("good", f"Healthy. {learned(figures)} Nothing in the figures asks for a change.")
+    return Verdict("good", f"{learned(figures)} Nothing in the training's figures asks for a change.")
 
 
 def progress(figures: Figures) -> str:
