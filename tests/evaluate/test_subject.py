@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from truetune.data.turns import stop_ids
 from truetune.errors import InputError, UsageError
 from truetune.evaluate.subject import find_subject, settings
 from truetune.models import source, tokenizer
+from truetune.runs import durable, receipt
 from truetune.runs.run import Run
 from truetune.runs.status import Status
 
@@ -109,6 +111,17 @@ def test_a_base_that_is_gone_is_named(tmp_path: Path) -> None:
         find_subject(str(begun.folder))
     assert str(tmp_path / "gone") in str(error.value)
     assert error.value.finding.hint
+
+
+def test_a_base_that_has_changed_does_not_answer(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(source.STARTER, base)
+    trained = run(tmp_path / "trained", base)
+    receipt.write(trained, "train", {"base": {"files": durable.digests([base / "config.json"], base)}})
+    (base / "config.json").write_text((base / "config.json").read_text() + "\n")
+    with pytest.raises(InputError, match=r"config\.json differs") as error:
+        find_subject(str(trained.folder))
+    assert error.value.finding.code == "model.changed"
 
 
 def run(folder: Path, base: Path = source.STARTER) -> Run:

@@ -186,3 +186,19 @@ def test_no_receipt_yet(run: Run) -> None:
         with pytest.raises(InputError) as caught:
             look(run)
         assert caught.value.finding.code == "receipt.missing"
+
+
+def test_a_base_that_has_changed_is_refused(proven: Run, base: Path) -> None:
+    receipt.refuse_changed_base(proven, base)
+    (base / "tokenizer.json").write_text("another")
+    (base / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors, tokenizer\.json differ") as error:
+        receipt.refuse_changed_base(proven, base)
+    assert error.value.finding.code == "model.changed"
+    (base / "model.safetensors").write_text("model.safetensors")
+    with pytest.raises(InputError, match=r"tokenizer\.json differs"):
+        receipt.refuse_changed_base(proven, base)
+
+
+def test_a_run_that_names_no_base_yet_is_let_through(run: Run, base: Path) -> None:
+    receipt.refuse_changed_base(run, base)

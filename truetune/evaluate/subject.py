@@ -24,7 +24,7 @@ from truetune.models import source, tokenizer
 from truetune.models.source import Source
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
-from truetune.runs import find, jsonfile
+from truetune.runs import find, jsonfile, receipt
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.run import Run, is_run
 from truetune.runs.status import Status
@@ -197,6 +197,7 @@ def check_base(run: Run, base: Source) -> None:
             hint="Put the folder back: what was trained is a change to exactly that model.",
         )
     source.check(base.folder)
+    receipt.refuse_changed_base(run, base.folder)
 
 
 def spoken(place: Path, config: Config, encode: Tokenizer, folder: Path) -> Template:

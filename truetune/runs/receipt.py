@@ -77,3 +77,31 @@ def read(run: Run) -> dict[str, dict[str, Any]]:
             hint="receipts are written by `ft train`: the first when the data is prepared, the others at its end",
         )
     return found
+
+
+def refuse_changed_base(run: Run, folder: Path) -> None:
+    """Compare the base model in `folder` with the one that the train receipt names by sha256 (about 1 s per GB).
+
+    What was trained is a change to exactly those weights. A run that has no such receipt yet is let through. Raises
+    InputError `model.changed`, which names the files.
+    """
+    place = path(run, "train")
+    if not place.is_file():
+        return
+    files = jsonfile.load(place).get("base", {}).get("files", {})
+    changed = [name for name, expected in files.items() if _found(folder / name) != expected]
+    if changed:
+        verb = "differs" if len(changed) == 1 else "differ"
+        raise InputError(
+            f"the base model is not the one that this run was trained from: {', '.join(sorted(changed))} {verb}",
+            code="model.changed",
+            where=str(folder),
+            hint=f"Put the old files back; `ft receipt verify {run.id}` names all that has changed.",
+        )
+
+
+def _found(file: Path) -> str | None:
+    try:
+        return durable.digest(file)
+    except OSError:
+        return None

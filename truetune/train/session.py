@@ -224,7 +224,9 @@ class Outcome:
 
 
 def start_state(session: Session, run: Run | None = None, checkpoint: Checkpoint | None = None) -> State:
-    """The loop's state of a checkpoint, or of a run that has none yet."""
+    """The loop's state of a checkpoint, or of a run that has none yet. Raises InputError `model.changed`."""
+    if run:
+        receipt.refuse_changed_base(run, session.source.folder)
     if run and checkpoint:
         return State.from_json(Checkpoints(run).load_state(checkpoint))
     return State(token_budget=session.resolved["memory"]["token_budget"])
