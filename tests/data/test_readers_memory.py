@@ -14,15 +14,17 @@ from truetune.testing import tokens
 from truetune.testing.templates import CHATML
 
 SCRIPT = """
-import resource, sys
+import re, resource, sys
 from pathlib import Path
 from truetune.config.schema import Data
 from truetune.data.prepare import prepare
 from truetune.models.tokenizer import load
 data = Data(path=sys.argv[1], max_rejects="5%")
 found = prepare(data, objective="auto", seed=1, folder=Path(), tokenizer=load(Path(sys.argv[2])))
-unit = 1 if sys.platform == "darwin" else 1024
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+own = Path("/proc/self/status")  # ru_maxrss would begin with the peak of the process that started this one
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if own.exists():
+    peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", own.read_text())[1]) * 1024
 lines = [item["line"] for item in found.rejects if item["code"] == "data.too_big"]
 print(peak, found.report["rows"]["read"], found.report["rows"]["used"], lines)
 """
