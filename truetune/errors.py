@@ -32,7 +32,8 @@ class Finding:
 
 
 class TrueTuneError(Exception):
-    """What is wrong (`message`), where (`train.yml:12 training.learning_rate`), what to do (`hint`)."""
+    """What is wrong (`message`), where (`train.yml:12 training.learning_rate`), what to do (`hint`), and its stable
+    `code`; of several findings the first one's."""
 
     exit_code = 5
 
@@ -43,6 +44,22 @@ class TrueTuneError(Exception):
     @property
     def findings(self) -> Sequence[Finding]:
         return (self.finding,)
+
+    @property
+    def code(self) -> str:
+        return self.finding.code
+
+    @property
+    def message(self) -> str:
+        return self.finding.message
+
+    @property
+    def where(self) -> str:
+        return self.finding.where
+
+    @property
+    def hint(self) -> str:
+        return self.finding.hint
 
     def to_json(self) -> dict[str, Any]:
         """The `error` object of the JSON contract; several findings stand in `findings`."""

@@ -22,6 +22,8 @@ def test_the_picture_at_the_top_of_the_file_is_the_tree() -> None:
 def test_one_finding() -> None:
     error = InputError("there is no such file", code="data.missing", where="a.jsonl", hint="look again")
     assert str(error) == "a.jsonl: there is no such file"
+    assert (error.code, error.where, error.hint) == ("data.missing", "a.jsonl", "look again")
+    assert error.message == "there is no such file"
     assert error.to_json() == {
         "code": "data.missing",
         "message": "there is no such file",
@@ -34,6 +36,6 @@ def test_all_findings_at_once() -> None:
     error = ConfigErrors([Finding("config.a", "first", "train.yml:1"), Finding("config.b", "second")])
     assert str(error).splitlines() == ["train.yml:1: first", "second"]
     body = error.to_json()
-    assert body["code"] == "config.a"
+    assert body["code"] == error.code == "config.a"
     assert [finding["code"] for finding in body["findings"]] == ["config.a", "config.b"]
     assert error.exit_code == 2

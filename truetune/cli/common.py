@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from truetune import paths
+from truetune.api.wanted import device as known_device
 from truetune.cli import visible
 
 PIPE_WIDTH = 160
@@ -106,7 +107,14 @@ _debug = click.option("--debug", is_flag=True, expose_value=False, help="Show th
 overrides = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value of train.yml; may be repeated."
 )
-device = click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:N, mps or auto.")
+
+
+def _device(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refused before anything is looked for or loaded."""
+    return None if value is None else known_device(value)
+
+
+device = click.option("--device", metavar="DEVICE", callback=_device, help="cpu, cuda, cuda:N, mps or auto.")
 dry_run = click.option("--dry-run", is_flag=True, help="Check and show everything, change nothing.")
 
 

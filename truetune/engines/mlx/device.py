@@ -1,4 +1,4 @@
-"""Which device and number type MLX trains on, and its memory by MLX's own counters."""
+"""Which device and number type MLX computes on, and its memory by MLX's own counters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pick(device: str) -> tuple[str, str, str]:
     if device in ("auto", "cpu"):
         reason = "as asked" if device == "cpu" else "MLX finds no Apple GPU"
         return "cpu", reason, f"MLX computes here with a slow BLAS: {blas.HINT}" if blas.name() == "reference" else ""
-    return "cpu", "MLX finds no such device", f"{device} was asked for, but MLX has none here: training on the CPU"
+    return "cpu", "MLX finds no such device", f"{device} was asked for, but MLX has none here: using the CPU"
 
 
 def use(device: str) -> None:

@@ -1,4 +1,4 @@
-"""Which device and number type to train on, and how much memory is there."""
+"""Which device and number type to compute on, and how much memory is there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pick(device: str) -> tuple[str, str, str]:
         return "cpu", "no CUDA GPU found", ""
     if device.startswith("cuda"):
         if not cuda:
-            return "cpu", "no CUDA GPU found", f"{device} was asked for, but no CUDA GPU is usable: training on the CPU"
+            return "cpu", "no CUDA GPU found", f"{device} was asked for, but no CUDA GPU is usable: using the CPU"
         index = int(device.partition(":")[2] or 0)
         if index >= torch.cuda.device_count():
             raise ResourceError(
@@ -46,7 +46,7 @@ def pick(device: str) -> tuple[str, str, str]:
         return device, "as asked", ""
     if device == "mps":
         if not mps:
-            return "cpu", "no Apple GPU found", "mps was asked for, but is not usable here: training on the CPU"
+            return "cpu", "no Apple GPU found", "mps was asked for, but is not usable here: using the CPU"
         return "mps", "as asked", "mps is untested with TrueTune: check the first losses against the CPU"
     return "cpu", "as asked", ""
 
