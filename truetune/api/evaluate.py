@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from truetune.api import wanted
 from truetune.api.report import renew
-from truetune.errors import ResourceError
+from truetune.config.schema import CONTROL
+from truetune.errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from truetune.api.handle import TrainedRun
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -17,7 +22,7 @@ def quiet(kind: str, figures: dict[str, Any]) -> None:
 
 
 def evaluate(
-    subject: str = "last",
+    subject: str | Path | TrainedRun = "last",
     *,
     checkpoint: str | None = None,
     data: str | Path | Sequence[str] = (),
@@ -33,7 +38,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure base and tuned on the same rows; the document is described in `truetune.evaluate.results`.
 
-    subject    a run (`last`, an id, `RUN:best`), an adapter's folder, or a model
+    subject    a run (`last`, an id, `RUN:best`, what `train` returned), an adapter's folder, or a model
     checkpoint `best`, `last` or `step-N` of the run; without one, its result
     data       file, folder or pattern with rows, or several; by default the rows that the run held out
     limit      most rows, spread over all of them
@@ -45,15 +50,18 @@ def evaluate(
 
     Raises InputError, UsageError, and ResourceError where the memory does not hold a row. Ctrl-C leaves nothing behind.
     """
-    try:
+    names, device = files(data), wanted.device(device)
+    for what, number in (("limit", limit), ("slots", slots)):
+        refuse_none_at_all(what, number)
+    from truetune.evaluate.subject import find_subject
+
+    found = find_subject(wanted.address(subject), checkpoint=checkpoint)
+    try:  # only now: its libraries take seconds to import, and most mistakes are in the address
         from truetune.evaluate import material, measure, results
     except ModuleNotFoundError as error:
         raise missing(error) from None
-    from truetune.evaluate.subject import find_subject
     from truetune.evaluate.voice import Voice
 
-    found = find_subject(subject, checkpoint=checkpoint)
-    names = [str(data)] if isinstance(data, str | Path) else [str(name) for name in data]
     rows = material.gather(found, names, limit)
     with Voice(found, device=device, slots=slots) as voice:
         asked = {"temperature": float(temperature), "max_new_tokens": max_new_tokens, "seed": seed}
@@ -71,6 +79,31 @@ def evaluate(
         results.write(Path(out), document)
         listener("saved", {"path": str(out), "receipt": None})
     return document
+
+
+def files(data: Any) -> list[str]:
+    """The files, folders and patterns that were named. Raises UsageError `usage.bad_value` for what is no name."""
+    names = [data] if isinstance(data, str | Path) else [] if data is None else data
+    if not isinstance(names, Sequence) or not all(isinstance(name, str | Path) for name in names):
+        raise no_file(data)
+    if bad := [name for name in map(str, names) if not name.strip() or CONTROL.search(name)]:
+        raise no_file(bad[0])
+    return [str(name) for name in names]
+
+
+def no_file(name: Any) -> UsageError:
+    return UsageError(
+        f"{name!r} is no name of a file with rows",
+        code="usage.bad_value",
+        where="data",
+        hint="Name a file, a folder or a pattern, such as --data test.jsonl.",
+    )
+
+
+def refuse_none_at_all(what: str, number: Any) -> None:
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+        hint = "Give a whole number, 1 or more."
+        raise UsageError(f"{number!r} cannot be used", code="usage.bad_value", where=what, hint=hint)
 
 
 def missing(error: ModuleNotFoundError) -> ResourceError:
