@@ -10,7 +10,9 @@ import pytest
 pytest.importorskip("torch")
 
 import truetune as ft
-from truetune.errors import Stopped, UsageError
+from truetune.config import load
+from truetune.errors import InputError, Stopped, UsageError
+from truetune.train import session
 
 TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}] {{ message.content }}"
@@ -87,3 +89,37 @@ def test_a_configuration_may_be_a_mapping():
     with pytest.raises(UsageError) as refused:
         ft.train(body, resume=True)
     assert refused.value.finding.code == "resume.settings"
+
+
+@pytest.mark.parametrize("names", [("rows.jsonl", "held.jsonl"), ("r*.jsonl", "sub"), ("../{}/rows.jsonl", "5")])
+@pytest.mark.parametrize("config", ["train.yml", "sub/train.yml", None])
+def test_a_run_is_opened_again_from_elsewhere(here, monkeypatch, config, names):
+    """Its data stood where the training was started, not beside train.yml and not where one stands now."""
+    (here / "sub").mkdir()
+    held = json.dumps({"prompt": "Held out?", "completion": "Yes."})
+    for place in ("held.jsonl", "sub/validation.jsonl"):
+        (here / place).write_text(held)
+    data, validation = names[0].format(here.name), names[1]
+    body = {"model": "starter", "data": {"path": data, "validation": validation}, "training": {"max_steps": 1}}
+    if config:
+        (here / config).write_text(json.dumps(body))
+    loaded = load(Path(config) if config else None, (), None if config else body)
+    made = session.gather(loaded.config, loaded.folder)
+    run = session.create(made, loaded, here / "runs" / "one")
+    (here / "elsewhere").mkdir()
+    (here / "elsewhere" / "rows.jsonl").write_text(held)  # another file of this name
+    monkeypatch.chdir(here / "elsewhere")
+    again = session.reopen(run)
+    places = [[Path(one["resolved"]).resolve() for one in each.prepared.report["inputs"]] for each in (made, again)]
+    assert places[0] == places[1] and len(again.prepared.train) == len(made.prepared.train)
+    assert again.folder == made.folder
+
+    (here / "rows.jsonl").write_text((here / "rows.jsonl").read_text().replace("number", "figure"))
+    with pytest.raises(UsageError) as changed:
+        session.reopen(run)
+    assert changed.value.finding.code == "resume.data_changed" and "--data" in changed.value.finding.hint
+    (here / "rows.jsonl").unlink()
+    (here / "elsewhere" / "rows.jsonl").unlink()
+    with pytest.raises(InputError) as gone:
+        session.reopen(run)
+    assert gone.value.finding.code == "data.missing" and "--data" in gone.value.finding.hint

@@ -81,13 +81,7 @@ def gather(subject: Subject, data: Sequence[str], limit: int | None = None, fold
 
 def of_run(run: Run) -> Prepared:
     """The run's own rows, as it prepared them."""
-    try:
-        prepared = session.reopen(run).prepared
-    except UsageError as error:
-        if error.finding.code != "resume.data_changed":
-            raise
-        hint = "Put the old file back, or name the rows to measure on: --data FILE."
-        raise InputError(error.finding.message, code="evaluate.data_changed", where=run.id, hint=hint) from None
+    prepared = session.reopen(run).prepared
     if not len(prepared.validation):
         raise InputError(
             "the run held no rows out, so there is nothing to measure on that it was not trained on",

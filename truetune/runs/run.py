@@ -2,7 +2,7 @@
 
 train.yml      what the user wrote, byte for byte
 resolved.json  every value of the run; the file that makes a folder a run
-env.json       versions, device, seed, and `source`: {path, sha256} of the train.yml it came from
+env.json       versions, device, seed, `here` (where it was started), and `source`: {path, sha256} of its train.yml
 """
 
 from __future__ import annotations

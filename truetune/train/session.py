@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.metadata
 import platform
 import sys
@@ -36,6 +37,7 @@ from truetune.train.state import State
 
 FULL_RATE = 1e-4
 """Above this learning rate full fine-tuning tends to forget what the base knew."""
+OLD = "Put the old file back, or start a new run; to measure on other rows: ft evaluate --data FILE."
 LIBRARIES = ("truetune", "torch", "transformers", "mlx", "mlx-lm", "tokenizers", "safetensors", "numpy", "pydantic")
 
 
@@ -56,6 +58,7 @@ def gather(config: Config, folder: Path) -> Session:
     """Find the model, prepare the data, settle every `auto`. `folder` is where train.yml stands."""
     if config.output.dir:
         refuse_used(Path(config.output.dir).expanduser())
+    folder = folder.absolute()  # it is recorded, and read from elsewhere
     found = find_model(config, folder)
     known = facts.read(found.folder)
     refuse_other_kinds(known, found)
@@ -170,6 +173,7 @@ def environment(session: Session, loaded: Loaded) -> dict[str, Any]:
         "device": session.resolved["config"]["resources"]["device"],
         "seed": session.config.training.seed,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "here": str(Path.cwd()),
         "source": origin,
     }
 
@@ -182,13 +186,21 @@ def version(name: str) -> str | None:
 
 
 def reopen(run: Run) -> Session:
-    """The session of a run that stands, built from its resolved.json alone. Refuses inputs that have changed."""
+    """The session of a run that stands, built from what it recorded, wherever it is opened from.
+
+    Raises UsageError `resume.data_changed`, InputError `data.missing`.
+    """
     resolved = run.resolved
-    config, folder = Config.model_validate(resolved["written"]), Path(resolved["folder"])
+    config, folder = anchored(run), Path(resolved["folder"])
     found = Source(**{**resolved["model"], "folder": Path(resolved["model"]["folder"])})
     source.check(found.folder)
     encode = tokenizer.load(found.folder)
-    prepared = rows(config, folder, encode)
+    try:
+        prepared = rows(config, folder, encode)
+    except InputError as error:
+        if error.finding.code != "data.missing":
+            raise
+        raise InputError(error.finding.message, code="data.missing", where=error.finding.where, hint=OLD) from None
     session = Session(config, folder, found, encode, prepared, resolved)
     standing = receipt.read(run).get("data")
     if standing:
@@ -196,6 +208,31 @@ def reopen(run: Run) -> Session:
     else:  # the start was cut off before its first receipt
         record(session, run)
     return session
+
+
+def anchored(run: Run) -> Config:
+    """What was written, with every relative path as the start of the run found it: by now you may stand elsewhere."""
+    config, here = Config.model_validate(run.resolved["written"]), run.env.get("here")
+    if not here:
+        return config
+    roots = (Path(run.resolved["folder"]), Path(here))
+    data: dict[str, Any] = {"path": tuple(found_at(name, roots) for name in config.data.paths)}
+    if isinstance(config.data.validation, str) and config.data.validation != "auto":
+        data["validation"] = found_at(config.data.validation, roots)
+    if config.data.template not in ("auto", "none"):
+        data["template"] = found_at(config.data.template, roots)
+    model = {"adapter": found_at(config.model.adapter, roots)} if config.model.adapter else {}
+    parts = {"data": config.data.model_copy(update=data), "model": config.model.model_copy(update=model)}
+    return config.model_copy(update=parts)
+
+
+def found_at(name: str, roots: Iterable[Path]) -> str:
+    """The full path of a file, folder or pattern that was found from one of these folders; as it is where it is not."""
+    path = Path(name).expanduser()
+    for root in roots:
+        if (root / path).exists() or (glob.has_magic(name) and any(glob.iglob(name, root_dir=root, recursive=True))):
+            return str(root / path)
+    return name
 
 
 def refuse_other_data(run: Run, standing: dict[str, Any], prepared: Prepared) -> None:
@@ -207,7 +244,7 @@ def refuse_other_data(run: Run, standing: dict[str, Any], prepared: Prepared) ->
             f"the data has changed since the run started: {', '.join(changed)}",
             code="resume.data_changed",
             where=run.id,
-            hint="Put the old file back, or start a new run.",
+            hint=OLD,
         )
 
 
