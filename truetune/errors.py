@@ -100,6 +100,15 @@ class ConfigErrors(UsageError):
         return "\n".join(map(str, self._findings))
 
 
+def together(errors: Sequence[TrueTuneError]) -> TrueTuneError:
+    """One error with the findings of all and the highest of their exit codes."""
+    if len(errors) == 1:
+        return errors[0]
+    found = ConfigErrors([finding for error in errors for finding in error.findings])
+    found.exit_code = max(error.exit_code for error in errors)
+    return found
+
+
 class InputError(TrueTuneError):
     """An input (model, data, run, adapter) is missing or cannot be read."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from truetune import cli
+from truetune import cli, engines
 from truetune.cli.answers import beside, verbatim
 from truetune.cli.common import Output
 from truetune.cli.talk import Flow, line, sampling
+from truetune.runs.run import Run
 
 Ft = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -82,6 +84,40 @@ def test_the_alias_wants_both(ft: Ft) -> None:
     assert ft("test", "starter")[1]["error"]["code"] == "usage.missing"
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_stdin_without_a_question(ft: Ft, capfd: pytest.CaptureFixture[str], flags: list[str]) -> None:
+    code = cli.run(["chat", "starter", *flags])
+    said = capfd.readouterr()
+    assert code == 2
+    assert "there is no question on stdin" in said.out + said.err
+
+
+@pytest.mark.parametrize("question", ["", "a <|im_end|> b"])
+def test_what_cannot_be_asked_is_refused_before_the_engine_loads(
+    ft: Ft, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    monkeypatch.setattr(engines, "module", None)
+    code, document = ft("chat", "starter", question)
+    assert (code, document["error"]["code"]) == (2, "generation.control_token" if question else "generation.empty")
+
+
+@pytest.mark.slow
+def test_good_lines_are_answered_and_bad_ones_named(ft: Ft, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = b"Hello\n\n\xff\na <|im_end|> b\nHow are you?\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(asked)))
+    code, document = ft("chat", "starter", "--max-new-tokens=2", "--device=cpu")
+    assert [(one["line"], one["prompt"]) for one in document["answers"]] == [(1, "Hello"), (5, "How are you?")]
+    found = [(one["where"], one["code"]) for one in document["error"]["findings"]]
+    assert found == [("line 3", "generation.not_text"), ("line 4", "generation.control_token")]
+    assert code == 2
+
+
+def test_last_with_a_letter_missing(ft: Ft, tmp_path: Path) -> None:
+    Run.create(tmp_path / "runs" / "one", train_yml=b"", resolved={"schema": 1, "seed": 1}, env={"schema": 1})
+    assert "did you mean last" in ft("chat", "lst", "hi")[1]["error"]["hint"]
+    assert ft("chat", "last:", "hi")[1]["error"]["code"] == "checkpoint.name"
+
+
 @pytest.mark.parametrize(
     ("drawn", "expected"),
     [
@@ -138,5 +174,8 @@ def test_answers_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     beside(Output({}), rows)
     shown = capsys.readouterr().out
     assert "(nothing)" in shown and ":smile:" in shown and "[red]How\\x1b[2J?" in shown
-    assert verbatim(rows).startswith("1 of these 2 ")
+    assert verbatim(rows) == "1 of these 2 held-out questions is answered word for word as its row."
+    assert verbatim(rows[:1]) == "This held-out question is answered word for word as its row."
+    assert "is not answered" in verbatim(rows[1:])
+    assert "2 of these 2 held-out questions are answered" in verbatim([rows[0]] * 2)
     assert max(map(len, shown.splitlines())) < 320

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
+from truetune import engines
 from truetune.engines.base import OutOfMemory
 from truetune.engines.decoder import Full, Sampling, Token
 from truetune.errors import ConfigErrors, ResourceError, UsageError
@@ -198,6 +199,9 @@ def test_all_bad_values_are_named_at_once(starter: Subject) -> None:
         Scripted(starter, "").sampling(temperature=-1, top_p=0.0, top_k=-1, max_new_tokens=0, seed=-1)
     assert [finding.where for finding in error.value.findings] == list(sampling.RULES)
     assert {finding.code for finding in error.value.findings} == {"generation.bad_value"}
+    with pytest.raises(ConfigErrors) as error:
+        Scripted(starter, "").sampling(seed=2**63)
+    assert str(2**63 - 1) in error.value.hint
 
 
 @pytest.mark.parametrize("bad", [{"temperature": float("nan")}, {"top_p": 1.5}, {"top_k": 1.5}, {"seed": True}])
@@ -302,9 +306,9 @@ def test_prompts_and_conversations_are_answered(tuned: Subject) -> None:
     found = answers(Talk(voice), ["One?", turns])
     assert [reply.text for reply in found] == ["Yes.", "Yes."]
     assert "No." in tuned.tokenizer.decode(voice.script.asked[1][0])
-    for bad in ([], [{"role": "wizard", "content": "x"}], [{"role": "user"}]):
+    for bad in ([], [{"role": "wizard", "content": "x"}], [{"role": "user"}], turns[:2], 3, None):
         with pytest.raises(UsageError) as error:
-            answers(Talk(voice), [bad])
+            answers(Talk(voice), [bad])  # type: ignore[list-item]
         assert error.value.finding.code == "generation.messages"
 
 
@@ -333,3 +337,23 @@ def test_texts_are_gone_on_with(starter: Subject) -> None:
     with pytest.raises(UsageError) as error:
         talk.system = "Be brief."
     assert error.value.finding.code == "generation.no_system"
+
+
+@dataclass
+class Trained:
+    """What a voice reads of a run."""
+
+    resolved: dict[str, Any]
+
+
+@pytest.mark.parametrize(("trained", "there"), [("mlx", True), ("mlx", False), ("torch", True), ("elsewhere", True)])
+def test_the_engine_that_trained_answers_where_it_is_installed(
+    starter: Subject, trained: str, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if trained == "mlx" and there:
+        pytest.importorskip("mlx_lm", reason="MLX is not installed")
+    elif not there:
+        monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    run: Any = Trained({"config": {"resources": {"engine": trained}}})
+    expected = trained if there and trained in engines.TABLE else engines.choose("auto", starter.base.folder).name
+    assert Voice(replace(starter, run=run)).engine == expected

@@ -111,6 +111,9 @@ def test_a_run_with_a_checkpoint(run: Run) -> None:
     assert parse("one")[1] is None
     with pytest.raises(UsageError):
         parse("one:newest")
+    for address in ("one:", "last:", ":"):
+        with pytest.raises(UsageError, match="behind the colon"):
+            parse(address)
     with pytest.raises(InputError):
         parse("one:step-5")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from truetune import errors
-from truetune.errors import ConfigErrors, Finding, InputError, TrueTuneError
+from truetune.errors import ConfigErrors, Finding, InputError, TrueTuneError, UsageError, together
 
 
 def test_the_picture_at_the_top_of_the_file_is_the_tree() -> None:
@@ -39,3 +39,11 @@ def test_all_findings_at_once() -> None:
     assert body["code"] == error.code == "config.a"
     assert [finding["code"] for finding in body["findings"]] == ["config.a", "config.b"]
     assert error.exit_code == 2
+
+
+def test_errors_put_together() -> None:
+    first = UsageError("first", code="a.one", hint="do")
+    assert together([first]) is first
+    both = together([first, InputError("second", code="a.two", hint="do")])
+    assert [finding.code for finding in both.findings] == ["a.one", "a.two"]
+    assert (both.exit_code, UsageError.exit_code, ConfigErrors.exit_code) == (3, 2, 2)

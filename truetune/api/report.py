@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from truetune.api import wanted
+
 Listener = Callable[[str, dict[str, Any]], None]
 
 
-def report(run: str = "last") -> Path:
+def report(run: Any = "last") -> Path:
     """Write finetune_report.md (its path is returned), finetune_report.html and the curves of a run in any state.
 
     Raises InputError, UsageError for the address, ResourceError where the disk is full.
@@ -17,7 +19,7 @@ def report(run: str = "last") -> Path:
     from truetune.report.write import write
     from truetune.runs.find import find
 
-    return write(find(run))
+    return write(find(wanted.address(run)))
 
 
 def renew(run: Any, listener: Listener) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from truetune.api import wanted
+
 
 def runs_list() -> list[dict[str, Any]]:
     """A summary of each known run (`./runs`, and those made from here elsewhere), newest first."""
@@ -14,13 +16,13 @@ def runs_list() -> list[dict[str, Any]]:
     return listing()
 
 
-def run_show(run: str = "last") -> dict[str, Any]:
+def run_show(run: Any = "last") -> dict[str, Any]:
     """One run: status, settings it resolved, checkpoints. Raises InputError, UsageError for the address."""
     from truetune.runs.checkpoints import Checkpoints
     from truetune.runs.find import find
     from truetune.runs.status import Status
 
-    found = find(run)
+    found = find(wanted.address(run))
     kept = Checkpoints(found)
     return {
         "id": found.id,
@@ -33,13 +35,13 @@ def run_show(run: str = "last") -> dict[str, Any]:
     }
 
 
-def run_stop(run: str = "last") -> dict[str, Any]:
+def run_stop(run: Any = "last") -> dict[str, Any]:
     """Ask a running run to stop after its step. Raises UsageError where it is not running."""
     from truetune.errors import UsageError
     from truetune.runs.find import find
     from truetune.runs.status import Status
 
-    found = find(run)
+    found = find(wanted.address(run))
     state = Status.read(found).state
     if state != "running":
         raise UsageError(
@@ -52,17 +54,17 @@ def run_stop(run: str = "last") -> dict[str, Any]:
     return {"id": found.id, "folder": str(found.folder), "state": state, "stop": "requested"}
 
 
-def receipt_show(run: str = "last") -> dict[str, Any]:
+def receipt_show(run: Any = "last") -> dict[str, Any]:
     """{id, folder, stages: {stage: receipt}}. Raises InputError where the run has no receipt."""
     from truetune.runs import receipt
     from truetune.runs.find import find
 
-    found = find(run)
+    found = find(wanted.address(run))
     return {"id": found.id, "folder": str(found.folder), "stages": receipt.read(found)}
 
 
 def receipt_verify(
-    run: str = "last",
+    run: Any = "last",
     *,
     data: str | Path | None = None,
     base: str | Path | None = None,
@@ -78,7 +80,7 @@ def receipt_verify(
     from truetune.runs.find import find
     from truetune.runs.verify import verdict, verify
 
-    found = find(run)
+    found = find(wanted.address(run))
     items = verify(found, data=Path(data) if data else None, base=Path(base) if base else None, watch=watch)
     return {
         "id": found.id,

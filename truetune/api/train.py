@@ -86,6 +86,13 @@ def _load(
 ) -> Any:
     from truetune.config import load
 
+    if config is not None and not isinstance(config, str | Path | Mapping):
+        raise UsageError(
+            f"{config!r} is no configuration",
+            code="usage.bad_value",
+            where="train",
+            hint="Give the path of a train.yml, or its keys as a mapping.",
+        )
     values = {key: value for key, value in (("model", model), ("data", data), ("method", method)) if value is not None}
     if isinstance(config, Mapping):
         return load(None, overrides, {**config, **values})

@@ -28,7 +28,10 @@ def beside(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
 def verbatim(rows: Sequence[Mapping[str, str]]) -> str:
     """How many answers are word for word those of their row."""
     same = sum(row["after"].strip() == row["row"].strip() for row in rows)
-    return f"{same} of these {len(rows)} held-out questions are answered word for word as their row."
+    if len(rows) == 1:
+        return f"This held-out question is {'' if same else 'not '}answered word for word as its row."
+    verb, theirs = ("is", "its") if same == 1 else ("are", "their")
+    return f"{same} of these {len(rows)} held-out questions {verb} answered word for word as {theirs} row."
 
 
 def shortened(text: str) -> str:

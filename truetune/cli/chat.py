@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -18,7 +19,7 @@ from truetune.cli import common, visible
 from truetune.cli.answers import beside, verbatim
 from truetune.cli.common import Output
 from truetune.cli.talk import Terminal, line, remarks, unechoed
-from truetune.errors import InputError, TrueTuneError, UsageError
+from truetune.errors import InputError, TrueTuneError, UsageError, together
 
 DRAWING = (
     click.option("--temperature", type=float, metavar="X", help="0 = always the likeliest word."),
@@ -127,24 +128,57 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 def once(out: Output, subject: str, prompt: str, options: dict[str, Any]) -> None:
     """One question, one answer; its text alone goes to stdout."""
     question = decoded(sys.stdin.buffer.read()).removesuffix("\n") if prompt == "-" else prompt
-    with opened(out, subject, options, lambda facts: out.note(line(facts), style="dim")) as talk:
+    asked = options | {"prompts": [question]}
+    with opened(out, subject, asked, lambda facts: out.note(line(facts), style="dim")) as talk:
         out.document(answered(out, talk, question))
 
 
 def lines(out: Output, subject: str, options: dict[str, Any]) -> None:
-    """Each line of stdin is a question of its own: no answer knows of another."""
-    answers = []
-    with opened(out, subject, options, lambda facts: out.note(line(facts), style="dim"), alone=True) as talk:
-        for number, raw in enumerate(sys.stdin.buffer, 1):
-            if not raw.strip():
-                continue
+    """Each line of stdin is a question of its own: no answer knows of another. Those that cannot be answered are named
+    at the end."""
+    questions = Questions()
+
+    def greet(facts: dict[str, Any]) -> None:
+        questions.begin()
+        out.note(line(facts), style="dim")
+
+    answers: list[dict[str, Any]] = []
+    failed: list[TrueTuneError] = []
+    with opened(out, subject, options, greet, alone=True) as talk:
+        out.document({"answers": answers})
+        for number, raw in questions:
             try:
-                answers.append(answered(out, talk, decoded(raw).rstrip("\r\n")))
+                answers.append(answered(out, talk, decoded(raw).rstrip("\r\n")) | {"line": number})
             except TrueTuneError as error:
-                found = error.finding
-                raise type(error)(found.message, code=found.code, where=f"line {number}", hint=found.hint) from None
+                error.finding = replace(error.finding, where=f"line {number}")
+                failed.append(error)
             talk.reset()
-    out.document({"answers": answers})
+    if failed:
+        raise together(failed)
+
+
+class Questions:
+    """The lines of stdin that are not blank, each with its number."""
+
+    def __init__(self) -> None:
+        self.lines = ((number, raw) for number, raw in enumerate(sys.stdin.buffer, 1) if raw.strip())
+        self.first: tuple[int, bytes] | None = None
+
+    def begin(self) -> None:
+        """Wait for the first one. Raises UsageError `generation.empty` where stdin has none."""
+        self.first = self.first or next(self.lines, None)
+        if self.first is None:
+            raise UsageError(
+                "there is no question on stdin",
+                code="generation.empty",
+                where="stdin",
+                hint='Write one question in each line, or ask: ft chat last "…".',
+            )
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        if self.first:
+            yield self.first
+        yield from self.lines
 
 
 def answered(out: Output, talk: Any, question: str) -> dict[str, Any]:

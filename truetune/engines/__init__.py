@@ -19,6 +19,8 @@ from truetune.engines.decoder import Decoder, DecoderSpec
 from truetune.errors import ResourceError, UsageError
 
 TABLE = {"torch": "truetune.engines.torch", "mlx": "truetune.engines.mlx"}
+LIBRARIES = {"torch": "torch", "mlx": "mlx_lm"}
+"""What each engine cannot do without."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,18 @@ class Chosen:
 def choose(wish: str, model: Path) -> Chosen:
     """Resolve `auto` for a model folder: MLX on Apple silicon where it is installed, torch elsewhere. Torch steps in
     for a model that MLX lacks, asked for or not."""
-    apple = sys.platform == "darwin" and platform.machine() == "arm64" and find_spec("mlx_lm") is not None
+    apple = sys.platform == "darwin" and platform.machine() == "arm64" and installed("mlx")
     if wish == "torch" or (wish == "auto" and not apple):
         return Chosen("torch", "as asked" if wish == "torch" else "the engine of this machine")
     lacking = module("mlx").lacks(model)
     if lacking:
         return Chosen("torch", f"MLX lacks {lacking}", f"MLX lacks {lacking}, so torch computes")
     return Chosen("mlx", "as asked" if wish == "mlx" else "MLX is the fast way on Apple silicon")
+
+
+def installed(name: str) -> bool:
+    """Whether an engine's libraries are here; False for a name that is no engine's. Nothing is imported."""
+    return name in LIBRARIES and find_spec(LIBRARIES[name]) is not None
 
 
 def module(name: str) -> Any:

@@ -16,7 +16,7 @@ RULES: dict[str, tuple[Allowed, str]] = {
     "top_p": (lambda value: 0 < value <= 1, "above 0, up to 1 (all words)"),
     "top_k": (lambda value: value >= 0, "0 (all words) or more"),
     "max_new_tokens": (lambda value: value >= 1, "1 or more"),
-    "seed": (lambda value: 0 <= value < 2**63, "0 or more"),
+    "seed": (lambda value: 0 <= value < 2**63, f"0 to {2**63 - 1}"),
 }
 """What may be chosen, when it is usable, and that in words."""
 WHOLE = ("top_k", "max_new_tokens", "seed")

@@ -24,6 +24,14 @@ class Rows:
     reader: Samples
 
 
+def check_count(count: int) -> None:
+    """Raises UsageError `generation.bad_value` for a number of rows that cannot be asked."""
+    if not isinstance(count, int) or count < 1:
+        raise UsageError(
+            f"{count!r} cannot be used", code="generation.bad_value", where="count", hint="Give 1 or more."
+        )
+
+
 def held_out(subject: Subject, count: int) -> Rows:
     """The first held-out rows of the subject's run. Raises UsageError, InputError (`generation.no_rows`), and what
     `session.reopen` raises where the data has changed."""

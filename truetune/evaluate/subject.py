@@ -61,6 +61,11 @@ class Subject:
         """Whether there is something trained to compare with the base."""
         return bool(self.adapter or self.model or self.weights)
 
+    @property
+    def stands(self) -> bool:
+        """Whether what was trained is still where it was found: a run that trains prunes its checkpoints."""
+        return all(place.exists() for place in (self.adapter, self.model, self.weights) if place)
+
     def describe(self) -> dict[str, Any]:
         """JSON-ready: name, base, revision, tuned, run, step, adapter, and whether it answers or goes on with texts."""
         return {

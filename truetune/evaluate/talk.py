@@ -180,17 +180,30 @@ def answers(talk: Talk, asked: Sequence[str | Sequence[Message]]) -> list[Reply]
     return [found[place] for place in range(len(prompts))]
 
 
+def check_asked(subject: Subject, asked: Sequence[str | Sequence[Message]]) -> None:
+    """Refuse what cannot be asked, before anything is loaded. Raises as `checked` does."""
+    for one in asked:
+        checked(subject, one)
+
+
 def checked(subject: Subject, asked: str | Sequence[Message]) -> list[Message]:
     """A prompt as messages. Raises UsageError `generation.messages`, and what `plain` raises."""
     if isinstance(asked, str):
         return [{"role": "user", "content": plain(subject, asked)}]
-    if not asked or not all(isinstance(one, Mapping) and usable(one) for one in asked):
+    whole = isinstance(asked, Sequence) and all(isinstance(one, Mapping) and usable(one) for one in asked)
+    if not whole or not asked:
         raise UsageError(
             "a conversation is a list of messages with a role and a text",
             code="generation.messages",
             hint='Such as [{"role": "user", "content": "Hello"}]; roles are system, user, assistant and tool.',
         )
     found = [{"role": ROLES[one["role"]], "content": one["content"]} for one in asked]
+    if found[-1]["role"] == "assistant":
+        raise UsageError(
+            "the last message is an answer already, so there is nothing to answer",
+            code="generation.messages",
+            hint="Leave it out to have it written anew, or add the next question.",
+        )
     return [one if one["role"] == "assistant" else one | {"content": plain(subject, one["content"])} for one in found]
 
 

@@ -131,8 +131,10 @@ class Voice:
 
     @cached_property
     def engine(self) -> str:
-        """What computes on this machine for this model."""
-        return engines.choose("auto", self.subject.base.folder).name
+        """What trained the run, where that is installed here; else what computes on this machine for this model."""
+        run = self.subject.run
+        trained = run.resolved["config"]["resources"]["engine"] if run else "auto"
+        return engines.choose(trained if engines.installed(trained) else "auto", self.subject.base.folder).name
 
     @cached_property
     def choice(self) -> Any:

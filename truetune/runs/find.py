@@ -59,6 +59,12 @@ def parse(address: str, root: Path | None = None) -> tuple[Run, Checkpoint | Non
     if not colon or (not checkpoints.NAME.fullmatch(wanted) and is_run(Path(address))):
         return find(address, root), None
     run = find(name or "last", root)
+    if not wanted:
+        raise UsageError(
+            f"`{address}` names no checkpoint behind the colon",
+            code="checkpoint.name",
+            hint="Write best, last or step-N there, or leave out the colon.",
+        )
     return run, Checkpoints(run).find(wanted)
 
 
@@ -97,7 +103,9 @@ def _sha256(path: Path) -> str:
 def _missing(address: str, runs: Iterable[Run]) -> InputError:
     names = [run.id for run in runs]
     near = difflib.get_close_matches(address, names, n=1, cutoff=0.4)
-    if near:
+    if names and difflib.get_close_matches(address, ["last"], cutoff=0.7) and address != "last":
+        hint = "did you mean last, the newest run? `ft runs list` shows all"
+    elif near:
         hint = f"did you mean {near[0]}? `ft runs list` shows all"
     elif names:
         hint = "`ft runs list` shows the runs there are; a run elsewhere is given by its path"
