@@ -52,11 +52,20 @@ def test_the_best_checkpoint_has_the_loss_of_its_receipt(trained: Ft) -> None:
     verdict = trained("receipt", "verify", "--json")
     assert verdict.code == 1
     assert [item["name"] for item in verdict.document["items"] if item["state"] == "changed"] == ["eval/step-6.json"]
+    assert trained("evaluate").code == 0
+    assert trained("receipt", "verify").code == 0
+    assert [path.name for path in path.parent.iterdir()] == ["step-6.json"]
+
+    # A quick look stands beside it.
+    before = path.read_bytes()
     said = trained("evaluate", "--no-generate")
     assert said.code == 0, said.err
     assert "12 held-out rows of rows.jsonl" in said.out and "better" in said.out
+    assert len(list(path.parent.iterdir())) == 2 and path.read_bytes() == before
     assert trained("receipt", "verify").code == 0
-    assert [path.name for path in path.parent.iterdir()] == ["step-6.json"]
+    for place in path.parent.glob("step-6-*.json"):
+        (trained.run() / "receipts" / f"evaluate-{place.name}").unlink()
+        place.unlink()
 
 
 def sha256(path: Path) -> str:

@@ -186,8 +186,8 @@ def test_texts_have_bits_per_byte_and_no_answers(voice: Voice, tmp_path: Path, r
     assert set(figures) == {"loss", "perplexity", "bits_per_byte"}
     bits = 2 * sum(example.supervised for item in found.items for example in item.examples)
     firsts = [voice.subject.tokenizer.decode([int(item.examples[0].ids[0])]) for item in found.items]
-    assert firsts == ["\N{REPLACEMENT CHARACTER}", "b"]  # the first of the two bytes of Ö; a letter
-    predicted = len("Ölwechsel im März".encode()) - 1 + len("ikes and bells")
+    assert firsts[0] == "\N{REPLACEMENT CHARACTER}"  # the first of the two bytes of Ö
+    predicted = len("Ölwechsel im März".encode()) - 1 + len("bikes and bells") - len(firsts[1])
     assert figures["bits_per_byte"]["base"]["value"] == pytest.approx(bits / predicted)
 
 

@@ -12,6 +12,7 @@ from proven_run import train_body
 
 from truetune.evaluate import results
 from truetune.evaluate.material import Material
+from truetune.evaluate.sampling import settled
 from truetune.evaluate.subject import Subject, find_subject
 from truetune.runs import durable, receipt
 from truetune.runs.run import Run
@@ -30,11 +31,18 @@ def subject(proven: Run) -> Subject:
     return replace(find_subject("starter"), name=proven.id, run=proven, adapter=proven.folder / "adapter", step=3)
 
 
-def save(subject: Subject, inputs: list[dict[str, Any]] | None = None, loss: float = 2.0) -> str | None:
+GREEDY = {"generate": True, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 0}
+
+
+def save(
+    subject: Subject, inputs: list[dict[str, Any]] | None = None, loss: float = 2.0, rows: int = 2, **asked: Any
+) -> str | None:
     """Save a result of the held-out rows, or of those of `inputs`."""
-    data = {"held_out": inputs is None, "inputs": inputs or [], "rows": 2, "contaminated": 0}
+    data = {"held_out": inputs is None, "inputs": inputs or [], "rows": rows, "available": 2, "contaminated": 0}
+    usual = settled(subject.generation, {})["max_new_tokens"]
+    chosen = {"task": "chat", "settings": GREEDY | {"max_new_tokens": usual} | asked}
     figure = {"title": "loss", "headline": True, "base": {"value": 3.0}, "tuned": {"value": loss}}
-    document = {"checkpoint": results.checkpoint(subject), "data": data, "figures": {"loss": figure}}
+    document = {"checkpoint": results.checkpoint(subject), "data": data, "figures": {"loss": figure}} | chosen
     return results.save(subject, Material("chat", [], data), document)[1]
 
 
@@ -95,3 +103,21 @@ def test_before_the_training_has_ended_there_is_no_receipt(run: Run) -> None:
     assert save(replace(find_subject("starter"), run=run, adapter=adapter, step=3)) is None
     assert (run.folder / "eval" / "step-3.json").exists()
     assert receipt.stages(run) == []
+
+
+def test_a_quick_look_replaces_no_full_measurement(proven: Run, subject: Subject) -> None:
+    looks: list[dict[str, Any]] = [
+        {},
+        {"rows": 1},
+        {"generate": False},
+        {"rows": 1, "generate": False},
+        {"max_new_tokens": 7},
+        {"temperature": 0.5},
+        {"temperature": 0.5, "seed": 3},
+    ]
+    stages = [save(subject, **look) for look in looks]
+    assert stages[0] == "evaluate-step-3" and len(set(stages)) == len(looks)
+    assert stages == [save(subject, **look) for look in looks]
+    assert save(subject, seed=3) == stages[0]  # greedy answers do not depend on it
+    assert len(list((proven.folder / "eval").iterdir())) == len(looks)
+    assert failed(proven) == []

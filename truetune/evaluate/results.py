@@ -16,34 +16,40 @@
     rows        [{row, where, question, reference, base, tuned}]; a side is {metric: value, …} and, where an answer
                 was asked for, {answer, reason, tokens}
 
-Of a run it is saved as `eval/<name>.json`, where <name> is the checkpoint, and for rows of another file
-`<checkpoint>-<first 8 letters of their digest>`. `receipts/evaluate-<name>.json` follows from the training's receipt.
+Of a run it is saved as `eval/<name>.json`, where <name> is the checkpoint, for rows of another file
+`<checkpoint>-<first 8 letters of their digest>`, and with 8 letters more where less or otherwise was measured than by
+default (`special`): a quick look never replaces a full measurement. `receipts/evaluate-<name>.json` follows from the
+training's receipt.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from truetune.engines.decoder import Sampling
-from truetune.evaluate import intervals, tasks
+from truetune.evaluate import intervals, sampling, tasks
 from truetune.evaluate.material import Item, Material
 from truetune.evaluate.measure import Side
 from truetune.evaluate.metrics import METRICS
 from truetune.evaluate.subject import Subject
 from truetune.evaluate.voice import Voice
-from truetune.runs import durable, receipt
+from truetune.runs import durable, jsonfile, receipt
 from truetune.runs.run import Run
+
+DRAWN = ("temperature", "top_p", "top_k", "seed", "max_new_tokens")
+"""What decides how answers are drawn."""
 
 
 def document(
-    voice: Voice, material: Material, sampling: Sampling | None, found: Mapping[str, Side], warnings: list[str]
+    voice: Voice, material: Material, drawn: Sampling | None, found: Mapping[str, Side], warnings: list[str]
 ) -> dict[str, Any]:
     """The result, JSON-ready."""
     subject = voice.subject
-    asked = sampling if material.task != "text" else None
+    asked = drawn if material.task != "text" else None
     return {
         "schema": 1,
         "subject": described(subject),
@@ -75,11 +81,10 @@ def checkpoint(subject: Subject) -> str | None:
     return "result" if subject.step is None else f"step-{subject.step}"
 
 
-def settings(sampling: Sampling | None) -> dict[str, Any]:
-    if sampling is None:
+def settings(drawn: Sampling | None) -> dict[str, Any]:
+    if drawn is None:
         return {"generate": False}
-    names = ("temperature", "top_p", "top_k", "seed", "max_new_tokens")
-    return {"generate": True} | {name: getattr(sampling, name) for name in names}
+    return {"generate": True} | {name: getattr(drawn, name) for name in DRAWN}
 
 
 def figures(material: Material, found: Mapping[str, Side]) -> dict[str, Any]:
@@ -114,7 +119,8 @@ def save(subject: Subject, material: Material, result: dict[str, Any]) -> tuple[
     A run that is not finished has no receipt of a training to follow from: the file alone is written.
     """
     assert subject.run is not None
-    name = f"{result['checkpoint']}-{material.digest[:8]}" if material.digest else str(result["checkpoint"])
+    parts = (result["checkpoint"], (material.digest or "")[:8], special(subject, result))
+    name = "-".join(filter(None, parts))
     path = subject.run.folder / "eval" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     durable.write_json(path, result)
@@ -123,6 +129,23 @@ def save(subject: Subject, material: Material, result: dict[str, Any]) -> tuple[
     stage = f"{receipt.EVALUATE}{name}"
     receipt.write(subject.run, stage, proof(subject.run, subject, path, result))
     return path, stage
+
+
+def special(subject: Subject, result: Mapping[str, Any]) -> str:
+    """Eight letters for what was measured less or otherwise than by default; empty for all rows, with greedy answers
+    as long as the subject's own settings allow."""
+    data, chosen, told = result["data"], result["settings"], dict[str, Any]()
+    if data["rows"] < data["available"]:
+        told["rows"] = data["rows"]
+    if result["task"] != "text":
+        usual = sampling.settled(subject.generation, {})["max_new_tokens"]
+        if not chosen["generate"]:
+            told["generate"] = False
+        elif chosen["temperature"] > 0:
+            told |= {name: chosen[name] for name in DRAWN}
+        elif chosen["max_new_tokens"] != usual:
+            told["max_new_tokens"] = chosen["max_new_tokens"]
+    return hashlib.sha256(jsonfile.dumps(told)).hexdigest()[:8] if told else ""
 
 
 def proof(run: Run, subject: Subject, path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
