@@ -60,9 +60,9 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "a-run at step-9 against starter" in text
     assert "chat: 8 held-out rows of rows.jsonl, 1,234 trained tokens" in text
     lines = {line.split("  ")[0]: " ".join(line.split()) for line in text.splitlines()}
-    assert lines["loss"] == "loss 3.0000 ±0.0000 2.0000 ±0.0000 −1.0000 ±0.0000 better"
+    assert lines["loss"] == "loss 3.0000 ±0.0000 2.0000 ±0.0000 −1.0000 (−1.0000 … −1.0000) better"
     assert lines["exact match"].startswith("exact match 100.0 % ±16.2 0.0 % ±16.2 −100.0 %")
-    assert "ends by itself 100.0 % ±16.2 100.0 % ±16.2 +0.0 % ±0.0 the same" in lines["ends by itself"]
+    assert "ends by itself 100.0 % ±16.2 100.0 % ±16.2 +0.0 % (+0.0 … +0.0) the same" in lines["ends by itself"]
     assert "The tuned model is worse than its base in: exact match." in text
 
 
@@ -89,9 +89,14 @@ def test_a_model_alone_has_one_column(capsys: pytest.CaptureFixture[str]) -> Non
     ("name", "numbers", "change", "text"),
     [
         ("loss", (1.23456, None, None), False, "1.2346"),
-        ("chrf", (50.26, 40.0, 60.0), True, "+50.3 ±10.0"),
-        ("exact_match", (-0.5, -0.6, -0.4), True, "−50.0 % ±10.0"),
+        ("chrf", (50.26, 40.0, 60.0), True, "+50.3 (+40.0 … +60.0)"),
+        ("exact_match", (-0.5, -0.6, -0.4), True, "−50.0 % (−60.0 … −40.0)"),
         ("rouge1", (None, None, None), True, "–"),
+        ("rougeL", (0.029, 0.002, 0.072), True, "+0.029 (+0.002 … +0.072)"),
+        ("rougeL", (0.029, 0.0002, 0.072), True, "+0.029 (+0.0002 … +0.072)"),
+        ("rougeL", (0.029, 0.0, 0.072), True, "+0.029 (+0.000 … +0.072)"),
+        ("perplexity", (9.0, 5.0, 20.0), False, "9.00 (5.00 … 20.00)"),
+        ("chrf", (50.26, 40.0, 60.0), False, "50.3 ±10.0"),
     ],
 )
 def test_numbers(name: str, numbers: tuple[float | None, ...], change: bool, text: str) -> None:

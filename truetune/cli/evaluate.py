@@ -31,6 +31,7 @@ WIDE = 150
 PERCENT = ("exact_match", "exact_match_strict", "ended")
 DIGITS = {"loss": 4, "perplexity": 2, "chrf": 1, "length": 2}
 """Digits behind the point; three for the others."""
+LEGEND = "± is half of the 95 % interval; (low … high) is all of it. A change is clear where its interval leaves out 0."
 WORK = {"score": "loss", "answer": "answers"}
 
 
@@ -138,7 +139,7 @@ def show(out: Output, result: dict[str, Any]) -> None:
     tuned = result["subject"]["kind"] != "base"
     out.table(("", "base", "tuned", "change", "") if tuned else ("", "base"), list(table(figures, tuned)))
     if any(figure["base"]["low"] is not None for figure in figures.values()):
-        out.print("± is half of the 95 % interval; a change is clear where its interval leaves out 0.", style="dim")
+        out.print(LEGEND, style="dim")
     worse = [figure["title"] for figure in figures.values() if figure.get("verdict") == "worse"]
     if worse:
         out.print(f"\nThe tuned model is worse than its base in: {', '.join(worse)}.", style="bold red")
@@ -165,15 +166,24 @@ def table(figures: dict[str, Any], tuned: bool) -> Iterator[tuple[Any, ...]]:
 
 
 def value(name: str, figure: dict[str, float | None], *, change: bool = False) -> str:
-    """`2.1046 ±0.0310`, `62.5 % ±11.2`; a change with its sign."""
+    """`2.1046 ±0.0310`, `62.5 % ±11.2`. A change has its sign, and its interval from end to end, because that need not
+    lie evenly about the value; so has a perplexity: `+0.029 (+0.004 … +0.072)`."""
     found, low, high = figure["value"], figure["low"], figure["high"]
     if found is None:
         return "–"
     scale, digits, unit = (100, 1, " %") if name in PERCENT else (1, DIGITS.get(name, 3), "")
-    text = f"{found * scale:{'+' if change else ''}.{digits}f}".replace("-", "−") + unit
+    text = shown(found * scale, digits, sign=change) + unit
     if low is None or high is None:
         return text
+    if change or name == "perplexity":
+        return f"{text} ({' … '.join(shown(end * scale, digits, sign=change) for end in (low, high))})"
     return f"{text} ±{(high - low) / 2 * scale:.{digits}f}"
+
+
+def shown(number: float, digits: int, *, sign: bool) -> str:
+    """A number with a real minus; a few digits more where it would seem to be 0 and is not."""
+    more = next((more for more in range(4) if number == 0 or round(number, digits + more)), 0)
+    return f"{number:{'+' if sign else ''}.{digits + more}f}".replace("-", "−")
 
 
 def samples(result: dict[str, Any]) -> Iterator[Text]:
