@@ -15,7 +15,7 @@ from truetune.data.example import Example
 from truetune.data.formats import SHAPES
 from truetune.engines.base import OutOfMemory
 from truetune.engines.decoder import Sampling, Token
-from truetune.errors import ResourceError, UsageError
+from truetune.errors import InputError, ResourceError, UsageError
 from truetune.evaluate import measure, results, tasks
 from truetune.evaluate.material import Material, gather, spread
 from truetune.evaluate.metrics import METRICS
@@ -229,3 +229,14 @@ def test_summaries_are_told_by_their_columns(voice: Voice, tmp_path: Path, rows:
     found = gathered(voice, path)
     assert found.task == "summarisation"
     assert found.items[2].question == "Summarise this text:\n\nOn day 2 it rained."
+
+
+def test_columns_of_other_names(voice: Voice, tmp_path: Path, rows: Path) -> None:
+    path = write(tmp_path / "fragen.jsonl", [{"frage": f"Was ist {n}?", "antwort": "Eins."} for n in range(6)])
+    found = gather(voice.subject, [str(path)], columns={"prompt": "frage", "response": "antwort"})
+    assert (found.items[2].question, found.items[2].reference) == ("Was ist 2?", "Eins.")
+    for columns in (None, {"prompt": "frage", "response": "antwrt"}, {"promt": "frage", "response": "antwort"}):
+        with pytest.raises(InputError) as error:
+            gather(voice.subject, [str(path)], columns=columns)
+        said = error.value.finding
+        assert said.where == str(path) and "--columns prompt=" in said.hint and "columns: {" not in said.hint

@@ -11,6 +11,7 @@ import pytest
 
 import truetune as ft
 from truetune import cli
+from truetune.cli.evaluate import pairs
 from truetune.errors import UsageError
 
 
@@ -39,6 +40,8 @@ def test_a_file_without_a_name(names: tuple[str, ...], capsys: pytest.CaptureFix
         ({"data": 3}, "data"),
         ({"data": ""}, "data"),
         ({"data": [None]}, "data"),
+        ({"columns": {"prompt": "frage"}}, "columns"),
+        ({"columns": "prompt=frage", "data": "a.jsonl"}, "columns"),
     ],
 )
 def test_values_that_cannot_be_used(options: dict[str, Any], where: str) -> None:
@@ -46,6 +49,16 @@ def test_values_that_cannot_be_used(options: dict[str, Any], where: str) -> None
         ft.evaluate("last", **options)
     assert (error.value.finding.code, error.value.finding.where) == ("usage.bad_value", where)
     assert error.value.finding.hint
+
+
+def test_columns_are_pairs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pairs(["prompt=frage, response=antwort", "system=rolle"]) == {
+        "prompt": "frage",
+        "response": "antwort",
+        "system": "rolle",
+    }
+    assert cli.run(["evaluate", "starter", "--data", "a.jsonl", "--columns", "frage"]) == 2
+    assert "which column is which" in capsys.readouterr().err
 
 
 def test_what_is_no_address() -> None:

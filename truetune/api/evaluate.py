@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ def evaluate(
     *,
     checkpoint: str | None = None,
     data: str | Path | Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     generate: bool = True,
     temperature: float = 0.0,
@@ -41,6 +42,7 @@ def evaluate(
     subject    a run (`last`, an id, `RUN:best`, what `train` returned), an adapter's folder, or a model
     checkpoint `best`, `last` or `step-N` of the run; without one, its result
     data       file, folder or pattern with rows, or several; by default the rows that the run held out
+    columns    the names of its columns, ours first: {"prompt": "question_de"}; as `data.columns` of train.yml
     limit      most rows, spread over all of them
     generate   whether answers are written and compared with the references (texts: never)
     temperature, max_new_tokens, seed   how; 0 is greedy, the length is by default that of the run's `generation`
@@ -51,6 +53,7 @@ def evaluate(
     Raises InputError, UsageError, and ResourceError where the memory does not hold a row. Ctrl-C leaves nothing behind.
     """
     names, device = files(data), wanted.device(device)
+    refuse_columns(columns, names)
     for what, number in (("limit", limit), ("slots", slots)):
         refuse_none_at_all(what, number)
     from truetune.evaluate.subject import find_subject
@@ -62,7 +65,7 @@ def evaluate(
         raise missing(error) from None
     from truetune.evaluate.voice import Voice
 
-    rows = material.gather(found, names, limit)
+    rows = material.gather(found, names, limit, columns=columns)
     with Voice(found, device=device, slots=slots) as voice:
         asked = {"temperature": float(temperature), "max_new_tokens": max_new_tokens, "seed": seed}
         sampling = voice.sampling(**asked) if generate else None
@@ -98,6 +101,23 @@ def no_file(name: Any) -> UsageError:
         where="data",
         hint="Name a file, a folder or a pattern, such as --data test.jsonl.",
     )
+
+
+def refuse_columns(columns: Any, names: Sequence[str]) -> None:
+    if columns is None or (columns == {}):
+        return
+    if not isinstance(columns, Mapping) or not all(
+        isinstance(one, str) and one for pair in columns.items() for one in pair
+    ):
+        hint = "Give our names with yours: columns={'prompt': 'question', 'response': 'answer'}."
+        raise UsageError(f"{columns!r} names no columns", code="usage.bad_value", where="columns", hint=hint)
+    if not names:
+        raise UsageError(
+            "columns are named, and no file that has them",
+            code="usage.bad_value",
+            where="columns",
+            hint="Name the file as well: --data FILE. Held-out rows are read as the training read them.",
+        )
 
 
 def refuse_none_at_all(what: str, number: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -14,6 +14,7 @@ from truetune.api import load
 from truetune.cli import common, visible
 from truetune.cli.common import Output
 from truetune.cli.progress import QUIET_SECONDS
+from truetune.errors import UsageError
 from truetune.report.words import clock, counted
 
 VERDICTS = {
@@ -39,6 +40,9 @@ WORK = {"score": "loss", "answer": "answers"}
 @click.argument("subject", default="last", metavar="[RUN|ADAPTER|MODEL]", shell_complete=common.complete_run)
 @click.option("--checkpoint", metavar="NAME", help="best, last or step-N of the run.")
 @click.option("--data", multiple=True, metavar="FILE", help="Rows to measure on, instead of those held out.")
+@click.option(
+    "--columns", multiple=True, metavar="OURS=YOURS", help="Columns of --data: prompt=frage,response=antwort."
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Most rows, spread over all of them.")
 @click.option("--no-generate", is_flag=True, help="Loss only, no answers: much faster.")
 @click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer. Default: the run's own.")
@@ -52,6 +56,7 @@ def command(
     subject: str,
     checkpoint: str | None,
     data: tuple[str, ...],
+    columns: tuple[str, ...],
     limit: int | None,
     no_generate: bool,
     max_new_tokens: int | None,
@@ -69,6 +74,7 @@ def command(
             subject,
             checkpoint=checkpoint,
             data=data,
+            columns=pairs(columns),
             limit=limit,
             generate=not no_generate,
             max_new_tokens=max_new_tokens,
@@ -82,6 +88,22 @@ def command(
     show(out, result)
     for path in watch.saved:
         out.print(f"saved   {path}", style="dim")
+
+
+def pairs(texts: Sequence[str]) -> dict[str, str]:
+    """`prompt=frage,response=antwort`, or one pair per option."""
+    found = {}
+    for text in ",".join(texts).split(",") if texts else ():
+        ours, _, yours = map(str.strip, text.partition("="))
+        if not ours or not yours:
+            raise UsageError(
+                f"`{text}` does not say which column is which",
+                code="usage.bad_value",
+                where="--columns",
+                hint="Write our name, then yours: --columns prompt=frage,response=antwort.",
+            )
+        found[ours] = yours
+    return found
 
 
 class Watch:

@@ -7,7 +7,8 @@ and under the run's own `data.max_length`, `too_long` and `train_on`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from truetune.data.example import Example
 from truetune.data.formats import Format
 from truetune.data.prepare import Prepared, prepare, read
 from truetune.data.rows import Content, Conversation, Row, RowError
-from truetune.errors import InputError, TrueTuneError, UsageError
+from truetune.errors import Finding, InputError, TrueTuneError, UsageError
 from truetune.evaluate.subject import Subject
 from truetune.evaluate.tasks import task_of
 from truetune.runs.run import Run
@@ -59,14 +60,21 @@ class Material:
         return hashlib.sha256("".join(entry["sha256"] for entry in self.data["inputs"]).encode()).hexdigest()
 
 
-def gather(subject: Subject, data: Sequence[str], limit: int | None = None, folder: Path | None = None) -> Material:
+def gather(
+    subject: Subject,
+    data: Sequence[str],
+    limit: int | None = None,
+    folder: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Material:
     """The rows of `data`, else those that the subject's run held out; at most `limit` of them, spread over all.
 
-    Raises what `prepare` and `train.session.reopen` raise, InputError `evaluate.no_rows` for a run that held none
-    out, and UsageError `evaluate.no_data`, `evaluate.texts` where it must be told what to measure on.
+    `columns` are our names of the columns of `data`, each with theirs. Raises what `prepare` and `train.session.reopen`
+    raise, InputError `evaluate.no_rows` for a run that held none out, and UsageError `evaluate.no_data`,
+    `evaluate.texts` where it must be told what to measure on.
     """
     if data:
-        prepared = of_files(subject, data, folder or Path())
+        prepared = of_files(subject, data, folder or Path(), columns)
         return material(prepared, prepared.train, limit, learned(subject), held_out=False)
     if subject.run is None:
         raise UsageError(
@@ -92,7 +100,7 @@ def of_run(run: Run) -> Prepared:
     return prepared
 
 
-def of_files(subject: Subject, data: Sequence[str], folder: Path) -> Prepared:
+def of_files(subject: Subject, data: Sequence[str], folder: Path, columns: Mapping[str, str] | None) -> Prepared:
     """All rows of files, rendered as the subject's training rendered its own."""
     files, encode = Data(path=tuple(data), **ALL), subject.tokenizer
     template = subject.template or encode.plain()
@@ -101,11 +109,9 @@ def of_files(subject: Subject, data: Sequence[str], folder: Path) -> Prepared:
         return prepare(options, objective="auto", seed=0, folder=folder, tokenizer=encode, template=template)
 
     try:
-        prepared = rendered(like_training(subject, files, SHAPED))
-    except InputError as error:  # its training's columns are not those of this file
-        if error.finding.code not in OTHER:
-            raise
-        prepared = rendered(like_training(subject, files))
+        prepared = fitting(subject, files, columns, rendered)
+    except InputError as error:
+        raise unfit(error.finding, data) if error.finding.where in KEYS else error from None
     if subject.template is None and prepared.objective == "sft":
         raise UsageError(
             "it learned to go on with texts, and these rows are conversations",
@@ -116,11 +122,33 @@ def of_files(subject: Subject, data: Sequence[str], folder: Path) -> Prepared:
     return prepared
 
 
+def fitting(
+    subject: Subject, files: Data, columns: Mapping[str, str] | None, rendered: Callable[[Data], Prepared]
+) -> Prepared:
+    """The files by the columns that were named; else by those of the subject's training, or by the usual ones."""
+    if columns:
+        return rendered(like_training(subject, files).model_copy(update={"columns": dict(columns)}))
+    try:
+        return rendered(like_training(subject, files, SHAPED))
+    except InputError as error:  # its training's columns are not those of this file
+        if error.finding.code not in OTHER:
+            raise
+    return rendered(like_training(subject, files))
+
+
+def unfit(found: Finding, data: Sequence[str]) -> InputError:
+    """What is wrong with the shape of these rows, in the words of an evaluation, which reads no train.yml."""
+    hint = re.sub(r"`columns: [^`]*`", "--columns prompt=YOURS,response=YOURS", found.hint)
+    return InputError(found.message, code=found.code, where=", ".join(data), hint=hint)
+
+
 ALL: dict[str, Any] = {"validation": None, "dedupe": "none", "max_rejects": "100%"}
 """Every row of a file that can be read is measured; the others are counted."""
 TREATED = ("train_on", "max_length", "too_long")
 SHAPED = ("format", "columns")
 """Keys of a run's `data` that other rows are read by: always, and where they fit."""
+KEYS = ("data.format", "data.columns")
+"""Keys of train.yml that errors name where rows have no shape that is known."""
 OTHER = ("data.no_column", "data.unknown_format", "data.no_rows")
 """What is said of rows that have another shape than asked for."""
 
