@@ -173,7 +173,7 @@ def test_what_fills_the_context_is_not_asked(voice: Voice, rows: Path) -> None:
     told = measure.warnings(voice, found, voice.sampling(max_new_tokens=1), measured)
     assert told == [
         "7 references are longer than the 1 tokens that an answer may have",
-        "1 prompts fill the model's context and were not answered",
+        "1 prompt fills the model's context and was not answered",
     ]
 
 
@@ -240,3 +240,15 @@ def test_columns_of_other_names(voice: Voice, tmp_path: Path, rows: Path) -> Non
             gather(voice.subject, [str(path)], columns=columns)
         said = error.value.finding
         assert said.where == str(path) and "--columns prompt=" in said.hint and "columns: {" not in said.hint
+
+
+@pytest.mark.parametrize(
+    ("trained", "rows", "words"),
+    [
+        (1, 1, "this row was trained on: it is not held out"),
+        (1, 4, "1 of these 4 rows was trained on: it is not held out"),
+        (2, 4, "2 of these 4 rows were trained on: they are not held out"),
+    ],
+)
+def test_one_row_is_spoken_of_as_one(trained: int, rows: int, words: str) -> None:
+    assert measure.learned(trained, rows) == words

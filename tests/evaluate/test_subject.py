@@ -96,6 +96,13 @@ def test_a_name_that_is_a_run_and_a_folder_is_ambiguous(tmp_path: Path, monkeypa
     assert find_subject("./both").run is None
 
 
+@pytest.mark.parametrize("address", ["last:best", "some:step-3", ":best"])
+def test_a_checkpoint_that_is_named_twice(address: str) -> None:
+    with pytest.raises(UsageError, match="named twice") as error:
+        find_subject(address, checkpoint="last")
+    assert error.value.finding.code == "subject.two_checkpoints"
+
+
 @pytest.mark.parametrize("state", ["running", "stopped", "failed"])
 def test_a_run_without_a_checkpoint_cannot_answer(tmp_path: Path, state: str) -> None:
     begun = run(tmp_path / "begun")

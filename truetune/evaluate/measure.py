@@ -143,7 +143,7 @@ def warnings(voice: Voice, material: Material, sampling: Sampling | None, found:
     told: list[str] = [voice.warning] if voice.warning else []
     data = material.data
     if data["contaminated"]:
-        told.append(f"{data['contaminated']} of these {data['rows']} rows were trained on: they are not held out")
+        told.append(learned(data["contaminated"], data["rows"]))
     if data["contaminated"] is None and voice.subject.run:
         told.append("the data of the training has moved or changed: none can tell whether these rows were trained on")
     if data["left_out"]:
@@ -153,8 +153,21 @@ def warnings(voice: Voice, material: Material, sampling: Sampling | None, found:
         encode, limit = voice.subject.tokenizer.encode, sampling.max_new_tokens
         long = sum(len(encode(item.reference)) >= limit for item in material.items)
         if long:
-            told.append(f"{long} references are longer than the {limit} tokens that an answer may have")
+            some = "1 reference is" if long == 1 else f"{long} references are"
+            told.append(f"{some} longer than the {limit} tokens that an answer may have")
         silent = sum(reply is None for reply in found["base"].replies)
         if silent:
-            told.append(f"{silent} prompts fill the model's context and were not answered")
+            some = (
+                "1 prompt fills the model's context and was"
+                if silent == 1
+                else f"{silent} prompts fill the model's context and were"
+            )
+            told.append(f"{some} not answered")
     return told
+
+
+def learned(trained: int, rows: int) -> str:
+    if rows == 1:
+        return "this row was trained on: it is not held out"
+    verb = "was trained on: it is" if trained == 1 else "were trained on: they are"
+    return f"{trained} of these {rows} rows {verb} not held out"

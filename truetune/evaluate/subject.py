@@ -24,7 +24,7 @@ from truetune.models import source, tokenizer
 from truetune.models.source import Source
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
-from truetune.runs import find, jsonfile, receipt
+from truetune.runs import checkpoints, find, jsonfile, receipt
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.run import Run, is_run
 from truetune.runs.status import Status
@@ -88,6 +88,8 @@ def find_subject(address: str = "last", *, checkpoint: str | None = None, folder
     `run.unfinished` for a run without a checkpoint.
     """
     here = folder or Path()
+    if checkpoint:
+        refuse_two(address, here)
     run, place = found_run(address, checkpoint, here), found_folder(address, here)
     if run and place:
         raise ambiguous(address, run[0], place)
@@ -97,6 +99,17 @@ def find_subject(address: str = "last", *, checkpoint: str | None = None, folder
     if place and (place / adapter.CONFIG).is_file():
         return of_adapter(place)
     return of_base(resolve(str(place.resolve()) if place else address, here))
+
+
+def refuse_two(address: str, here: Path) -> None:
+    """A checkpoint that was asked for, of an address that names one already."""
+    name, colon, named = address.rpartition(":")
+    if colon and checkpoints.NAME.fullmatch(named) and not is_run(here / Path(address).expanduser()):
+        raise UsageError(
+            f"the checkpoint is named twice: `{address}` names {named} already",
+            code="subject.two_checkpoints",
+            hint=f"Leave one out: `{address}`, or `{name or 'last'}` with --checkpoint.",
+        )
 
 
 def found_run(address: str, checkpoint: str | None, here: Path) -> tuple[Run, Checkpoint | None] | None:
