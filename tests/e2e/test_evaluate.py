@@ -104,11 +104,11 @@ def test_python_gives_the_same(trained: Ft) -> None:
 def test_a_model_and_an_adapter_alone(trained: Ft) -> None:
     """Nothing is written but what was asked for."""
     before = trained.tree()
-    said = trained("evaluate", "starter", "--data", "rows.jsonl", "--limit", "6", "--no-generate", "--out", "o/b.json")
+    said = trained("evaluate", "starter", "--data", "rows.jsonl", "--limit", "6", "--no-generate", "--out", "b.json")
     assert said.code == 0, said.err
-    written = json.loads((trained.folder / "o" / "b.json").read_bytes())
+    written = json.loads((trained.folder / "b.json").read_bytes())
     assert written["figures"]["loss"]["tuned"] is None and written["checkpoint"] is None
-    (trained.folder / "o" / "b.json").unlink()
+    (trained.folder / "b.json").unlink()
     assert trained.tree() == before
     for args, code, name in (
         (("evaluate", "starter"), 2, "evaluate.no_data"),

@@ -40,6 +40,8 @@ def test_a_file_without_a_name(names: tuple[str, ...], capsys: pytest.CaptureFix
         ({"data": 3}, "data"),
         ({"data": ""}, "data"),
         ({"data": [None]}, "data"),
+        ({"out": "some/new/x.json"}, "out"),
+        ({"out": "."}, "out"),
         ({"columns": {"prompt": "frage"}}, "columns"),
         ({"columns": "prompt=frage", "data": "a.jsonl"}, "columns"),
     ],

@@ -67,7 +67,9 @@ class Watch:
     def on_eval(self, figures: dict[str, Any]) -> None:
         self.eval_loss = figures["loss"]
         mark = " (best)" if figures["best"] else ""
-        self.out.note(f"step {figures['step']}: held-out loss {figures['loss']:.4f} on {figures['rows']} rows{mark}")
+        self.out.note(
+            f"step {figures['step']}: held-out loss {figures['loss']:.4f} on {counted(figures['rows'], 'row')}{mark}"
+        )
 
     def on_sample(self, figures: dict[str, Any]) -> None:
         """The first sample of each evaluation; all of them with -v."""
@@ -103,7 +105,7 @@ def introduction(figures: dict[str, Any]) -> list[str]:
     rows, promised = data["rows"], plan["promised"]
     lines = [
         f"run     {figures['folder']}",
-        f"data    {rows['read']:,} rows read: {rows['train']:,} to train on, {rows['validation']:,} held out"
+        f"data    {counted(rows['read'], 'row')} read: {rows['train']:,} to train on, {rows['validation']:,} held out"
         + aside(rows),
         f"learns  {data['supervised']['train']:,} of {data['tokens']['train']:,} tokens; "
         f"{data['end_of_turn_supervised']:.0%} of the examples learn where to stop",

@@ -12,6 +12,7 @@ from truetune.api.runs import receipt_show, receipt_verify
 from truetune.cli import common, visible
 from truetune.cli.common import Output
 from truetune.errors import CheckFailed, InputError
+from truetune.report import words
 from truetune.runs.receipt import EVALUATE
 
 MARKS = {"ok": ("✓", "green"), "changed": ("✗", "bold red"), "absent": ("–", "yellow"), "not checked": ("·", "dim")}
@@ -117,7 +118,7 @@ def damaged(stage: str) -> InputError:
 def data_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     rows, tokens, supervised = body["rows"], body["tokens"], body["supervised"]
     for entry in body["inputs"]:
-        yield "data", f"{entry['path']}  {entry['rows']:,} rows  sha256 {entry['sha256'][:12]}…"
+        yield "data", f"{entry['path']}  {words.counted(entry['rows'], 'row')}  sha256 {entry['sha256'][:12]}…"
     aside = [f"{rows[fate]:,} {name}" for fate, name in FATES.items() if rows[fate]]
     yield "rows", f"{rows['read']:,} read → {rows['used']:,} used; set aside: {', '.join(aside) or 'none'}"
     yield "rows", f"{rows['train']:,} to train on, {rows['validation']:,} held out"
@@ -158,7 +159,10 @@ def train_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def eval_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     before, after = body["base"], body["tuned"]
-    yield "held out", f"{body['rows']:,} rows, {body['supervised']:,} supervised tokens, {body['checkpoint']}"
+    yield (
+        "held out",
+        f"{words.counted(body['rows'], 'row')}, {body['supervised']:,} supervised tokens, {body['checkpoint']}",
+    )
     yield (
         "held out",
         f"loss {arrow(before['loss'], after['loss'])}, perplexity {arrow(before['perplexity'], after['perplexity'])}",
@@ -169,7 +173,10 @@ def evaluate_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     rows = "held out" if body["held_out"] else ", ".join(entry["path"] for entry in body["inputs"])
     trained = f", {body['contaminated']:,} of them trained on" if body["contaminated"] else ""
     figures = [f"{figure['title']} {arrow(figure['base'], figure['tuned'])}" for figure in body["figures"]]
-    yield "measured", f"{body['checkpoint']} on {body['rows']:,} rows, {rows}{trained}: {', '.join(figures)}"
+    yield (
+        "measured",
+        f"{body['checkpoint']} on {words.counted(body['rows'], 'row')}, {rows}{trained}: {', '.join(figures)}",
+    )
     yield from file_lines(body)
 
 

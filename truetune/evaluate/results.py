@@ -177,5 +177,4 @@ def weights(subject: Subject) -> list[Path]:
 
 def write(path: Path, result: Mapping[str, Any]) -> None:
     """The document as a file that the user named."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     durable.write_json(path, result)
