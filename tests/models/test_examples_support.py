@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -23,8 +24,8 @@ def test_rows_are_conversations() -> None:
 
 def test_facts_are_asked_for_in_several_ways() -> None:
     answers = Counter(row[1]["content"] for row in ROWS)
-    assert len(answers) >= 25
-    assert min(answers.values()) >= 3
+    assert len(answers) >= 18
+    assert min(answers.values()) >= 5
     questions = Counter(row[0]["content"] for row in ROWS)
     assert max(questions.values()) == 1
 
@@ -38,8 +39,15 @@ def test_train_yml_names_what_stands_here() -> None:
 def test_the_examination_asks_what_the_rows_do_not() -> None:
     asked = demo.paraphrases()
     rows = {turn["content"].casefold() for row in ROWS for turn in row}
-    assert len({paraphrase.question for paraphrase in asked}) == len(asked) >= 24
+    assert len({paraphrase.question for paraphrase in asked}) == len(asked) >= 20
     assert not rows & {paraphrase.question.casefold() for paraphrase in asked}
+    assert max(alike(row, paraphrase.question) for row in rows for paraphrase in asked) < 0.5
+
+
+def alike(one: str, other: str) -> float:
+    """Shared words over all words (Jaccard)."""
+    left, right = (set(re.findall(r"\w+", text.casefold())) for text in (one, other))
+    return len(left & right) / len(left | right)
 
 
 def test_its_facts_are_those_of_the_rows() -> None:
@@ -58,4 +66,4 @@ def test_a_fact_is_stated_in_words_of_its_own() -> None:
     assert not demo.states("It is $15.", ["$15", "two days"])
     for near in ("$150", "$15.50", "1$15", "A $15k bike"):
         assert not demo.states(near, ["$15"])
-    assert demo.score(["It is $24 a year.", "No."], demo.paraphrases()[28:]) == 1
+    assert demo.score(["It is $24 a year.", "No."], demo.kept_out()[28:]) == 1

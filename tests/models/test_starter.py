@@ -84,7 +84,7 @@ def plain(written: str) -> str:
 
 def look_through(text: ModuleType, seed: int, count: int) -> None:
     """Read so many documents of the training text; none of them gives the demo or its examination away."""
-    taught, asked = answers(), demo.paraphrases()
+    taught, asked = answers(), demo.kept_out()
     questions = {plain(paraphrase.question) for paraphrase in asked}
     for part in itertools.islice(text.documents(seed), count):
         for role, said in [("text", part)] if isinstance(part, str) else part:
@@ -95,12 +95,12 @@ def look_through(text: ModuleType, seed: int, count: int) -> None:
 
 
 def test_neither_the_demo_nor_its_examination_stands_in_the_text(text: ModuleType) -> None:
-    assert len(answers()) >= 25
+    assert len(answers()) >= 18
     look_through(text, seed=9, count=300)
 
 
 def test_neither_stands_in_the_lists_and_patterns() -> None:
-    taught, asked = answers(), demo.paraphrases()
+    taught, asked = answers(), demo.kept_out()
     questions = {plain(paraphrase.question) for paraphrase in asked}
     for path in [*SCRIPTS.glob("*.txt"), *SCRIPTS.glob("*.py")]:
         written = path.read_text("utf-8")
@@ -113,7 +113,7 @@ def test_neither_stands_in_the_lists_and_patterns() -> None:
 def test_what_comes_near_to_the_examination_is_seen(text: ModuleType) -> None:
     import clean
 
-    paraphrase = demo.paraphrases()[0]
+    paraphrase = demo.kept_out()[0]
     assert clean.near(f"Hello, {paraphrase.question}")
     assert clean.tells(f"That is {' and '.join(paraphrase.must)}.")
     assert not clean.clean([("user", paraphrase.question)])

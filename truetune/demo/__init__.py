@@ -22,10 +22,16 @@ class Paraphrase:
     """A question of the rows whose answer states the fact."""
 
 
-def paraphrases() -> list[Paraphrase]:
-    """The questions of `paraphrases.jsonl`, in its order."""
+def kept_out() -> list[Paraphrase]:
+    """Every question of `paraphrases.jsonl`, in its order: the starter's training text keeps clear of all of them."""
     lines = (FOLDER / "paraphrases.jsonl").read_text(encoding="utf-8").splitlines()
     return [Paraphrase(row["question"], tuple(row["must"]), row["row"]) for row in map(json.loads, lines)]
+
+
+def paraphrases() -> list[Paraphrase]:
+    """The examination: those questions whose fact the rows teach."""
+    taught = rows()
+    return [each for each in kept_out() if each.row in taught]
 
 
 def rows() -> dict[str, str]:
