@@ -123,7 +123,7 @@ def test_a_model_and_an_adapter_alone(trained: Ft) -> None:
 
 def test_ctrl_c_leaves_nothing_behind(trained: Ft) -> None:
     before = trained.tree()
-    process = trained.start("evaluate", "--max-new-tokens", "400")
+    process = trained.start("evaluate", "--max-new-tokens", "900", "--temperature", "5")  # answers that go on and on
     lines = iter(process.stderr)  # type: ignore[arg-type]
     wait(lambda: "loss" in next(lines), process)
     process.send_signal(signal.SIGINT)
