@@ -161,13 +161,10 @@ def select(every: Sequence[str], wanted: str | Sequence[str]) -> list[str]:
     `auto` and `all-linear` take every one (Dettmers et al. 2023), a list takes names and suffixes (`q_proj`), any
     other string is a regular expression over whole names. Raises UsageError `method.no_target`.
     """
-    if wanted in ("auto", "all-linear"):
-        return list(every)
+    found = list(every) if wanted == "auto" else chosen(every, wanted)
     if isinstance(wanted, str):
-        found = [name for name in every if re.fullmatch(wanted, name)]
-        missing = [] if found else [wanted]
+        missing = [] if found or wanted in ("auto", "all-linear") else [wanted]
     else:
-        found = [name for name in every if any(hit(name, suffix) for suffix in wanted)]
         missing = [suffix for suffix in wanted if not any(hit(name, suffix) for name in every)]
     if missing:
         kinds = sorted({name.rpartition(".")[2] for name in every})
@@ -194,8 +191,7 @@ def hit(name: str, suffix: str) -> bool:
 def shortest(every: Iterable[str], targets: Sequence[str]) -> list[str]:
     """The shortest way to name the targets for PEFT: suffixes where they select exactly these of `every` layer."""
     suffixes = sorted({name.rpartition(".")[2] for name in targets})
-    chosen = [name for name in every if any(hit(name, suffix) for suffix in suffixes)]
-    return suffixes if sorted(chosen) == sorted(targets) else list(targets)
+    return suffixes if sorted(chosen(every, suffixes)) == sorted(targets) else list(targets)
 
 
 def refuse_other_shape(body: Mapping[str, Any], method: Method) -> None:

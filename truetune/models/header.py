@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from truetune.errors import InputError
+
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64, "F16": 16,
     "BF16": 16, "F32": 32, "F64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
@@ -100,3 +102,14 @@ def _check_order(spans: list[tuple[int, int]], length: int) -> None:
         place = end
     if place != length:
         raise ValueError("its data is cut off or too long")
+
+
+def damaged(path: Path, error: Exception, code: str) -> InputError:
+    """What an engine says of a file of tensors that is not whole."""
+    reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    return InputError(
+        f"the file of tensors cannot be read: {reason}",
+        code=code,
+        where=str(path),
+        hint="It is damaged or cut off: copy it again from where it was made.",
+    )

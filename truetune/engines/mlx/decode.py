@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from truetune.data.example import Example
-from truetune.engines.decoder import DecoderSpec, Full, Sampling, Token
+from truetune.engines.decoder import DecoderSpec, Sampling, Token
 from truetune.engines.mlx import batch, blas, cores, device, head, model, sample
 from truetune.engines.mlx.adapters import Adapters
 from truetune.engines.mlx.walk import Walk
-from truetune.errors import UsageError
+from truetune.engines.rows import Admitted, Rows
 
 BUDGET = 2048
 """Most tokens of one forward when texts are scored; a longer text goes alone."""
@@ -30,18 +29,13 @@ def open_decoder(spec: DecoderSpec) -> MlxDecoder:
 
 
 @dataclass
-class Admitted:
+class Waiting(Admitted):
     """A row in its slot. Its logits are kept, so that a failed forward of a neighbour can be repeated."""
 
-    row: cores.Row
-    adapter: str | None
-    sampling: Sampling
-    generator: np.random.Generator
     logits: NDArray[np.float32] | None = None
-    made: int = 0
 
 
-class MlxDecoder:
+class MlxDecoder(Rows):
     """One model on one device. See `truetune.engines.decoder.Decoder` for what each verb promises."""
 
     def __init__(self, spec: DecoderSpec) -> None:
@@ -53,35 +47,12 @@ class MlxDecoder:
         self.head = head.of(self.model, layout)
         self.core = cores.Core(self.model, Walk(self.model, layout), self.head)
         self.context = int(layout.settings.get("max_position_embeddings") or BUDGET)
-        self.admitted: dict[int, Admitted] = {}
+        self.admitted: dict[int, Waiting] = {}
         self.model.eval()
 
-    def load(self, name: str, folder: Path) -> None:
-        self.refuse_used(name)
-        self.adapters.load(name, folder)
-
-    def drop(self, name: str) -> None:
-        self.refuse_used(name)
-        self.adapters.drop(name)
-
-    def refuse_used(self, name: str) -> None:
-        if any(one.adapter == name for one in self.admitted.values()):
-            raise ValueError(f"a row uses {name}")
-
     def admit(self, ids: Sequence[int], adapter: str | None, sampling: Sampling) -> int:
-        if len(self.admitted) == self.slots:
-            raise Full
-        if adapter is not None and adapter not in self.adapters.names:
-            raise KeyError(adapter)
-        if len(ids) >= self.context:
-            raise UsageError(
-                f"the prompt has {len(ids)} tokens, and the model sees {self.context} with its answer",
-                code="generation.too_long",
-                hint="Shorten the prompt.",
-            )
-        slot = next(slot for slot in range(self.slots) if slot not in self.admitted)
-        generator = np.random.default_rng(sampling.seed)
-        self.admitted[slot] = Admitted(self.core.row(ids), adapter, sampling, generator)
+        slot = self.place(ids, adapter)
+        self.admitted[slot] = Waiting(self.core.row(ids), adapter, sampling, np.random.default_rng(sampling.seed))
         return slot
 
     def decode(self) -> list[Token]:
@@ -92,26 +63,18 @@ class MlxDecoder:
                 device.refuse_overflow()
         return [self.next(slot, one) for slot, one in sorted(self.admitted.items())]
 
-    def next(self, slot: int, one: Admitted) -> Token:
-        """Choose the row's next token, and take leave of a row that has ended."""
-        row, sampling = one.row, one.sampling
+    def next(self, slot: int, one: Waiting) -> Token:
+        """Choose the row's next token."""
         assert one.logits is not None
-        token = sample.choose(one.logits, sampling, one.generator)
-        row.unread, one.logits, one.made = [token], None, one.made + 1
-        if token in sampling.stops:
-            self.release(slot)
-            return Token(slot, token, "stop")
-        if one.made >= sampling.max_new_tokens or row.tokens >= self.context:
-            self.release(slot)
-            return Token(slot, token, "length")
-        return Token(slot, token)
+        token = sample.choose(one.logits, one.sampling, one.generator)
+        one.logits = None
+        return self.take(slot, token)
 
     def release(self, slot: int) -> None:
         del self.admitted[slot]
 
     def score(self, examples: Sequence[Example], adapter: str | None) -> list[NDArray[np.float32]]:
-        if adapter is not None and adapter not in self.adapters.names:
-            raise KeyError(adapter)
+        self.refuse_unknown(adapter)
         found: dict[int, NDArray[np.float32]] = {}
         with self.using(adapter):
             for part in batch.cut([example.tokens for example in examples], BUDGET):

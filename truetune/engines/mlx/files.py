@@ -6,7 +6,6 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from truetune.errors import InputError
 from truetune.models import header
 
 
@@ -17,11 +16,5 @@ def load(path: Path, code: str) -> dict[str, mx.array]:
         found: dict[str, mx.array] = mx.load(str(path))
         mx.eval(found)
     except (ValueError, OSError, RuntimeError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise InputError(
-            f"the file of tensors cannot be read: {reason}",
-            code=code,
-            where=str(path),
-            hint="It is damaged or cut off: copy it again from where it was made.",
-        ) from error
+        raise header.damaged(path, error, code) from error
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from numpy.typing import NDArray
 
 from truetune.data.example import Example
 from truetune.engines.base import EngineSpec, OutOfMemory
-from truetune.engines.decoder import DecoderSpec, Full, Sampling, Token
+from truetune.engines.decoder import DecoderSpec, Sampling, Token
+from truetune.engines.rows import Admitted, Rows
 from truetune.engines.torch import attention, cores, device, files, model, sample, scoring, slots
 from truetune.engines.torch.engine import out_of_memory
 from truetune.engines.torch.stacked import Adapters
-from truetune.errors import InputError, UsageError
+from truetune.errors import InputError
 
 
 def open_decoder(spec: DecoderSpec) -> TorchDecoder:
@@ -26,17 +26,7 @@ def open_decoder(spec: DecoderSpec) -> TorchDecoder:
     return TorchDecoder(spec)
 
 
-@dataclass
-class Admitted:
-    """A row in its slot."""
-
-    row: cores.Row
-    sampling: Sampling
-    generator: torch.Generator
-    made: int = field(default=0)
-
-
-class TorchDecoder:
+class TorchDecoder(Rows):
     """One model on one device. See `truetune.engines.decoder.Decoder` for what each verb promises."""
 
     def __init__(self, spec: DecoderSpec) -> None:
@@ -47,33 +37,11 @@ class TorchDecoder:
         self.context = int(getattr(self.model.config, "max_position_embeddings", None) or 2048)
         self.admitted: dict[int, Admitted] = {}
 
-    def load(self, name: str, folder: Path) -> None:
-        self.refuse_used(name)
-        self.adapters.load(name, folder)
-
-    def drop(self, name: str) -> None:
-        self.refuse_used(name)
-        self.adapters.drop(name)
-
-    def refuse_used(self, name: str) -> None:
-        if any(one.row.adapter == name for one in self.admitted.values()):
-            raise ValueError(f"a row uses {name}")
-
     def admit(self, ids: Sequence[int], adapter: str | None, sampling: Sampling) -> int:
-        if len(self.admitted) == self.slots:
-            raise Full
-        if adapter is not None and adapter not in self.adapters.names:
-            raise KeyError(adapter)
-        if len(ids) >= self.context:
-            raise UsageError(
-                f"the prompt has {len(ids)} tokens, and the model sees {self.context} with its answer",
-                code="generation.too_long",
-                hint="Shorten the prompt.",
-            )
-        slot = next(slot for slot in range(self.slots) if slot not in self.admitted)
+        slot = self.place(ids, adapter)
         row = cores.Row([int(token) for token in ids], adapter)
         self.core.join(row)
-        self.admitted[slot] = Admitted(row, sampling, torch.Generator().manual_seed(sampling.seed))
+        self.admitted[slot] = Admitted(row, adapter, sampling, torch.Generator().manual_seed(sampling.seed))
         return slot
 
     def decode(self) -> list[Token]:
@@ -82,24 +50,16 @@ class TorchDecoder:
             return [self.next(slot, one) for slot, one in sorted(self.admitted.items())]
 
     def next(self, slot: int, one: Admitted) -> Token:
-        """Choose the row's next token, and take leave of a row that has ended."""
-        row, sampling = one.row, one.sampling
-        token = sample.choose(row.logits, sampling, one.generator)
-        row.unread, row.logits, one.made = [token], None, one.made + 1
-        if token in sampling.stops:
-            self.release(slot)
-            return Token(slot, token, "stop")
-        if one.made >= sampling.max_new_tokens or row.tokens >= self.context:
-            self.release(slot)
-            return Token(slot, token, "length")
-        return Token(slot, token)
+        """Choose the row's next token."""
+        token = sample.choose(one.row.logits, one.sampling, one.generator)
+        one.row.logits = None
+        return self.take(slot, token)
 
     def release(self, slot: int) -> None:
         self.core.leave(self.admitted.pop(slot).row)
 
     def score(self, examples: Sequence[Example], adapter: str | None) -> list[NDArray[np.float32]]:
-        if adapter is not None and adapter not in self.adapters.names:
-            raise KeyError(adapter)
+        self.refuse_unknown(adapter)
         with computing():
             return scoring.score(self.core, examples, adapter)
 

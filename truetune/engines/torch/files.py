@@ -8,7 +8,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from truetune.errors import InputError
 from truetune.models import header
 
 
@@ -18,10 +17,4 @@ def load(path: Path, code: str) -> dict[str, torch.Tensor]:
         header.read(path)
         return load_file(path)
     except (ValueError, OSError, SafetensorError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise InputError(
-            f"the file of tensors cannot be read: {reason}",
-            code=code,
-            where=str(path),
-            hint="It is damaged or cut off: copy it again from where it was made.",
-        ) from error
+        raise header.damaged(path, error, code) from error
