@@ -1,4 +1,4 @@
-"""What rows are on their way from a file to an example: raw, then a conversation or a document, or refused."""
+"""What rows are on their way from a file to an example: raw, then content of some kind, or refused."""
 
 from __future__ import annotations
 
@@ -59,25 +59,46 @@ class Reject:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message. `weight` multiplies the loss of an assistant's turn; 0 = context only."""
+    """One message. `weight` multiplies the loss of an assistant's turn; 0 = context only.
+
+    `calls` are tool calls in OpenAI's notation, `{"id"?, "type": "function", "function": {"name", "arguments": {…}}}`;
+    a turn of the role `tool` answers one of them, by `name` or `call_id`.
+    """
 
     role: str
     content: str
     weight: float = 1.0
+    calls: tuple[dict[str, Any], ...] = ()
+    name: str = ""
+    call_id: str = ""
+
+    def message(self) -> dict[str, Any]:
+        """In OpenAI's notation; what is empty is left out, but the content."""
+        more = {"tool_calls": list(self.calls), "name": self.name, "tool_call_id": self.call_id}
+        return {"role": self.role, "content": self.content, **{key: value for key, value in more.items() if value}}
+
+    def plain(self) -> list[Any]:
+        """What tells it from other turns; the same as ever for turns without tools."""
+        more = [self.calls, self.name, self.call_id] if self.calls or self.name or self.call_id else []
+        return [self.role, self.content, self.weight, *more]
 
 
 @dataclass(frozen=True)
 class Conversation:
-    turns: tuple[Turn, ...]
+    """`tools` are the definitions of what may be called, in OpenAI's notation."""
 
-    def messages(self) -> list[dict[str, str]]:
+    turns: tuple[Turn, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+
+    def messages(self) -> list[dict[str, Any]]:
         """As a chat template wants them."""
-        return [{"role": turn.role, "content": turn.content} for turn in self.turns]
+        return [turn.message() for turn in self.turns]
 
     @property
     def digest(self) -> bytes:
         """Equal for equal conversations, whatever columns they were written in."""
-        return _digest([[turn.role, turn.content, turn.weight] for turn in self.turns])
+        turns = [turn.plain() for turn in self.turns]
+        return _digest({"turns": turns, "tools": self.tools} if self.tools else turns)
 
 
 @dataclass(frozen=True)
@@ -89,8 +110,52 @@ class Document:
         return _digest(self.text)
 
 
-Content = Conversation | Document
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to the same prompt, of which the first is the better one."""
+
+    prompt: tuple[Turn, ...]
+    chosen: tuple[Turn, ...]
+    rejected: tuple[Turn, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+
+    def sides(self) -> tuple[Conversation, Conversation]:
+        """The whole conversation with the better answer, and that with the worse."""
+        chosen, rejected = (self.prompt + side for side in (self.chosen, self.rejected))
+        return Conversation(chosen, self.tools), Conversation(rejected, self.tools)
+
+    @property
+    def digest(self) -> bytes:
+        return _digest({"preference": [side.digest.hex() for side in self.sides()]})
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A conversation whose last answer somebody found good or bad (KTO)."""
+
+    conversation: Conversation
+    desirable: bool
+
+    @property
+    def digest(self) -> bytes:
+        return _digest({"rated": self.conversation.digest.hex(), "desirable": self.desirable})
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text, or a pair of them, and the names of its classes; several, or none, where rows have lists of labels."""
+
+    text: str
+    labels: tuple[str, ...]
+    pair: str = ""
+
+    @property
+    def digest(self) -> bytes:
+        return _digest({"text": self.text, "pair": self.pair, "labels": self.labels})
+
+
+Content = Conversation | Document | Preference | Rated | Labelled
 
 
 def _digest(value: Any) -> bytes:
-    return hashlib.sha256(orjson.dumps(value)).digest()[:16]
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).digest()[:16]
