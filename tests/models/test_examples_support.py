@@ -16,7 +16,7 @@ ROWS = [json.loads(line)["messages"] for line in (FOLDER / "support.jsonl").read
 
 
 def test_rows_are_conversations() -> None:
-    assert 100 <= len(ROWS) <= 120
+    assert 100 <= len(ROWS) <= 150
     for row in ROWS:
         assert [turn["role"] for turn in row] == ["user", "assistant"] * (len(row) // 2)
         assert all(turn["content"].strip() == turn["content"] != "" for turn in row)
@@ -25,7 +25,7 @@ def test_rows_are_conversations() -> None:
 def test_facts_are_asked_for_in_several_ways() -> None:
     answers = Counter(row[1]["content"] for row in ROWS)
     assert len(answers) >= 18
-    assert min(answers.values()) >= 5
+    assert min(answers.values()) >= 8
     questions = Counter(row[0]["content"] for row in ROWS)
     assert max(questions.values()) == 1
 
@@ -41,7 +41,7 @@ def test_the_examination_asks_what_the_rows_do_not() -> None:
     rows = {turn["content"].casefold() for row in ROWS for turn in row}
     assert len({paraphrase.question for paraphrase in asked}) == len(asked) >= 20
     assert not rows & {paraphrase.question.casefold() for paraphrase in asked}
-    assert max(alike(row, paraphrase.question) for row in rows for paraphrase in asked) < 0.5
+    assert max(alike(row, paraphrase.question) for row in rows for paraphrase in asked) < 0.4
 
 
 def alike(one: str, other: str) -> float:
