@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from truetune import cli
-from truetune.api.data import dataset_show
+from truetune.api.dataset.show import dataset_show
 from truetune.config.schema import Data
 from truetune.data import sources
 from truetune.data.prepare import find_format, read

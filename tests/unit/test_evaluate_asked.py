@@ -11,7 +11,7 @@ import pytest
 
 import truetune as ft
 from truetune import cli
-from truetune.cli.evaluate import pairs
+from truetune.cli.common import pairs
 from truetune.errors import UsageError
 
 

@@ -28,6 +28,7 @@ from rich.text import Text
 from truetune import paths
 from truetune.api.wanted import device as known_device
 from truetune.cli import visible
+from truetune.errors import UsageError
 
 PIPE_WIDTH = 160
 """Columns of a table that goes into a file or a pipe, where nobody sees it wrapped."""
@@ -125,3 +126,19 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 
 run_argument = click.argument("run", default="last", metavar="[RUN]", shell_complete=complete_run)
+
+
+def pairs(texts: Sequence[str]) -> dict[str, str]:
+    """`prompt=frage,response=antwort`, or one pair per option."""
+    found = {}
+    for text in ",".join(texts).split(",") if texts else ():
+        ours, _, yours = map(str.strip, text.partition("="))
+        if not ours or not yours:
+            raise UsageError(
+                f"`{text}` does not say which column is which",
+                code="usage.bad_value",
+                where="--columns",
+                hint="Write our name, then yours: --columns prompt=frage,response=antwort.",
+            )
+        found[ours] = yours
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -12,9 +12,8 @@ from rich.text import Text
 
 from truetune.api import load
 from truetune.cli import common, visible
-from truetune.cli.common import Output
+from truetune.cli.common import Output, pairs
 from truetune.cli.progress import QUIET_SECONDS
-from truetune.errors import UsageError
 from truetune.report.words import clock, counted
 
 VERDICTS = {
@@ -88,22 +87,6 @@ def command(
     show(out, result)
     for path in watch.saved:
         out.print(f"saved   {path}", style="dim")
-
-
-def pairs(texts: Sequence[str]) -> dict[str, str]:
-    """`prompt=frage,response=antwort`, or one pair per option."""
-    found = {}
-    for text in ",".join(texts).split(",") if texts else ():
-        ours, _, yours = map(str.strip, text.partition("="))
-        if not ours or not yours:
-            raise UsageError(
-                f"`{text}` does not say which column is which",
-                code="usage.bad_value",
-                where="--columns",
-                hint="Write our name, then yours: --columns prompt=frage,response=antwort.",
-            )
-        found[ours] = yours
-    return found
 
 
 class Watch:

@@ -1,4 +1,4 @@
-"""`ft dataset`: look at rows as a model will learn them, token by token."""
+"""`ft dataset show`: rows as a model will learn them, token by token."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import click
 from rich.text import Text
 
-from truetune.api.data import dataset_show
+from truetune.api import load
 from truetune.cli import common, visible
 from truetune.cli.common import Output
+from truetune.cli.dataset import options
 
 STYLES = {"trained": "bold green", "context": "dim", "cut": "strike red"}
 MARKS = {"trained": ("⟦", "⟧"), "context": ("", ""), "cut": ("✂", "✂")}
@@ -18,38 +19,14 @@ MARKS = {"trained": ("⟦", "⟧"), "context": ("", ""), "cut": ("✂", "✂")}
 LEGEND = {"trained": "trained", "context": "read, not trained", "cut": "beyond max_length: lost or dropped"}
 
 
-@click.group()
-def command() -> None:
-    """Look at data as a model will learn it."""
-
-
-@command.command()
-@click.argument("data", nargs=-1, required=True, metavar="DATA")
-@click.option("--model", default="starter", metavar="MODEL", help="Whose tokenizer and chat template.")
+@click.command()
+@options.data
+@options.reading
 @click.option("-n", "rows", default=3, show_default=True, type=click.IntRange(1, 1000), help="Rows to show.")
-@click.option(
-    "--train-on", default="assistant", type=click.Choice(["assistant", "all", "last"]), help="What is learned."
-)
-@click.option(
-    "--max-length", default=2048, show_default=True, type=click.IntRange(8), help="Longest example, in tokens."
-)
-@click.option("--template", default="auto", metavar="TEMPLATE", help="auto, none or a Jinja file.")
-@click.option("--format", default="auto", metavar="FORMAT", help="Shape of the rows: auto, messages, alpaca, …")
 @common.options
-def show(
-    out: Output,
-    data: tuple[str, ...],
-    model: str,
-    rows: int,
-    train_on: str,
-    max_length: int,
-    template: str,
-    format: str,
-) -> None:
+def show(out: Output, data: tuple[str, ...], rows: int, **wanted: Any) -> None:
     """Print rows of DATA with the trained tokens marked."""
-    shown = dataset_show(
-        data, model, n=rows, train_on=train_on, max_length=max_length, template=template, format=format
-    )
+    shown = load("dataset_show")(data, n=rows, **wanted)
     out.document(shown)
     out.print(_legend())
     for row in shown["rows"]:

@@ -1,51 +1,59 @@
-"""The verbs about data: look at rows as a model will learn them."""
+"""The verb `dataset show`: rows as a model will learn them, token by token."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from truetune.config.schema import Data
+from truetune.api.dataset.settings import encoder, settings
+from truetune.config import Loaded
 from truetune.data.formats import Format
 from truetune.data.job import plan
 from truetune.data.prepare import find_format, read
 from truetune.data.render import Part, Renderer
 from truetune.data.rows import Reject, Row, RowError
-from truetune.models import source, tokenizer
 from truetune.models.tokenizer import Tokenizer
 
 
 def dataset_show(
     data: str | Sequence[str],
-    model: str = "starter",
+    model: str | None = None,
     *,
     n: int = 3,
-    train_on: str = "assistant",
-    max_length: int = 2048,
-    template: str = "auto",
-    format: str = "auto",
+    train_on: str | None = None,
+    max_length: int | None = None,
+    template: str | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> dict[str, Any]:
     """The first `n` rows as tokens with their weights, and where `max_length` would cut them.
 
-    JSON-ready: `rows`, each with `where` and either `examples` (`tokens` of {id, text, weight, cut}) or the reason why
-    it is refused. Raises InputError as `prepare` does.
+    `data` may be a train.yml. JSON-ready: `rows`, each with `where` and either `examples` (`tokens` of {id, text,
+    weight, cut}) or the reason why it is refused. Raises InputError as `prepare` does.
     """
-    folder = folder or Path()
-    encode = tokenizer.load(source.resolve(model, folder=folder).folder)
-    options = Data(path=data, train_on=train_on, template=template, format=format, validation=None)  # type: ignore[arg-type]
-    job = plan(options, objective="auto", seed=0, folder=folder, tokenizer=encode)
+    values = {
+        "train_on": train_on, "max_length": max_length, "template": template, "format": format, "columns": columns,
+    }  # fmt: skip
+    loaded = settings(data, model, folder, values)
+    return shown(loaded, encoder(loaded), n)
+
+
+def shown(loaded: Loaded, encode: Tokenizer, n: int) -> dict[str, Any]:
+    """The first `n` rows of a configuration."""
+    options = loaded.config.data
+    job = plan(options, objective="auto", seed=0, folder=loaded.folder, tokenizer=encode)
     form = find_format(options, job.train)
-    renderer = Renderer(encode, job.template, train_on)
+    renderer = Renderer(encode, job.template, options.train_on)
     return {
-        "model": model,
+        "model": loaded.config.model.path,
         "format": form.report(),
         "template": job.template.origin,
-        "train_on": train_on,
-        "max_length": max_length,
-        "rows": [_row(row, form, renderer, max_length) for row in islice(read(job.train), n)],
+        "train_on": options.train_on,
+        "max_length": options.max_length,
+        "rows": [_row(row, form, renderer, options.max_length) for row in islice(read(job.train), n)],
     }
 
 

@@ -1,0 +1,147 @@
+"""The verb `dataset check`: what a training would make of these rows, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from truetune.api.dataset.settings import encoder, settings
+from truetune.api.dataset.show import shown
+from truetune.config import Loaded
+from truetune.config.values import Amount
+from truetune.data.prepare import Prepared, prepare
+from truetune.data.quality import Finding, Quality
+from truetune.errors import TrueTuneError
+from truetune.models.tokenizer import Tokenizer
+from truetune.report import dataset as page
+
+Listener = Callable[[str, dict[str, Any]], None]
+ALL = Amount(100, percent=True)
+LEVELS = ("error", "warning", "note")
+NOTED = frozenset({"data.recoded", "data.per_turn", "data.lost"})
+"""Codes of the preparation's own findings that are no warnings: what was done is right, and should be known."""
+
+
+def quiet(kind: str, figures: dict[str, Any]) -> None:
+    """The listener that hears nothing."""
+
+
+def dataset_check(
+    data: str | Sequence[str],
+    model: str | None = None,
+    *,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    template: str | None = None,
+    train_on: str | None = None,
+    max_length: int | None = None,
+    too_long: str | None = None,
+    dedupe: str | None = None,
+    validation: Any = None,
+    against: Sequence[str] = (),
+    examples: int = 2,
+    estimate: bool = True,
+    report: str | Path | None = None,
+    folder: Path | None = None,
+    listener: Listener = quiet,
+) -> dict[str, Any]:
+    """Read, render and count all rows as a training would, look for what is wrong with them, and say so.
+
+    data       files, folders or patterns; or a train.yml, whose data and model are checked
+    model      whose tokenizer and chat template; None = the starter, or train.yml's
+    against    files whose rows must not be learned, such as a test set
+    examples   rows that are shown token by token in the result
+    estimate   measure a step of a training with these settings, and say how long it would take
+    report     where a page (HTML, and Markdown beside it) is written
+    The others are keys of train.yml's section `data`.
+
+    JSON-ready: `verdict` (`ok`, `warnings`, `errors`), `rows`, `tokens`, `lengths`, `findings` (each with code, level,
+    count, places and what to do), `figures`, `examples`, `estimate`. Raises InputError where no row can be read.
+    """
+    values = {
+        "format": format, "columns": columns, "template": template, "train_on": train_on, "max_length": max_length,
+        "too_long": too_long, "dedupe": dedupe, "validation": validation,
+    }  # fmt: skip
+    loaded = settings(data, model, folder, values)
+    tokenizer, quality = encoder(loaded), Quality()
+    prepared = look(loaded, tokenizer, quality, against)
+    result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures())
+    result["examples"] = shown(loaded, tokenizer, examples)
+    result["estimate"] = timed(loaded, prepared, listener) if estimate else None
+    if report is not None:
+        result["report"] = [str(path) for path in page.write(result, Path(report))]
+    return result
+
+
+def look(loaded: Loaded, tokenizer: Tokenizer, inspector: Any, against: Sequence[str] = ()) -> Prepared:
+    """Prepare the rows under the eyes of an inspector. However many are bad: that is for the result to say."""
+    config = loaded.config
+    return prepare(
+        config.data.model_copy(update={"max_rejects": ALL}),
+        objective=config.training.objective,
+        seed=config.training.seed,
+        folder=loaded.folder,
+        tokenizer=tokenizer,
+        inspector=inspector,
+        against=against,
+    )
+
+
+def document(
+    loaded: Loaded, prepared: Prepared, findings: Sequence[Finding], figures: dict[str, Any]
+) -> dict[str, Any]:
+    """The result of a check, the worst findings first."""
+    report, data = prepared.report, loaded.config.data
+    found = sorted([*findings, *refused(report, data.max_rejects)], key=lambda each: LEVELS.index(each.level))
+    worst = found[0].level if found else "note"
+    return {
+        "verdict": {"error": "errors", "warning": "warnings", "note": "ok"}[worst],
+        "files": report["inputs"],
+        "model": loaded.config.model.path,
+        "template": report["rendering"]["template"],
+        "max_length": data.max_length,
+        **{key: report[key] for key in ("format", "objective", "rows", "tokens", "supervised", "lengths")},
+        "findings": [asdict(each) for each in found],
+        "figures": figures,
+    }
+
+
+def refused(report: dict[str, Any], allowed: Amount) -> Iterator[Finding]:
+    """Whether a training with these settings would not start."""
+    rows = report["rows"]
+    if rows["rejected"] > allowed.within(rows["read"]):
+        message = f"{rows['rejected']} of {rows['read']} rows are bad: with `data.max_rejects: {allowed}` no run starts"
+        share = rows["rejected"] / rows["read"]
+        hint = "Mend them, or allow more: data.max_rejects."
+        yield Finding("data.too_many_rejects", "error", rows["rejected"], share, [], message, hint, [])
+
+
+def told(prepared: Prepared) -> Iterator[Finding]:
+    """What the preparation itself found worth saying."""
+    for each in prepared.report["findings"]:
+        level = "note" if each["code"] in NOTED else "warning"
+        yield Finding(each["code"], level, 1, 0.0, [], each["message"], "", [])
+
+
+def timed(loaded: Loaded, prepared: Prepared, listener: Listener) -> dict[str, Any] | None:
+    """Seconds and memory of a training on these rows, from one measured step; None where it can't be trained."""
+    from truetune.train import preview, session
+
+    try:
+        wide = loaded.config.data.model_copy(update={"max_rejects": ALL})
+        gathered = session.gather(loaded.config.model_copy(update={"data": wide}), loaded.folder)
+        measured = preview.preview(gathered)
+    except TrueTuneError as error:
+        listener("warning", {"text": f"the time of a training is not estimated: {error}"})
+        return None
+    figures = measured["measured"]
+    return {
+        "seconds": figures["seconds"],
+        "tokens_per_second": figures["tokens_per_second"],
+        "peak_memory": figures["peak_memory"],
+        "engine": figures["engine"],
+        "steps": measured["plan"]["steps"],
+        "epochs": loaded.config.training.epochs,
+    }

@@ -1,0 +1,17 @@
+"""`ft dataset`: check, prepare, show and convert rows before a minute is spent on training."""
+
+from __future__ import annotations
+
+import click
+
+from truetune.cli.dataset.check import check
+from truetune.cli.dataset.show import show
+
+
+@click.group()
+def command() -> None:
+    """Rows before training: what is wrong with them, and what a model will learn."""
+
+
+for verb in (check, show):
+    command.add_command(verb)
