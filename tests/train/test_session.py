@@ -13,6 +13,7 @@ import truetune as ft
 from truetune.config import load
 from truetune.errors import InputError, Stopped, UsageError
 from truetune.train import session
+from truetune.train.reopen import reopen
 
 TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}] {{ message.content }}"
@@ -109,17 +110,17 @@ def test_a_run_is_opened_again_from_elsewhere(here, monkeypatch, config, names):
     (here / "elsewhere").mkdir()
     (here / "elsewhere" / "rows.jsonl").write_text(held)  # another file of this name
     monkeypatch.chdir(here / "elsewhere")
-    again = session.reopen(run)
+    again = reopen(run)
     places = [[Path(one["resolved"]).resolve() for one in each.prepared.report["inputs"]] for each in (made, again)]
     assert places[0] == places[1] and len(again.prepared.train) == len(made.prepared.train)
     assert again.folder == made.folder
 
     (here / "rows.jsonl").write_text((here / "rows.jsonl").read_text().replace("number", "figure"))
     with pytest.raises(UsageError) as changed:
-        session.reopen(run)
+        reopen(run)
     assert changed.value.finding.code == "resume.data_changed" and "--data" in changed.value.finding.hint
     (here / "rows.jsonl").unlink()
     (here / "elsewhere" / "rows.jsonl").unlink()
     with pytest.raises(InputError) as gone:
-        session.reopen(run)
+        reopen(run)
     assert gone.value.finding.code == "data.missing" and "--data" in gone.value.finding.hint

@@ -10,7 +10,7 @@ from truetune.errors import InputError
 from truetune.runs import receipt
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
-from truetune.train.session import Outcome
+from truetune.train.carry import Outcome
 
 if TYPE_CHECKING:
     from truetune.evaluate.talk import Talk

@@ -48,19 +48,19 @@ def train(
         return _go_on(config, (model, data, method), overrides, from_, listener)
     with Starting():
         from truetune.api.handle import TrainedRun
-        from truetune.train import session
+        from truetune.train import carry, session
 
         loaded = _load(config, model, data, method, overrides)
         gathered = session.gather(loaded.config, loaded.folder)
         for warning in gathered.warnings:
             listener("warning", {"text": warning})
-        folder, state = session.place(gathered), session.start_state(gathered)
-        engine = session.open_engine(gathered, state)
+        folder, state = session.place(gathered), carry.start_state(gathered)
+        engine = carry.open_engine(gathered, state)
     asked = "output.log" in loaded.explicit
     with closing(engine), _logging(gathered.config.output.log, listener, asked=asked) as heard:
         run = session.create(gathered, loaded, folder)
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
-        outcome = session.carry_out(gathered, run, engine, state, heard)
+        outcome = carry.carry_out(gathered, run, engine, state, heard)
     renew(run, listener)
     return TrainedRun.of(outcome)
 
@@ -127,16 +127,17 @@ def _go_on(
         )
     with Starting():
         from truetune.api.handle import TrainedRun
-        from truetune.train import session
+        from truetune.train import carry
+        from truetune.train.reopen import reopen
 
         run, chosen = _resumable(config, from_)
-        gathered = session.reopen(run)
+        gathered = reopen(run)
         checkpoint = _checkpoint(run, chosen, listener)
-        state = session.start_state(gathered, run, checkpoint)
-        engine = session.open_engine(gathered, state)
+        state = carry.start_state(gathered, run, checkpoint)
+        engine = carry.open_engine(gathered, state)
     with closing(engine), _logging(gathered.config.output.log, listener, asked=False) as heard:
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
-        outcome = session.carry_out(gathered, run, engine, state, heard, checkpoint=checkpoint, resumed=True)
+        outcome = carry.carry_out(gathered, run, engine, state, heard, checkpoint=checkpoint, resumed=True)
     renew(run, listener)
     return TrainedRun.of(outcome)
 

@@ -25,7 +25,7 @@ from truetune.errors import Finding, InputError, TrueTuneError, UsageError
 from truetune.evaluate.subject import Subject
 from truetune.evaluate.tasks import task_of
 from truetune.runs.run import Run
-from truetune.train import session
+from truetune.train.reopen import reopen
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def gather(
 ) -> Material:
     """The rows of `data`, else those that the subject's run held out; at most `limit` of them, spread over all.
 
-    `columns` are our names of the columns of `data`, each with theirs. Raises what `prepare` and `train.session.reopen`
+    `columns` are our names of the columns of `data`, each with theirs. Raises what `prepare` and `train.reopen.reopen`
     raise, InputError `evaluate.no_rows` for a run that held none out, and UsageError `evaluate.no_data`,
     `evaluate.texts` where it must be told what to measure on.
     """
@@ -89,7 +89,7 @@ def gather(
 
 def of_run(run: Run) -> Prepared:
     """The run's own rows, as it prepared them."""
-    prepared = session.reopen(run).prepared
+    prepared = reopen(run).prepared
     if not len(prepared.validation):
         raise InputError(
             "the run held no rows out, so there is nothing to measure on that it was not trained on",
@@ -223,7 +223,7 @@ def learned(subject: Subject) -> Collection[bytes] | None:
     if subject.run is None:
         return None
     try:
-        prepared = session.reopen(subject.run).prepared
+        prepared = reopen(subject.run).prepared
         return {content.digest for _, _, content in texts(prepared.report, rows(prepared.train))}
     except (TrueTuneError, RowError):  # its files have moved or changed since
         return None

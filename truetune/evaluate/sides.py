@@ -12,8 +12,8 @@ from truetune.evaluate.subject import Subject
 from truetune.evaluate.talk import out_of_memory
 from truetune.evaluate.voice import Voice
 from truetune.runs.metrics import Metrics
-from truetune.train.samples import Samples, prompt_length
-from truetune.train.session import reopen, texts
+from truetune.train.reopen import reopen
+from truetune.train.samples import Samples, prompt_length, texts
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def check_count(count: int) -> None:
 
 def held_out(subject: Subject, count: int) -> Rows:
     """The first held-out rows of the subject's run. Raises UsageError, InputError (`generation.no_rows`), and what
-    `session.reopen` raises where the data has changed."""
+    `reopen` raises where the data has changed."""
     if subject.run is None or not subject.tuned:
         raise UsageError(
             f"{subject.name} is no run, so there are no rows of its own to ask",
@@ -50,7 +50,10 @@ def held_out(subject: Subject, count: int) -> Rows:
             where=subject.run.id,
             hint='Train with data.validation, or ask it yourself: ft chat RUN "…".',
         )
-    return Rows(examples, Samples(Metrics(subject.run.folder / "samples.jsonl"), examples, 0, texts(session)))
+    return Rows(
+        examples,
+        Samples(Metrics(subject.run.folder / "samples.jsonl"), examples, 0, texts(session.tokenizer, session.template)),
+    )
 
 
 def side_by_side(voice: Voice, rows: Rows, **chosen: Any) -> list[dict[str, str]]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from truetune.engines.base import TrainEngine
 from truetune.models import facts, fit
+from truetune.train.carry import open_engine, start_state
 from truetune.train.resolve import case, longest, plan
-from truetune.train.session import Session, open_engine, start_state
+from truetune.train.session import Session
 
 
 def preview(session: Session) -> dict[str, Any]:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from truetune.data.example import Example
+from truetune.data.turns import Question, stop_ids
 from truetune.engines.base import TrainEngine
+from truetune.models.template import Template
+from truetune.models.tokenizer import Tokenizer
 from truetune.runs.metrics import Metrics
 
 
@@ -20,6 +23,13 @@ class Texts:
     """Tokens at which an answer ends."""
     question: Callable[[str], str] = str
     """The last question in a prompt as it is served."""
+
+
+def texts(encode: Tokenizer, template: Template | None) -> Texts:
+    """How samples are read: where they end, and what was asked. Without a template texts were learned."""
+    if template is None:
+        return Texts(encode.decode, frozenset(encode.eos_ids))
+    return Texts(encode.decode, stop_ids(template, encode), Question(template))
 
 
 class Samples:

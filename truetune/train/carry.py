@@ -1,0 +1,190 @@
+"""A session carried out: the engine opened, the loop, the result, its receipts and its card."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from truetune import engines
+from truetune.engines.base import TrainEngine
+from truetune.errors import Forced, Stopped, TrainingError, TrueTuneError
+from truetune.models import source
+from truetune.models.source import Source
+from truetune.runs import durable, receipt
+from truetune.runs.checkpoints import Checkpoint, Checkpoints
+from truetune.runs.metrics import Metrics
+from truetune.runs.run import Run
+from truetune.runs.status import Status
+from truetune.train import card, receipts, result
+from truetune.train.loop import Listener, Loop
+from truetune.train.resolve import engine_spec, plan, promised, rules
+from truetune.train.samples import texts
+from truetune.train.session import Session
+from truetune.train.state import State
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `finished` (or early, which is finished too), with its figures."""
+
+    run: Run
+    state: State
+    reason: str
+    result: Path
+    result_step: int
+    eval_loss: float | None
+
+
+def start_state(session: Session, run: Run | None = None, checkpoint: Checkpoint | None = None) -> State:
+    """The loop's state of a checkpoint, or of a run that has none yet. Raises InputError `model.changed`."""
+    if run:
+        receipt.refuse_changed_base(run, session.source.folder)
+    if run and checkpoint:
+        return State.from_json(Checkpoints(run).load_state(checkpoint))
+    return State(token_budget=session.resolved["memory"]["token_budget"])
+
+
+def open_engine(session: Session, state: State) -> TrainEngine:
+    """The engine with the model loaded. Before the run's folder is made: what cannot load leaves nothing behind."""
+    spec = engine_spec(session.resolved, adapter_of(session), state.token_budget)
+    return engines.open_engine(session.resolved["config"]["resources"]["engine"], spec)
+
+
+def adapter_of(session: Session) -> Path | None:
+    """`model.adapter`: a relative folder is looked for beside train.yml, then from where you stand."""
+    if session.config.model.adapter is None:
+        return None
+    path = Path(session.config.model.adapter).expanduser()
+    candidates = [session.folder / path, path]
+    return next((candidate for candidate in candidates if candidate.exists()), path)
+
+
+def carry_out(
+    session: Session,
+    run: Run,
+    engine: TrainEngine,
+    state: State,
+    listener: Listener,
+    *,
+    checkpoint: Checkpoint | None = None,
+    resumed: bool = False,
+) -> Outcome:
+    """Train, keep the best, write the result and the receipts. The run's status tells of every way out.
+
+    Raises Stopped (75) after a polite stop, Forced (130) after an impatient one.
+    """
+    with run.lock():
+        run.clear_stop()
+        Status.update(run, state="running", steps=session.resolved["plan"]["steps"])
+        try:
+            if checkpoint:
+                engine.restore(checkpoint.folder)
+            if resumed:
+                take_up(run, state)
+            outcome = _train(session, run, engine, state, listener)
+        except BaseException as error:
+            _record_end(run, error)
+            raise
+        Status.update(run, state="finished", step=outcome.state.step)
+    return outcome
+
+
+def _record_end(run: Run, error: BaseException) -> None:
+    if isinstance(error, Stopped | Forced | KeyboardInterrupt):
+        Status.update(run, state="stopped")
+        return
+    if not isinstance(error, TrueTuneError):
+        error = TrainingError(f"{type(error).__name__}: {error}", code="bug", hint="Run again with --debug.")
+    Status.update(run, state="failed", error=error.to_json())
+
+
+def _train(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Outcome:
+    # 1. The base's files are hashed beside the training.
+    with ThreadPoolExecutor(1) as pool:
+        base = pool.submit(hash_base, session.source)
+        listener("start", {"step": state.step, "steps": session.resolved["plan"]["steps"]} | engine.describe())
+        # 2. The loop.
+        loop = build(session, run, engine, state, listener)
+        reason = loop.fit()
+        if reason not in ("done", "early"):
+            raise stopped(run, state, reason)
+        # 3. The best checkpoint's parameters are the result.
+        step, loss = settle(run, engine, state, session.config.checkpoints.best)
+        target = result.write(run, engine, session.resolved, session.template.source if session.template else None)
+        # 4. Receipts and card.
+        finish(session, run, engine, loop, base, target, step, loss)
+    return Outcome(run, state, reason, target, step, loss)
+
+
+def take_up(run: Run, state: State) -> None:
+    """Before a resume: the run's files go on from the state's step, and its best checkpoint is marked again."""
+    state.resumes.append(state.step)
+    for path in (run.folder / "metrics.jsonl", run.folder / "samples.jsonl"):
+        if path.exists():
+            Metrics(path).resume(state.step)
+    checkpoints = Checkpoints(run)
+    if any(checkpoint.step == state.best_step for checkpoint in checkpoints.list()):
+        checkpoints.mark_best(state.best_step or 0, state.best_loss or 0.0)
+    else:
+        state.best_step = state.best_loss = None
+
+
+def build(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Loop:
+    prepared = session.prepared
+    path = plan(session.config, len(prepared.train))
+    return Loop(
+        run,
+        engine,
+        path,
+        prepared.train,
+        prepared.validation,
+        rules(session.config),
+        state,
+        listener,
+        texts(session.tokenizer, session.template),
+    )
+
+
+def stopped(run: Run, state: State, reason: str) -> Stopped:
+    return Stopped(
+        f"stopped by {reason} after step {state.step}, saved",
+        code="run.stopped",
+        where=run.id,
+        hint=f"Go on with: ft train --from {run.id}",
+    )
+
+
+def settle(run: Run, engine: TrainEngine, state: State, best: bool) -> tuple[int, float | None]:
+    """Which step is the result, and its held-out loss; the engine stands there afterwards."""
+    if not best or state.best_step is None or state.best_step == state.step:
+        return state.step, state.eval_loss if state.eval_step == state.step else None
+    checkpoint = Checkpoints(run).find(f"step-{state.best_step}")
+    engine.restore(checkpoint.folder)
+    return state.best_step, state.best_loss
+
+
+def hash_base(found: Source) -> dict[str, Any]:
+    """The base by name, revision and the sha256 of every file that defines it."""
+    hashes = durable.digests(source.files(found.folder), found.folder)
+    return {"name": found.name, "revision": found.revision, "folder": str(found.folder), "files": hashes}
+
+
+def finish(
+    session: Session,
+    run: Run,
+    engine: TrainEngine,
+    loop: Loop,
+    base: Future[dict[str, Any]],
+    target: Path,
+    step: int,
+    loss: float | None,
+) -> None:
+    promise = promised(loop.course, session.prepared, loop.state.step)
+    receipts.write_train(run, loop.state, engine, promise, base.result(), target, step)
+    if loss is not None:
+        receipts.write_eval(run, loop.state, session.prepared, step, loss)
+    last = "eval" if loss is not None else "train"
+    digest = durable.digest(run.folder / "receipts" / f"{last}.json")
+    card.write(run, target, session.resolved, digest, adapter_of(session))
