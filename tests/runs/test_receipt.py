@@ -202,3 +202,12 @@ def test_a_base_that_has_changed_is_refused(proven: Run, base: Path) -> None:
 
 def test_a_run_that_names_no_base_yet_is_let_through(run: Run, base: Path) -> None:
     receipt.refuse_changed_base(run, base)
+
+
+def test_a_base_that_changes_before_the_first_receipt_is_noticed(make: Callable[..., Run], base: Path) -> None:
+    run = make(base={"files": durable.digests([base / "model.safetensors"], base)})
+    receipt.refuse_changed_base(run, base)
+    (base / "model.safetensors").write_text("another")
+    with pytest.raises(InputError, match=r"model\.safetensors differs") as error:
+        receipt.refuse_changed_base(run, base)
+    assert error.value.finding.code == "model.changed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("torch")
 import truetune as ft
 from truetune.config import load
 from truetune.errors import InputError, Stopped, UsageError
+from truetune.models.source import STARTER
 from truetune.train import session
 from truetune.train.reopen import reopen
 
@@ -64,6 +66,30 @@ def test_a_resume_without_a_name_sees_that_train_yml_has_changed():
     assert "training.max_steps" in error.value.finding.message
     write(max_steps=4, batch_size=4)
     assert ft.train(resume=True).figures["steps"] == 4
+
+
+def test_a_resume_sees_that_the_base_has_changed_before_its_first_receipt(here):
+    model = here / "model"
+    shutil.copytree(STARTER, model)
+    body = {"model": str(model), "data": "rows.jsonl", "training": {"max_steps": 4, "batch_size": 4}}
+    folders: list[Path] = []
+
+    def stop(kind, figures):
+        if kind == "run":
+            folders.append(Path(figures["folder"]))
+        elif kind == "train" and figures["step"] == 2:
+            (folders[0] / "stop").touch()
+
+    with pytest.raises(Stopped):
+        ft.train(body | {"evaluation": {"samples": 0}}, listener=stop)
+    named = json.loads((folders[0] / "env.json").read_text())["base"]
+    assert "model.safetensors" in named["files"] and named["folder"] == str(model)
+    settings = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps(settings | {"temperature": 0.5}))
+    for look in (lambda: ft.train(from_=str(folders[0])), lambda: ft.generate("Hello", folders[0])):
+        with pytest.raises(InputError, match=r"generation_config\.json differs") as error:
+            look()
+        assert error.value.finding.code == "model.changed"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from truetune.errors import InputError
-from truetune.runs import durable, jsonfile
+from truetune.runs import durable, jsonfile, known
 from truetune.runs.run import NAME, Run
 
 CHAIN = ("data", "train", "eval")
@@ -80,16 +80,14 @@ def read(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def refuse_changed_base(run: Run, folder: Path) -> None:
-    """Compare the base model in `folder` with the one that the train receipt names by sha256 (about 1 s per GB).
+    """Compare the base model in `folder` with the one that the run names by sha256 (about 1 s per GB, once).
 
-    What was trained is a change to exactly those weights. A run that has no such receipt yet is let through. Raises
-    InputError `model.changed`, which names the files.
+    What was trained is a change to exactly those weights. A run that names none is let through. Raises InputError
+    `model.changed`, which names the files.
     """
-    place = path(run, "train")
-    if not place.is_file():
-        return
-    files = jsonfile.load(place).get("base", {}).get("files", {})
-    changed = [name for name, expected in files.items() if _found(folder / name) != expected]
+    files = named_base(run).get("files", {})
+    found = known.digests(folder / name for name in files)
+    changed = [name for name, expected in files.items() if found[folder / name] != expected]
     if changed:
         verb = "differs" if len(changed) == 1 else "differ"
         raise InputError(
@@ -100,8 +98,9 @@ def refuse_changed_base(run: Run, folder: Path) -> None:
         )
 
 
-def _found(file: Path) -> str | None:
-    try:
-        return durable.digest(file)
-    except OSError:
-        return None
+def named_base(run: Run) -> dict[str, Any]:
+    """{name, revision, folder, files {relative: sha256}} of the base as the run found it at its start; empty where it
+    says nothing of it. The train receipt repeats what env.json says."""
+    place = path(run, "train")
+    body = jsonfile.load(place) if place.is_file() else run.env
+    return body.get("base") or {}

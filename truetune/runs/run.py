@@ -2,7 +2,8 @@
 
 train.yml      what the user wrote, byte for byte
 resolved.json  every value of the run; the file that makes a folder a run
-env.json       versions, device, seed, `here` (where it was started), and `source`: {path, sha256} of its train.yml
+env.json       versions, device, seed, `here` (where it was started), `source`: {path, sha256} of its train.yml, and
+               `base`: the model as it was then, {name, revision, folder, files {relative: sha256}}
 """
 
 from __future__ import annotations

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from truetune import engines
 from truetune.engines.base import TrainEngine
 from truetune.errors import Forced, Stopped, TrainingError, TrueTuneError
-from truetune.models import source
-from truetune.models.source import Source
 from truetune.runs import durable, receipt
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
@@ -21,7 +17,7 @@ from truetune.train import card, receipts, result
 from truetune.train.loop import Listener, Loop
 from truetune.train.resolve import engine_spec, plan, promised, rules
 from truetune.train.samples import texts
-from truetune.train.session import Session
+from truetune.train.session import Session, described
 from truetune.train.state import State
 
 
@@ -101,20 +97,18 @@ def _record_end(run: Run, error: BaseException) -> None:
 
 
 def _train(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Outcome:
-    # 1. The base's files are hashed beside the training.
-    with ThreadPoolExecutor(1) as pool:
-        base = pool.submit(hash_base, session.source)
-        listener("start", {"step": state.step, "steps": session.resolved["plan"]["steps"]} | engine.describe())
-        # 2. The loop.
-        loop = build(session, run, engine, state, listener)
-        reason = loop.fit()
-        if reason not in ("done", "early"):
-            raise stopped(run, state, reason)
-        # 3. The best checkpoint's parameters are the result.
-        step, loss = settle(run, engine, state, session.config.checkpoints.best)
-        target = result.write(run, engine, session.resolved, session.template.source if session.template else None)
-        # 4. Receipts and card.
-        finish(session, run, engine, loop, base, target, step, loss)
+    listener("start", {"step": state.step, "steps": session.resolved["plan"]["steps"]} | engine.describe())
+    # 1. The loop.
+    loop = build(session, run, engine, state, listener)
+    reason = loop.fit()
+    if reason not in ("done", "early"):
+        raise stopped(run, state, reason)
+    # 2. The best checkpoint's parameters are the result.
+    step, loss = settle(run, engine, state, session.config.checkpoints.best)
+    template = session.template.source if session.template else None
+    target = result.write(run, engine, session.resolved, template)
+    # 3. Receipts and card.
+    finish(session, loop, target, step, loss)
     return Outcome(run, state, reason, target, step, loss)
 
 
@@ -165,26 +159,14 @@ def settle(run: Run, engine: TrainEngine, state: State, best: bool) -> tuple[int
     return state.best_step, state.best_loss
 
 
-def hash_base(found: Source) -> dict[str, Any]:
-    """The base by name, revision and the sha256 of every file that defines it."""
-    hashes = durable.digests(source.files(found.folder), found.folder)
-    return {"name": found.name, "revision": found.revision, "folder": str(found.folder), "files": hashes}
-
-
-def finish(
-    session: Session,
-    run: Run,
-    engine: TrainEngine,
-    loop: Loop,
-    base: Future[dict[str, Any]],
-    target: Path,
-    step: int,
-    loss: float | None,
-) -> None:
-    promise = promised(loop.course, session.prepared, loop.state.step)
-    receipts.write_train(run, loop.state, engine, promise, base.result(), target, step)
+def finish(session: Session, loop: Loop, target: Path, step: int, loss: float | None) -> None:
+    """The receipts of the training, and the card that names the last of them."""
+    run, state = loop.run, loop.state
+    promise = promised(loop.course, session.prepared, state.step)
+    base = receipt.named_base(run) or described(session.source)  # a run of before bases were recorded names none
+    receipts.write_train(run, state, loop.engine, promise, base, target, step)
     if loss is not None:
-        receipts.write_eval(run, loop.state, session.prepared, step, loss)
+        receipts.write_eval(run, state, session.prepared, step, loss)
     last = "eval" if loss is not None else "train"
     digest = durable.digest(run.folder / "receipts" / f"{last}.json")
     card.write(run, target, session.resolved, digest, adapter_of(session))

@@ -22,7 +22,7 @@ from truetune.models import facts, memory, source, tokenizer
 from truetune.models.source import Source
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
-from truetune.runs import durable, jsonfile
+from truetune.runs import durable, jsonfile, known
 from truetune.runs.run import Run, new_id, refuse_used
 from truetune.train import receipts
 from truetune.train.resolve import Resolved, resolve
@@ -173,7 +173,16 @@ def environment(session: Session, loaded: Loaded) -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "here": str(Path.cwd()),
         "source": origin,
+        "base": described(session.source),
     }
+
+
+def described(found: Source) -> dict[str, Any]:
+    """The base by name, revision and the sha256 of every file that defines it (about 1 s per GB)."""
+    files = source.files(found.folder)
+    hashes = known.digests(files, trust=False)
+    named = {path.relative_to(found.folder).as_posix(): hashes[path] or durable.digest(path) for path in files}
+    return {"name": found.name, "revision": found.revision, "folder": str(found.folder), "files": named}
 
 
 def version(name: str) -> str | None:
