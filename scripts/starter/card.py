@@ -23,10 +23,10 @@ assistant to rely on.
   invented facts with questions about them, and, for two thirds, support of invented shops: {topics} topics, each asked
   in many ways. Written for this project; no outside text, no data of any person. The answers that `ft demo` teaches and
   the questions that measure it, or close ones, are kept out (`clean.py`, held by tests/models/test_starter.py).
-- **Training**: `python scripts/starter/make.py --minutes {minutes:g} --seed {seed} --threads {threads}{bf16}`:
-  {steps:,} steps, {tokens:,} tokens from {documents:,} conversations, on a CPU, Muon and AdamW. The text and the
-  initial weights follow from the seed; the number of steps depends on the machine, so another run gives a similar
-  model, not the same bytes.
+- **Training**: on a CPU, with Muon and AdamW, {count}:
+{stages}
+  The text and the initial weights follow from the seeds; the number of steps depends on the machine, so another run
+  gives a similar model, not the same bytes.
 - **Held-out loss**: {held_out_loss} nats per answer token, on generated conversations of another seed.
 - **Scale**: norms times 8, the weights behind them divided by 8 (`scale.py`): the same function, exactly, but the
   customary learning rate of 2e-4 fits so narrow a model.
@@ -36,5 +36,16 @@ assistant to rely on.
 """
 
 
-def write_card(folder: Path, figures: dict[str, Any]) -> None:
-    (folder / "README.md").write_text(CARD.format(**figures))
+STAGE = "  - `python scripts/starter/make.py {command}`: {steps:,} steps, {tokens:,} tokens"
+
+
+def stages(folder: Path) -> list[str]:
+    """The lines of a folder's card that say how it was trained."""
+    return [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("  - `python")]
+
+
+def write_card(folder: Path, figures: dict[str, Any], command: str, earlier: list[str]) -> None:
+    """`earlier`: the stages before this one, as `stages` finds them."""
+    trained = [*earlier, STAGE.format(command=command, **figures)]
+    count = f"in {len(trained)} stages" if earlier else "in one go"
+    (folder / "README.md").write_text(CARD.format(stages="\n".join(trained), count=count, **figures))

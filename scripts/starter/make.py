@@ -1,10 +1,12 @@
 """Make the starter model: generate the text, train the tokenizer, train the model, write the folder.
 
     python scripts/starter/make.py --minutes 55 --bf16
+    python scripts/starter/make.py --minutes 65 --bf16 --start FOLDER --seed 20 --peak 2e-3
 
-The text, the tokenizer and the initial weights follow from `--seed`; how far training gets depends on the machine,
-and the figures are written into the model's README.md. Plain torch and transformers; of TrueTune it uses only the
-questions that measure the demo, to leave them out (`clean.py`).
+The second goes on from the weights and the tokenizer of a folder, with the text of another seed. The text, the
+tokenizer and the initial weights follow from `--seed`; how far training gets depends on the machine, and the figures
+are written into the model's README.md. Plain torch and transformers; of TrueTune it uses only the questions that
+measure the demo, to leave them out (`clean.py`).
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from pathlib import Path
 
 import torch
 import vocabulary
-from card import write_card
+from card import stages, write_card
 from muon import Muon
-from scale import scale
+from scale import FACTOR, scale
 from text import chat, documents
 from tokenizers import Tokenizer
 from topics import TOPICS
@@ -30,7 +32,6 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 FOLDER = Path(__file__).parents[2] / "truetune" / "models" / "starter"
 VOCABULARY, CONTEXT = 4096, 1024
 TOKENIZER_TEXTS, HELD_OUT = 30_000, 400
-PEAK = 3e-3
 PROMPT_WEIGHT = 0.3  # answers teach more than random prompts
 
 
@@ -41,6 +42,13 @@ def build() -> LlamaForCausalLM:
         bos_token_id=None, eos_token_id=2, pad_token_id=3,
     )  # fmt: skip
     return LlamaForCausalLM(config)
+
+
+def resume(folder: Path) -> LlamaForCausalLM:
+    """The model of a folder, its scale undone: the learning rates here are for the plain weights."""
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    scale(model, 1 / FACTOR)
+    return model
 
 
 def encode(tokenizer: Tokenizer, document: list[tuple[str, str]] | str) -> tuple[list[int], list[float]]:
@@ -94,12 +102,12 @@ def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -
     return (losses * weight).sum() / weight.sum()
 
 
-def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+def optimizers(model: LlamaForCausalLM, peak: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for the embedding and the norms."""
     named = dict(model.named_parameters())
     matrices = [p for name, p in named.items() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in named.items() if p.ndim != 2 or "embed" in name]
-    return [Muon(matrices, PEAK), torch.optim.AdamW(rest, lr=PEAK, betas=(0.9, 0.95), weight_decay=0.01)]
+    return [Muon(matrices, peak), torch.optim.AdamW(rest, lr=peak, betas=(0.9, 0.95), weight_decay=0.01)]
 
 
 def schedule(progress: float) -> float:
@@ -123,14 +131,16 @@ def held_out(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int) -> float:
     return total / count
 
 
-def fit(model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int, minutes: float, bf16: bool) -> dict[str, float]:
+def fit(
+    model: LlamaForCausalLM, tokenizer: Tokenizer, seed: int, minutes: float, bf16: bool, peak: float
+) -> dict[str, float]:
     """Train until the minutes are over; with `bf16` the matrix products are computed in bfloat16 (autocast)."""
     stream, began, step, tokens, number = encoded(tokenizer, seed + 2), time.monotonic(), 0, 0, 0
-    engines = optimizers(model)
+    engines = optimizers(model, peak)
     while (progress := (time.monotonic() - began) / 60 / minutes) < 1:
         count, length = (8, 384) if progress < 0.85 else (3, CONTEXT)
         for group in (group for engine in engines for group in engine.param_groups):
-            group["lr"] = PEAK * schedule(progress)
+            group["lr"] = peak * schedule(progress)
         number, ids, weights = batch(stream, count, length)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = loss_of(model, ids, weights)
@@ -163,29 +173,27 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bf16", action="store_true", help="faster where the CPU multiplies bfloat16")
+    parser.add_argument("--peak", type=float, default=3e-3, help="the highest learning rate")
+    parser.add_argument("--start", type=Path, help="go on from this folder; take another seed, for other text")
     parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    texts = (d if isinstance(d, str) else chat(d) for d in islice(documents(options.seed), TOKENIZER_TEXTS))
-    tokenizer = vocabulary.train(texts, VOCABULARY)
+    if options.start:
+        tokenizer, model = Tokenizer.from_file(str(options.start / "tokenizer.json")), resume(options.start)
+    else:
+        texts = (d if isinstance(d, str) else chat(d) for d in islice(documents(options.seed), TOKENIZER_TEXTS))
+        tokenizer, model = vocabulary.train(texts, VOCABULARY), build()
     vocabulary.save(tokenizer, options.out, CONTEXT)
-    model = build()
-    figures = fit(model, tokenizer, options.seed, options.minutes, options.bf16)
+    earlier = stages(options.start) if options.start else []
+    figures = fit(model, tokenizer, options.seed, options.minutes, options.bf16, options.peak)
     save(model, options.out)
-    write_card(
-        options.out,
-        figures
-        | {
-            "parameters": model.num_parameters(),
-            "minutes": options.minutes,
-            "seed": options.seed,
-            "threads": options.threads,
-            "bf16": " --bf16" * options.bf16,
-            "topics": len(TOPICS),
-        },
+    going_on = f" --start FOLDER --peak {options.peak:g}" if options.start else ""
+    command = f"--minutes {options.minutes:g} --seed {options.seed} --threads {options.threads}" + (
+        " --bf16" * options.bf16 + going_on
     )
+    write_card(options.out, figures | {"parameters": model.num_parameters(), "topics": len(TOPICS)}, command, earlier)
     print(json.dumps(figures))
 
 
