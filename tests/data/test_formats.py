@@ -72,7 +72,7 @@ def test_columns_that_are_not_there(
 
 
 def test_text_is_a_document() -> None:
-    assert formats.detect([{"text": "t", "label": 1}]).read({"text": "t"}) == Document("t")
+    assert formats.detect([{"text": "t", "label": None}]).read({"text": "t"}) == Document("t")
 
 
 def test_weights_of_messages() -> None:
@@ -158,14 +158,6 @@ def test_a_tie_or_nothing_known_lists_what_is_there(rows: list[dict[str, Any]]) 
     finding = caught.value.finding
     assert finding.code == "data.unknown_format"
     assert next(iter(rows[0])) in finding.hint and "question_answer (question, answer)" in finding.hint
-
-
-@pytest.mark.parametrize(
-    "read", [lambda: formats.detect([{"chosen": 1, "rejected": 2}]), lambda: formats.named("preference")]
-)
-def test_preference_pairs_are_refused(read: Any) -> None:
-    with pytest.raises(InputError, match="preference training is not in this version"):
-        read()
 
 
 def test_columns_can_be_named() -> None:

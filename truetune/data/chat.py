@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from truetune.data.rows import Conversation, RowError, Turn
+from truetune.data.tools import calls, definitions
 
 ROLES = {
     "system": "system",
@@ -16,27 +17,49 @@ ROLES = {
     "human": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "chatgpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
     "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
 }
+CALLING = ("function_call", "tool_call")
+"""Roles whose text is no text but calls."""
 
 
-def from_messages(value: Any, column: str = "messages") -> Conversation:
-    """OpenAI's notation: `{role, content, weight?}`; ShareGPT's `{from, value}` is understood as well."""
+def from_messages(value: Any, column: str = "messages", tools: Any = None) -> Conversation:
+    """OpenAI's notation: `{role, content, tool_calls?, name?, tool_call_id?, weight?}`; ShareGPT's `{from, value}` is
+    understood as well. `tools` are definitions, a list or JSON text."""
     if not isinstance(value, list):
         raise RowError("data.type", f"{column!r} must be a list of messages, not {_kind(value)}")
     if not value:
         raise RowError("data.empty", f"{column!r} is an empty list")
-    return Conversation(tuple(_turn(item, place) for place, item in enumerate(value, 1)))
+    turns: list[Turn] = []
+    for place, item in enumerate(value, 1):
+        turn = _turn(item, place)
+        if turns and turn.calls and not turn.content and _joins(turns[-1], item):
+            turn = dataclasses.replace(turn, content=turns.pop().content)
+        turns.append(turn)
+    return Conversation(tuple(turns), definitions(tools))
 
 
 def from_sharegpt(value: Mapping[str, Any]) -> Conversation:
-    """`conversations` of `{from, value}`, with an optional `system` column."""
-    conversation = from_messages(value["conversations"], "conversations")
+    """`conversations` of `{from, value}`, with optional columns `system` and `tools`."""
+    conversation = from_messages(value["conversations"], "conversations", value.get("tools"))
     if system := value.get("system"):
-        return Conversation((Turn("system", text_of(system, "system")), *conversation.turns))
+        first = Turn("system", text_of(system, "system"))
+        return dataclasses.replace(conversation, turns=(first, *conversation.turns))
     return conversation
+
+
+def _joins(before: Turn, item: Mapping[str, Any]) -> bool:
+    """Whether a turn of calls belongs to the text that the assistant said just before it: one turn, written as two."""
+    return _role(item) in CALLING and before.role == "assistant" and not before.calls
 
 
 def single(value: Any, column: str, role: str) -> tuple[Turn, ...]:
@@ -66,26 +89,55 @@ def check_order(conversation: Conversation) -> Conversation:
         raise RowError("data.no_answer", "the conversation has no assistant turn")
     turns = turns[: places[-1] + 1]
     for place, turn in enumerate(turns):
-        before = turns[place - 1].role if place else ""
-        if not turn.content.strip():
-            raise RowError("data.empty", f"the {turn.role} message {place + 1} is empty")
-        if turn.role == "system" and place:
-            raise RowError("data.role_order", "a system message stands in the middle of the conversation")
-        if turn.role == "assistant" and before in ("", "system", "assistant"):
-            raise RowError("data.role_order", f"message {place + 1} is an answer without a question before it")
+        _check_place(turn, place, turns[place - 1].role if place else "")
     return dataclasses.replace(conversation, turns=tuple(turns))
+
+
+def _check_place(turn: Turn, place: int, before: str) -> None:
+    if not turn.content.strip() and not turn.calls and turn.role != "tool":  # a tool may have nothing to say
+        raise RowError("data.empty", f"the {turn.role} message {place + 1} is empty")
+    if turn.role == "system" and place:
+        raise RowError("data.role_order", "a system message stands in the middle of the conversation")
+    if turn.role == "tool" and before not in ("assistant", "tool"):
+        raise RowError("data.role_order", f"message {place + 1} is a tool's answer that nothing called for")
+    if turn.role == "assistant" and before in ("", "system", "assistant"):
+        raise RowError("data.role_order", f"message {place + 1} is an answer without a question before it")
 
 
 def _turn(item: Any, place: int) -> Turn:
     if not isinstance(item, Mapping):
         raise RowError("data.type", f"message {place} must be an object, not {_kind(item)}")
-    if item.get("tool_calls") or item.get("function_call"):
-        raise RowError("data.tool_calls", f"message {place} calls a tool, which is not in this version")
-    role = item.get("role", item.get("from"))
+    role, where = _role(item), f"message {place}"
     if not isinstance(role, str) or role not in ROLES:
-        raise RowError("data.role", f"message {place} has the role {role!r}; known are {', '.join(sorted(ROLES))}")
-    content = text_of(item.get("content", item.get("value")), f"message {place}")
-    return Turn(ROLES[role], content, _weight(item.get("weight"), place))
+        raise RowError("data.role", f"{where} has the role {role!r}; known are {', '.join(sorted(ROLES))}")
+    said, called = item.get("content", item.get("value")), item.get("tool_calls") or item.get("function_call")
+    if role in CALLING and not called:
+        said, called = "", _present(said, where)
+    if called and ROLES[role] != "assistant":
+        raise RowError("data.tool_calls", f"{where} calls a tool, which only the assistant does")
+    return Turn(
+        ROLES[role],
+        "" if said is None and called else text_of(said, where),
+        _weight(item.get("weight"), place),
+        calls(called, where) if called else (),
+        _label(item, "name", where),
+        _label(item, "tool_call_id", where),
+    )
+
+
+def _role(item: Mapping[str, Any]) -> Any:
+    return item.get("role") or item.get("from")
+
+
+def _present(said: Any, where: str) -> Any:
+    if not said:
+        raise RowError("data.tool_calls", f"{where} calls no tool")
+    return said
+
+
+def _label(item: Mapping[str, Any], key: str, where: str) -> str:
+    value = item.get(key)
+    return text_of(value, f"{key} of {where}") if value is not None else ""
 
 
 def _weight(value: Any, place: int) -> float:

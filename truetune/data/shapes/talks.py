@@ -1,0 +1,77 @@
+"""Rows that are a conversation: a prompt and its answer in columns, or a list of messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from truetune.data.chat import from_messages, single, text_of
+from truetune.data.rows import Content, Conversation, RowError, Turn
+from truetune.data.shapes import Value
+from truetune.data.tools import definitions
+
+SUMMARISE = "Summarise this text:"
+"""What stands before the text in rows of a text and its summary."""
+
+
+def messages(value: Value) -> Content:
+    """`messages` in OpenAI's notation; optional `tools`."""
+    return from_messages(value["messages"], tools=value.get("tools"))
+
+
+def pair(prompt: str, answer: str) -> Callable[[Value], Content]:
+    """One prompt and one answer, each a text or a list of messages; optional `system`, and `tools` beside messages."""
+
+    def read(value: Value) -> Content:
+        turns = (*system(value), *single(value[prompt], prompt, "user"), *_answer(value[answer], answer))
+        return Conversation(turns, definitions(value.get("tools")) if isinstance(value[answer], list) else ())
+
+    return read
+
+
+def alpaca(value: Value) -> Content:
+    """`instruction`, `input` (optional) below it, `output`; optional `system`, `history` of [question, answer]."""
+    turns = (
+        *system(value),
+        *_history(value.get("history")),
+        Turn("user", instruction(value)),
+        *_answer(value["output"], "output"),
+    )
+    return Conversation(turns)
+
+
+def summary(long: str, short: str) -> Callable[[Value], Content]:
+    """A long text and its summary; optional `system`. The column alone would not tell the model what to do."""
+
+    def read(value: Value) -> Content:
+        text = text_of(value[long], long)
+        if not text.strip():
+            raise RowError("data.empty", f"{long!r} is empty")
+        return Conversation((*system(value), Turn("user", f"{SUMMARISE}\n\n{text}"), *_answer(value[short], short)))
+
+    return read
+
+
+def instruction(value: Value) -> str:
+    """Alpaca's `instruction` with its `input`, if there is any, below it."""
+    text, extra = text_of(value["instruction"], "instruction"), value.get("input")
+    return f"{text}\n\n{text_of(extra, 'input')}" if extra else text
+
+
+def system(value: Value) -> tuple[Turn, ...]:
+    """The turn of the column `system`, if there is any."""
+    said = value.get("system")
+    return (Turn("system", text_of(said, "system")),) if said else ()
+
+
+def _answer(value: Any, column: str) -> tuple[Turn, ...]:
+    return single(value, column, "assistant")
+
+
+def _history(value: Any) -> tuple[Turn, ...]:
+    turns: list[Turn] = []
+    for item in value or ():
+        if not isinstance(item, list | tuple) or len(item) != 2:
+            raise RowError("data.type", "`history` is a list of [question, answer] pairs")
+        turns += [Turn("user", text_of(item[0], "history")), Turn("assistant", text_of(item[1], "history"))]
+    return tuple(turns)
