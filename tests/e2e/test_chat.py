@@ -152,8 +152,14 @@ def test_the_whole_model_and_its_checkpoint_answer(ft: Ft) -> None:
 
 def test_texts_are_gone_on_with(ft: Ft) -> None:
     ft.write("texts.txt", "".join(f"Line {number} of the miller's book is here.\n" for number in range(40)))
-    overrides = ("--set", "training.max_steps=2", "--set", "evaluation.samples=0")
-    assert ft("train", "--model", "starter", "--data", "texts.txt", "-q", *overrides).code == 0
+    overrides = ("--set", "training.max_steps=2", "--set", "evaluation.samples=2")
+    said = ft("train", "--model", "starter", "--data", "texts.txt", *overrides)
+    assert said.code == 0 and "  begins Line " in said.err and "  text   " in said.err, said.err
+    settings = json.loads((ft.run() / "adapter" / "generation_config.json").read_text())
+    assert len(settings["eos_token_id"]) == 2  # the model's own, and that of its first training
+    demo = ft("chat", "last", "--demo", "--max-new-tokens", "6")
+    assert demo.code == 0, demo.err
+    assert "  text  " in demo.out and "word for word" not in demo.out
     document = ft("chat", "last", "The mill stands", "--max-new-tokens", "5", "--json").document
     assert document["subject"]["speaks"] == "texts"
     assert document["tokens"] > 0

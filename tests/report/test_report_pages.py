@@ -177,6 +177,17 @@ def test_every_kind_of_run_has_a_report(tmp_path, kind):
     assert "None" not in re.sub("None: nothing", "", text) and "nan" not in text
 
 
+def test_samples_of_texts_have_words_of_their_own(tmp_path):
+    said = [sample(row, "on and on", question="The mill stands", reference="on and on") for row in (1, 2)]
+    figures = made(samples=said, receipts=FINISHED, training={"objective": "pretrain"})
+    text, html = written(tmp_path, figures)
+    assert "begins  The mill stands" in text and "text    on and on" in text
+    assert "The mill stands …" in html and "In the text" in html
+    for page_ in (text, Tags(html).text):
+        assert "How held-out texts" in page_
+        assert not re.search("word for word|as in the row|In the row|asked ", page_)
+
+
 def test_a_second_report_replaces_the_first(tmp_path):
     run = folder(tmp_path / "a-run", made(receipts=FINISHED))
     write(run)

@@ -16,13 +16,15 @@ MARKS = {True: "  ✓", False: "  ✗", None: ""}
 STYLES = {"before": "red", "after": "green", "row": "dim"}
 
 
-def beside(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Each row of {question, before, after, row}; a mark where it says whether the answer is `right`."""
+def beside(out: Output, rows: Sequence[Mapping[str, Any]], *, texts: bool = False) -> None:
+    """Each row of {question, before, after, row}; a mark where it says whether the answer is `right`. `texts`: the
+    question is the beginning of a text, and the others are how it goes on."""
     for row in rows:
-        out.print(Text(f"\n{visible(row['question'])}", "bold"))
+        out.print(Text(f"\n{visible(row['question'])}{' …' if texts else ''}", "bold"))
         for name, style in STYLES.items():
             mark = MARKS[row.get("right")] if name == "after" else ""
-            out.print(Text(f"  {name:<7} {visible(shortened(row[name])) or '(nothing)'}{mark}", style))
+            label = "text" if texts and name == "row" else name
+            out.print(Text(f"  {label:<7} {visible(shortened(row[name])) or '(nothing)'}{mark}", style))
 
 
 def verbatim(rows: Sequence[Mapping[str, str]]) -> str:

@@ -213,8 +213,9 @@ def demonstrate(out: Output, subject: str, prompt: str | None, options: dict[str
     with waiting(out, "asking both models …", lambda facts: out.note(line(facts), style="dim")) as watch:
         found = load("side_by_side")(subject, **given(options), watch=watch)
     out.document(found)
-    beside(out, found["answers"])
-    out.print(f"\n{verbatim(found['answers'])}\n")
+    texts = found["subject"]["speaks"] == "texts"
+    beside(out, found["answers"], texts=texts)
+    out.print("" if texts else f"\n{verbatim(found['answers'])}\n")
 
 
 def converse(out: Output, subject: str, options: dict[str, Any]) -> None:

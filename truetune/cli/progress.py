@@ -26,6 +26,8 @@ class Watch:
         self.started = self.printed = time.monotonic()
         self.first_step = 0
         self.sampled = -1
+        self.texts = False
+        """Whether texts are learned, not answers."""
 
     def __enter__(self) -> Watch:
         return self
@@ -41,6 +43,7 @@ class Watch:
             hear(figures)
 
     def on_run(self, figures: dict[str, Any]) -> None:
+        self.texts = figures["config"]["training"]["objective"] == "pretrain"
         for line in introduction(figures):
             self.out.note(line)
 
@@ -76,10 +79,13 @@ class Watch:
         if figures["step"] == self.sampled and not self.out.verbose:
             return
         self.sampled = figures["step"]
-        self.out.note(f"  asked  {brief(figures['question'])}", style="bold")
+        asked = f"begins {behind(figures['question'])}" if self.texts else f"asked  {brief(figures['question'])}"
+        self.out.note(f"  {asked}", style="bold")
         self.out.note(f"  base   {brief(figures['base'])}", style="dim")
         if figures["step"]:
             self.out.note(f"  now    {brief(figures['answer'])}", style="green")
+        if self.texts:
+            self.out.note(f"  text   {brief(figures['reference'])}", style="dim")
 
     def on_event(self, figures: dict[str, Any]) -> None:
         self.out.note(f"step {figures['step']}: {figures['event'].replace('_', ' ')}, {rest(figures)}", style="yellow")
@@ -143,6 +149,11 @@ def brief(text: str, width: int = 110) -> str:
     """On one line, and no longer than that."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def behind(text: str, width: int = 110) -> str:
+    """The end of a text, which is where it goes on."""
+    return brief(text[::-1], width)[::-1]
 
 
 def rest(figures: dict[str, Any]) -> str:

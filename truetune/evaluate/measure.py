@@ -18,7 +18,8 @@ from truetune.errors import ResourceError
 from truetune.evaluate import metrics
 from truetune.evaluate.material import Item, Material
 from truetune.evaluate.metrics import METRICS, Sums
-from truetune.evaluate.voice import PARTIAL, Reply, Voice
+from truetune.evaluate.voice import Reply, Voice
+from truetune.train.reading import PARTIAL
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Called with `score` or `answer` and {side, done, total} in rows, and with `warning` and {text}."""

@@ -11,9 +11,9 @@ from truetune.errors import InputError, UsageError
 from truetune.evaluate.subject import Subject
 from truetune.evaluate.talk import out_of_memory
 from truetune.evaluate.voice import Voice
-from truetune.runs.metrics import Metrics
+from truetune.train.reading import Reader, reader
 from truetune.train.reopen import reopen
-from truetune.train.samples import Samples, prompt_length, texts
+from truetune.train.samples import chosen
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Rows:
     """Held-out examples, and how they are read."""
 
     examples: Sequence[Example]
-    reader: Samples
+    reader: Reader
 
 
 def check_count(count: int) -> None:
@@ -42,7 +42,7 @@ def held_out(subject: Subject, count: int) -> Rows:
             hint='Name a run (`ft runs list`), or ask it yourself: ft chat MODEL "…".',
         )
     session = reopen(subject.run)
-    examples = [session.prepared.validation[i] for i in range(min(count, len(session.prepared.validation)))]
+    examples = chosen(session.prepared.validation, count)
     if not examples:
         raise InputError(
             "this run held out no rows",
@@ -50,29 +50,22 @@ def held_out(subject: Subject, count: int) -> Rows:
             where=subject.run.id,
             hint='Train with data.validation, or ask it yourself: ft chat RUN "…".',
         )
-    return Rows(
-        examples,
-        Samples(Metrics(subject.run.folder / "samples.jsonl"), examples, 0, texts(session.tokenizer, session.template)),
-    )
+    return Rows(examples, reader(session.tokenizer, session.template))
 
 
-def side_by_side(voice: Voice, rows: Rows, **chosen: Any) -> list[dict[str, str]]:
+def side_by_side(voice: Voice, rows: Rows, **options: Any) -> list[dict[str, str]]:
     """{question, before, after, row} for each row: asked as it was trained, answered by the base and the tuned model,
-    and what the row itself answers. `chosen` is how answers are drawn."""
-    cuts = [prompt_length(example) for example in rows.examples]
-    prompts = [example.ids[:cut].tolist() for example, cut in zip(rows.examples, cuts, strict=True)]
-    drawn = voice.sampling(**chosen)
+    and what the row itself answers. Of a text-trained run the beginning of a text, how the two go on with it, and how
+    the text does. `options` is how answers are drawn."""
+    prompts, drawn = list(map(rows.reader.prompt, rows.examples)), voice.sampling(**options)
     with out_of_memory():
         before, after = (dict(voice.replies(prompts, drawn, tuned=tuned)) for tuned in (False, True))
-    found = []
-    for place, (example, cut) in enumerate(zip(rows.examples, cuts, strict=True)):
-        said = rows.reader.row(example, cut, list(after[place].ids))
-        found.append(
-            {
-                "question": said["question"],
-                "before": before[place].text,
-                "after": after[place].text,
-                "row": said["reference"],
-            }
-        )
-    return found
+    return [
+        {
+            "question": rows.reader.asked(prompt),
+            "before": before[place].text,
+            "after": after[place].text,
+            "row": rows.reader.reference(example, len(prompt), drawn.max_new_tokens),
+        }
+        for place, (example, prompt) in enumerate(zip(rows.examples, prompts, strict=True))
+    ]

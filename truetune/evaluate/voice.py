@@ -18,11 +18,10 @@ from truetune.errors import UsageError
 from truetune.evaluate import sampling
 from truetune.evaluate.subject import Subject
 from truetune.models.tokenizer import Tokenizer
+from truetune.train.reading import PARTIAL, text_ends
 
 ADAPTER = "tuned"
 """What the subject's adapter is called inside the decoder."""
-PARTIAL = "\N{REPLACEMENT CHARACTER}"
-"""What a tokenizer decodes a part of a character to."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,8 @@ class Voice:
 
     def __init__(self, subject: Subject, *, device: str = "auto", slots: int = 8) -> None:
         self.subject, self.device, self.slots = subject, device, slots
-        self.stops = frozenset(subject.tokenizer.eos_ids)
-        if subject.template:
-            self.stops = stop_ids(subject.template, subject.tokenizer)
+        encode, template = subject.tokenizer, subject.template
+        self.stops = stop_ids(template, encode) if template else text_ends(encode)
         self.decoders: dict[bool, Decoder] = {}
         self.answer: Answer | None = None
 

@@ -12,6 +12,7 @@ from truetune.train.markdown import block, code, inline, table
 MARKS = {"good": "✓", "note": "→", "bad": "✗"}
 LABELS = {"asked": "question", "before": "before", "after": "after", "row": "reference"}
 """What a part of a sample is called, and its field."""
+TEXTS = {"begins": "question", "before": "before", "after": "after", "text": "reference"}
 
 
 def markdown(page: Page, plots: Sequence[tuple[str, str, str]]) -> str:
@@ -44,7 +45,8 @@ def samples(page: Page) -> Iterator[str]:
     yield coded(page.answered)
     for item in page.answers:
         yield ""
-        yield block("\n".join(f"{label:<6}  {indented(item, name)}" for label, name in LABELS.items()), "text")
+        labels = TEXTS if page.texts else LABELS
+        yield block("\n".join(f"{label:<6}  {indented(item, name)}" for label, name in labels.items()), "text")
 
 
 def indented(item: Answer, name: str) -> str:

@@ -203,7 +203,7 @@ def looping(figures: Figures) -> Advice | None:
         return None
     return Advice(
         "looping",
-        "Answers repeat themselves",
+        "What it writes repeats itself",
         f"{now} of {len(found)} samples say the same piece three times in a row or more; {before} did before training.",
         "Lower `training.learning_rate` or `training.epochs`, and look for rows that repeat themselves.",
     )
@@ -217,11 +217,13 @@ def collapsed(figures: Figures) -> Advice | None:
     if len(found) < 3 or len(said) > 1 or len(wanted) == 1:
         return None
     what = "nothing" if said == {""} else "the same"
+    does = f"writes {what} after every text" if figures.pretraining else f"answers {what} to every question"
+    kind = "texts" if figures.pretraining else "answers"
     return Advice(
         "collapsed",
-        f"It answers {what} to every question",
+        f"It {does}",
         f"All {len(found)} samples of step {found[0].step:,} are the same.",
-        "Lower `training.learning_rate`, and see with `ft dataset show` that the answers are what is trained.",
+        f"Lower `training.learning_rate`, and see with `ft dataset show` that the {kind} are what is trained.",
         serious=True,
     )
 

@@ -38,6 +38,8 @@ class Page:
     answers: list[Answer]
     answered: str
     """What is to be said about the samples."""
+    texts: bool
+    """Whether the samples are of texts: a beginning, and how it goes on."""
     curves: str
     """What is to be said about the curves."""
     compared: list[Compared]
@@ -72,6 +74,7 @@ def page(figures: Figures) -> Page:
         verdict=verdict(figures, found),
         answers=[trimmed(item) for item in samples[:ANSWERS]],
         answered=answered(figures, samples),
+        texts=figures.pretraining,
         curves=curves(figures),
         compared=account.compared(figures),
         ran=list(account.ran(figures)),
@@ -122,8 +125,14 @@ def folder(figures: Figures) -> str:
 
 def answered(figures: Figures, found: list[Answer]) -> str:
     if not found:
-        return "No samples were taken. `evaluation.samples: 4` asks for the answers to four held-out rows."
+        what = "how four held-out texts go on" if figures.pretraining else "the answers to four held-out rows"
+        return f"No samples were taken. `evaluation.samples: 4` asks for {what}."
     said = f"Held-out rows, never trained on; the likeliest answer before training and at step {found[0].step:,}."
+    if figures.pretraining:
+        said = (
+            "How held-out texts, never trained on, go on after their beginning: by the model before training, by the "
+            f"model at step {found[0].step:,}, and in truth. Many ways to go on are as good as the text's own."
+        )
     same = sum(item.exact for item in found)
     if same:
         said += f" {same} of {len(found)} {'is' if same == 1 else 'are'} answered word for word as in the row."

@@ -15,8 +15,8 @@ from truetune.runs.run import Run
 from truetune.runs.status import Status
 from truetune.train import card, receipts, result
 from truetune.train.loop import Listener, Loop
+from truetune.train.reading import reader
 from truetune.train.resolve import engine_spec, plan, promised, rules
-from truetune.train.samples import texts
 from truetune.train.session import Session, described
 from truetune.train.state import State
 
@@ -106,7 +106,7 @@ def _train(session: Session, run: Run, engine: TrainEngine, state: State, listen
     # 2. The best checkpoint's parameters are the result.
     step, loss = settle(run, engine, state, session.config.checkpoints.best)
     template = session.template.source if session.template else None
-    target = result.write(run, engine, session.resolved, template)
+    target = result.write(run, engine, session.resolved, template, loop.samples.reader.stops)
     # 3. Receipts and card.
     finish(session, loop, target, step, loss)
     return Outcome(run, state, reason, target, step, loss)
@@ -137,7 +137,7 @@ def build(session: Session, run: Run, engine: TrainEngine, state: State, listene
         rules(session.config),
         state,
         listener,
-        texts(session.tokenizer, session.template),
+        reader(session.tokenizer, session.template),
     )
 
 

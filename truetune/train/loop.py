@@ -16,7 +16,8 @@ from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
 from truetune.train.plan import Course, Due
-from truetune.train.samples import Samples, Texts
+from truetune.train.reading import Reader
+from truetune.train.samples import Samples, chosen
 from truetune.train.state import State
 from truetune.train.stops import Stops
 
@@ -57,15 +58,15 @@ class Loop:
         rules: Rules,
         state: State,
         listener: Listener = lambda kind, figures: None,
-        texts: Texts | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.run, self.engine, self.course, self.rules, self.state = run, engine, course, rules, state
         self.train, self.validation = train, validation
         self.listener = listener
         self.held_out_rows = len({validation[i].row for i in range(len(validation))})
         self.metrics = Metrics(run.folder / "metrics.jsonl")
-        asked = [validation[i] for i in range(min(rules.samples, len(validation)))]
-        self.samples = Samples(Metrics(run.folder / "samples.jsonl"), asked, rules.sample_tokens, texts or Texts())
+        asked = chosen(validation, rules.samples)
+        self.samples = Samples(Metrics(run.folder / "samples.jsonl"), asked, rules.sample_tokens, reader or Reader())
         self.checkpoints = Checkpoints(run)
         self.signals = Stops(run)
         self.saved: dict[str, Any] = {}

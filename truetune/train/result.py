@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ def folder(run: Run, method: str) -> Path:
     return run.folder / ("model" if method == "full" else "adapter")
 
 
-def write(run: Run, engine: TrainEngine, resolved: dict[str, Any], template: str | None) -> Path:
+def write(run: Run, engine: TrainEngine, resolved: dict[str, Any], template: str | None, stops: Iterable[int]) -> Path:
     """Put the trained result into the run, whole or not at all; returns its folder.
 
     `template` is the chat template that the rows were rendered with; it goes before the base's own.
+    `stops` are the tokens at which an answer ends: other programs read them here and nowhere else.
     """
     target, base = folder(run, resolved["config"]["method"]["type"]), Path(resolved["model"]["folder"])
 
@@ -41,7 +43,8 @@ def write(run: Run, engine: TrainEngine, resolved: dict[str, Any], template: str
         if template is not None:
             (aside / "chat_template.jinja").write_text(template, encoding="utf-8")
         settings = resolved["config"]["generation"]
-        text = json.dumps(settings | {"do_sample": settings["temperature"] > 0}, indent=2, sort_keys=True)
+        ends = {"do_sample": settings["temperature"] > 0, "eos_token_id": sorted(stops)}
+        text = json.dumps(settings | ends, indent=2, sort_keys=True)
         (aside / "generation_config.json").write_text(text + "\n", encoding="utf-8")
 
     durable.place(target, fill, replace=True)
