@@ -85,7 +85,7 @@ def test_without_any_end_a_row_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "code"),
     [
-        (CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'"), "data.template_prefix"),
+        (CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\nSo: '"), "data.template_prefix"),
         (CHATML.replace("m['content']", "m['content'][:2]"), "data.template_drops_text"),
         (CHATML.replace("m['content']", "m['content'] | upper"), "data.template_drops_text"),
         (CHATML.replace("m['content']", "(m['content'] if m.role != 'user' else '')"), "data.template_drops_text"),
@@ -130,8 +130,8 @@ def test_nothing_predicts_the_first_token() -> None:
 
 
 def test_the_reason_shows_where_prompt_and_answer_part(encode: Tokenizer) -> None:
-    source = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
-    with pytest.raises(RowError, match="goes on with '<think>") as caught:
+    source = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\nSo: '")
+    with pytest.raises(RowError, match="goes on with 'So: '") as caught:
         renderer(encode, source).one(TALK)
     assert "'two<|im_end|>" in caught.value.reason
 

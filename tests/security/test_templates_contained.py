@@ -204,7 +204,7 @@ def test_a_conversation_beyond_measure_is_its_own_fault() -> None:
     """The others of its batch are rendered."""
     template = Template("{{ messages[0].content | length }}", {}, "t")
     sizes = [5, LARGEST + 1, BATCH + 1, 7]
-    found = template.render_all([([{"content": "a" * size}], [(1, False), (1, True)]) for size in sizes])
+    found = template.render_all([([{"content": "a" * size}], [], [(1, False), (1, True)]) for size in sizes])
     assert [texts[1] if isinstance(texts[1], str) else type(texts[1]) for texts in found] == [
         "5",
         TemplateError,

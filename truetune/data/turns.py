@@ -2,15 +2,17 @@
 
 The proof that training equals serving begins here. For the answer in turn i, the *prompt* is the template's rendering
 of the turns before it with the generation prompt, which is what a server sends. The *answer* is what the rendering of
-the turns up to i adds, through the end-of-turn token. Where the second does not begin with the first, no mask would be
-right, and the row is refused.
+the turns up to i adds, through the end-of-turn token; a tool call is an answer like any other. Where the second does
+not continue the first (`served.py`), no mask would be right, and the row is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from truetune.data import calls, served
 from truetune.data.rows import Conversation, Document, RowError, Turn
 from truetune.models.template import Talk, Template, TemplateError
 from truetune.models.tokenizer import Tokenizer
@@ -41,7 +43,7 @@ def answers(conversation: Conversation, template: Template, tokenizer: Tokenizer
 
 def trained(conversation: Conversation, tokenizer: Tokenizer, train_on: str) -> list[int]:
     """The places of the turns that are trained. Raises RowError."""
-    check_control(conversation.turns, tokenizer)
+    check_control(conversation, tokenizer)
     turns = list(conversation.turns)
     places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
     if train_on == "all" and any(turns[place].weight != 1 for place in places):
@@ -52,7 +54,8 @@ def trained(conversation: Conversation, tokenizer: Tokenizer, train_on: str) -> 
 
 def talk(conversation: Conversation, places: Sequence[int]) -> Talk:
     """What the template must render for these turns: for each, what is served, and that with the answer."""
-    return conversation.messages(), [cut for place in places for cut in ((place, True), (place + 1, False))]
+    cuts = [cut for place in places for cut in ((place, True), (place + 1, False))]
+    return conversation.messages(), conversation.tools, cuts
 
 
 def written(
@@ -113,11 +116,13 @@ def _common_end(one: str, other: str) -> str:
     return one[len(one) - size :]
 
 
-def check_control(turns: tuple[Turn, ...], tokenizer: Tokenizer) -> None:
+def check_control(conversation: Conversation, tokenizer: Tokenizer) -> None:
     """Refuse text that would forge the structure of the conversation."""
-    for number, turn in enumerate(turns, 1):
-        if match := tokenizer.special.search(turn.content):
-            raise RowError("data.control_token", f"message {number} contains the model's control token {match[0]!r}")
+    parts = [(f"message {number}", _said(turn)) for number, turn in enumerate(conversation.turns, 1)]
+    for name, said in (*parts, ("the definition of a tool", calls.texts(conversation.tools))):
+        for text in said:
+            if match := tokenizer.special.search(text):
+                raise RowError("data.control_token", f"{name} contains the model's control token {match[0]!r}")
 
 
 def check_document(document: Document, tokenizer: Tokenizer) -> None:
@@ -128,11 +133,11 @@ def check_document(document: Document, tokenizer: Tokenizer) -> None:
 
 def _answer(conversation: Conversation, place: int, prompt: str, full: str, tokenizer: Tokenizer) -> Answer:
     turn = conversation.turns[place]
-    if not full.startswith(prompt):
+    rest = served.behind(prompt, full, turn, tokenizer)
+    if rest is None:
         raise RowError("data.template_prefix", _difference(prompt, full))
-    rest = full[len(prompt) :]
     _check_prompt(prompt, conversation.turns[:place])
-    stop, end = _ending(rest, turn.content, tokenizer)
+    stop, end = _call_ending(rest, turn, tokenizer) if turn.calls else _ending(rest, turn.content, tokenizer)
     if end:
         _check_end(end, conversation.turns)
         return Answer(prompt, rest[:stop], end, False, turn.weight)
@@ -151,27 +156,36 @@ def _difference(prompt: str, full: str) -> str:
 
 
 def _check_prompt(prompt: str, before: tuple[Turn, ...]) -> None:
-    """Refuse a prompt that lacks the question it answers, or the system message. Other history is the template's."""
-    last = [turn for turn in before if turn.role == "user"][-1:]
-    for turn in (*(turn for turn in before if turn.role == "system"), *last):
-        if turn.content.strip() not in prompt:
+    """Refuse a prompt that lacks what it answers, or the system message. Other history is the template's.
+
+    What it answers is the last question, and what tools have said since.
+    """
+    start = max((place for place, turn in enumerate(before) if turn.role == "user"), default=0)
+    for place, turn in enumerate(before):
+        if turn.role == "tool" and place > start:
+            kept = calls.stands(turn.content, prompt)
+        else:
+            kept = not (turn.role == "system" or place == start) or turn.content.strip() in prompt
+        if not kept:
             raise RowError("data.template_drops_text", f"the template leaves out or changes the {turn.role} message")
 
 
 def _check_end(end: str, turns: tuple[Turn, ...]) -> None:
     """An end of turn that is an ordinary added token escapes `check_control`."""
-    if any(end in turn.content for turn in turns):
+    if any(end in text for turn in turns for text in _said(turn)):
         raise RowError("data.control_token", f"the text contains {end!r}, which ends a turn")
 
 
 def _ending(written: str, content: str, tokenizer: Tokenizer) -> tuple[int, str]:
     """Where the answer ends in what the template wrote, and the token that ends it (empty if there is none).
 
-    The last marker that directly follows the content; some templates write markers before it, too.
+    The last marker that directly follows the content; some templates write markers before it, too. If it closes the
+    content only, and a token that ends texts follows, that one.
     """
     for mark in reversed(list(tokenizer.markers.finditer(written))):
         if _closes(written[: mark.start()], content):
-            return mark.end(), mark[0]
+            end = mark if _is_end(mark, tokenizer) else next(_ends(written, mark.end(), tokenizer), mark)
+            return end.end(), end[0]
     if _closes(written, content):
         exact = written.rfind(content)
         return (exact + len(content) if exact >= 0 else len(written.rstrip())), ""
@@ -179,6 +193,39 @@ def _ending(written: str, content: str, tokenizer: Tokenizer) -> tuple[int, str]
         if content.strip() in written[: mark.start()]:
             return mark.end(), mark[0]
     raise RowError("data.template_drops_text", f"the template drops a part of the answer: it writes {written[:80]!r}")
+
+
+def _ends(written: str, start: int, tokenizer: Tokenizer) -> Iterator[re.Match[str]]:
+    """The tokens that end texts, from a place on."""
+    return (mark for mark in tokenizer.special.finditer(written, start) if _is_end(mark, tokenizer))
+
+
+def _is_end(mark: re.Match[str], tokenizer: Tokenizer) -> bool:
+    return tokenizer.id(mark[0]) in tokenizer.eos_ids
+
+
+def _call_ending(written: str, turn: Turn, tokenizer: Tokenizer) -> tuple[int, str]:
+    """As `_ending`, of an answer that calls tools: at a token that ends texts, else at the last special one, that
+    follows the calls. What closes a single call may be a special token, too."""
+    if lost := calls.missing(written, turn) or _left_out(written, turn.content):
+        raise RowError("data.template_drops_text", f"the template drops a part of the answer: {lost!r}")
+    marks = [mark for mark in tokenizer.special.finditer(written) if not calls.missing(written[: mark.start()], turn)]
+    ends = [mark for mark in marks if _is_end(mark, tokenizer)]
+    for mark in (*ends[:1], *marks[-1:]):
+        return mark.end(), mark[0]
+    return len(written.rstrip()), ""
+
+
+def _left_out(written: str, content: str) -> str:
+    """The part of the content that is not written: its reasoning, or its words."""
+    thought, mark, reply = content.rpartition("</think>")
+    parts = (thought.replace("<think>", "", 1), reply) if mark else (content,)
+    return next((part.strip()[:80] for part in parts if part.strip() not in written), "")
+
+
+def _said(turn: Turn) -> Iterator[str]:
+    """All texts of a message."""
+    return calls.texts(turn.content, turn.calls, turn.name, turn.call_id)
 
 
 def _closes(written: str, content: str) -> bool:

@@ -35,7 +35,8 @@ SPARE = 2**26
 """Bytes that a worker holds before it has compiled anything, and then some."""
 
 Cut = tuple[int, bool]
-Talk = tuple[Sequence[Mapping[str, Any]], Sequence[Cut]]
+Objects = Sequence[Mapping[str, Any]]
+Talk = tuple[Objects, Objects, Sequence[Cut]]
 Answer = str | list[Any]
 
 
@@ -60,7 +61,7 @@ class Booth:
         """For each cut of each talk a text, or [kind, reason, 0]. Raises Breach, TypeError for what is not JSON."""
         line = _line({"name": name, "tokens": tokens, "talks": talks})
         with self.lock:
-            return self._twice(name, source, (line, sum(len(cuts) for _, cuts in talks)))
+            return self._twice(name, source, (line, sum(len(cuts) for *_, cuts in talks)))
 
     def close(self) -> None:
         """End the worker; the next call starts another."""

@@ -1,8 +1,8 @@
 """A chat template: messages in, the text that a model is served with out.
 
 Templates come with models, so they are untrusted programs: they are compiled and rendered in a process of their own
-(`booth.py`), and see nothing but the messages and the names of a few tokens. What they may use is what `transformers`
-offers them, so that the text is equal to `apply_chat_template`.
+(`booth.py`), and see nothing but the messages, the tools and the names of a few tokens. What they may use is what
+`transformers` offers them, so that the text is equal to `apply_chat_template`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from truetune.models.booth import BOOTH, Answer, Breach, Cut
 from truetune.models.worker import MEMORY, SECONDS
 
 Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
 LARGEST = 2**22
 """Characters of a conversation, about a million tokens: what a worker's memory is enough for."""
 BATCH = 2**18
@@ -50,7 +51,8 @@ CHOOSE = "Choose another template: data.template."
 TOO_MUCH = f"it takes more than {SECONDS:g} seconds or {MEMORY // 2**20} MB"
 TOO_LONG = f"it has more than {LARGEST:,} characters"
 
-Talk = tuple[Messages, Sequence[Cut]]
+Talk = tuple[Messages, Tools, Sequence[Cut]]
+"""A conversation's messages, its tool definitions in OpenAI's notation, and what is wanted of it."""
 
 
 class Template:
@@ -79,12 +81,14 @@ class Template:
         """True if the template can write today's date, which differs between training and serving."""
         return "strftime_now" in self.source
 
-    def render(self, messages: Messages, add_generation_prompt: bool = False) -> str:
+    def render(self, messages: Messages, add_generation_prompt: bool = False, tools: Tools = ()) -> str:
         """The text for these messages; with `add_generation_prompt`, up to where the assistant's answer begins.
+
+        Equal to `apply_chat_template(messages, tools=tools or None, …, tokenize=False)` of transformers.
 
         Raises TemplateError (`data.template`) with the template's own reason, TemplateEndless (`model.template`).
         """
-        text = self.render_all([(messages, [(len(messages), add_generation_prompt)])])[0][0]
+        text = self.render_all([(messages, tools, [(len(messages), add_generation_prompt)])])[0][0]
         if isinstance(text, TemplateError):
             raise text
         return text
@@ -105,7 +109,7 @@ class Template:
         return found + self._batch(batch)
 
     def _batch(self, talks: Sequence[Talk]) -> list[list[str | TemplateError]]:
-        small = [talk if _characters(talk) <= LARGEST else ((), ()) for talk in talks]
+        small = [talk if _characters(talk) <= LARGEST else ((), (), ()) for talk in talks]
         try:
             answers = iter(BOOTH.render(self.digest, self.source, self.tokens, small) if talks else [])
         except Breach as error:
@@ -114,7 +118,7 @@ class Template:
             raise self._refused(f"a message holds what is not JSON ({error})") from error
         return [
             [self._text(next(answers)) if cuts else self._refused(TOO_LONG) for _ in wanted]
-            for (_, wanted), (_, cuts) in zip(talks, small, strict=True)
+            for (*_, wanted), (*_, cuts) in zip(talks, small, strict=True)
         ]
 
     def _text(self, answer: Answer) -> str | TemplateError:
@@ -135,8 +139,15 @@ class Template:
 
 def _characters(talk: Talk) -> int:
     """How much a conversation asks of the worker."""
-    messages, cuts = talk
-    return sum(len(text) for message in messages for text in message.values() if isinstance(text, str)) + len(cuts)
+    messages, tools, cuts = talk
+    return len(cuts) + sum(map(_letters, (*messages, *tools)))
+
+
+def _letters(value: Any) -> int:
+    """Of all texts in a message or a tool definition."""
+    if isinstance(value, Mapping):
+        return sum(map(_letters, value.values())) + sum(len(str(key)) for key in value)
+    return len(value) if isinstance(value, str) else sum(map(_letters, value)) if isinstance(value, list | tuple) else 1
 
 
 def _plain(reason: object) -> str:

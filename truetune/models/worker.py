@@ -4,9 +4,9 @@ Templates come with models. `sandbox.py` keeps them from reaching out, as far as
 hold, there is nothing here to reach: no environment, no open file but two pipes, no way to open one. Should a template
 find a way to grow or to go on that the sandbox does not count, the kernel ends this process and not the training.
 
-One JSON document per line. In: {"name", "source"} compiles, {"name", "tokens", "talks": [[messages, cuts], …]} renders;
-a cut [n, prompt] is the first n messages, with or without the generation prompt. Out: one line for each cut, a text, or
-[kind, reason, line] where it is none.
+One JSON document per line. In: {"name", "source"} compiles, {"name", "tokens", "talks": [[messages, tools, cuts], …]}
+renders; a cut [n, prompt] is the first n messages, with or without the generation prompt. Out: one line for each cut, a
+text, or [kind, reason, line] where it is none.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     for line in requests:
         request = json.loads(line)
         # Its default is to end the process, whatever C code that is in.
-        signal.setitimer(signal.ITIMER_PROF, SECONDS + EACH * sum(len(cuts) for _, cuts in request.get("talks", ())))
+        signal.setitimer(signal.ITIMER_PROF, SECONDS + EACH * sum(len(cuts) for *_, cuts in request.get("talks", ())))
         found = render(room, known, request) if "talks" in request else compile(room, known, request)
         for answer in found:
             answers.write(json.dumps(answer).encode() + b"\n")
@@ -98,11 +98,11 @@ def compile(room: Room, known: dict[str, jinja2.Template], request: dict[str, An
 
 def render(room: Room, known: dict[str, jinja2.Template], request: dict[str, Any]) -> Iterator[Answer]:
     template, tokens = known[request["name"]], request["tokens"]
-    for messages, cuts in request["talks"]:
+    for messages, tools, cuts in request["talks"]:
         for stop, prompt in cuts:
             room.turns = TURNS
-            values = {"messages": messages[:stop], "tools": None, "documents": None, "add_generation_prompt": prompt}
-            yield text(template, values | tokens)
+            given = {"messages": messages[:stop], "tools": tools or None, "documents": None}
+            yield text(template, {**given, "add_generation_prompt": prompt, **tokens})
 
 
 def text(template: jinja2.Template, values: dict[str, Any]) -> Answer:
