@@ -1,0 +1,80 @@
+"""Characters that should not stand in a text: controls, lost ones, wrong encodings. ftfy knows what mojibake is."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from truetune.data.quality.said import Said, excerpt
+
+try:
+    import ftfy
+    from ftfy import badness
+except ImportError:  # the extra `quality`
+    ftfy = badness = None  # type: ignore[assignment]
+
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""Tab, line feed and carriage return are text."""
+INVISIBLE = re.compile(
+    "[\u00ad\u2060\ufff9-\ufffb]"
+    "|\ufeff"
+    "|(?<![\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b"  # it parts words in Thai, Lao, Burmese, Khmer
+    "|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0020-\U000e007f]+"  # behind a black flag they name a region
+)
+"""Soft hyphens, zero-width spaces and marks, tag characters: unseen, and tokens of their own. Joiners are spelling."""
+MISSING = [] if ftfy else ["ftfy"]
+"""Libraries that are not installed."""
+LOST = "\ufffd"
+TRAILING = re.compile(r"(?:[ \t\u00a0\u3000]|[\r\n]\s)\s*\Z|\s{2,}\Z")
+"""White space at the very end; a single line break is a habit of files."""
+
+
+def control(said: Said) -> str:
+    return _around(said.text, CONTROL.search(said.text))
+
+
+def invisible(said: Said) -> str:
+    return "" if said.ascii else _around(said.text, INVISIBLE.search(said.text))
+
+
+def replacement(said: Said) -> str:
+    place = -1 if said.ascii else said.text.find(LOST)
+    return excerpt(said.text, place, place + 1) if place >= 0 else ""
+
+
+def mojibake(said: Said) -> str:
+    """Bad by ftfy's count of character sequences that no writer makes, and another text once it is decoded anew."""
+    if said.ascii or badness is None or not badness.is_bad(said.text):
+        return ""
+    for text in (*said.prompts, *said.answers):
+        if badness.is_bad(text) and recode(text) != text:
+            found = badness.BADNESS_RE.search(text)
+            return _around(text, found)
+    return ""
+
+
+def recode(text: str) -> str:
+    """Undo a wrong decoding. Quotes, ligatures and widths stay as they are: those somebody may have meant."""
+    return text if ftfy is None or text.isascii() else str(ftfy.fix_encoding(text))
+
+
+def decomposed(said: Said) -> str:
+    if said.ascii or unicodedata.is_normalized("NFC", said.text):
+        return ""
+    words = (word for word in said.text.split() if not unicodedata.is_normalized("NFC", word))
+    return excerpt(next(words, said.text))
+
+
+def trailing(said: Said) -> str:
+    for answer in said.answers:
+        if answer[-1:].isspace() and TRAILING.search(answer, max(0, len(answer) - 100)):
+            return repr(answer[-20:])
+    return ""
+
+
+def _around(text: str, found: re.Match[str] | None) -> str:
+    """What stands around it, unseen characters written out."""
+    if found is None:
+        return ""
+    shown = excerpt(text, *found.span())
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in shown)
