@@ -17,10 +17,10 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from mlx_lm.utils import load_model
 from safetensors.numpy import load_file
 
-from truetune.engines import parity
 from truetune.engines.base import EngineSpec, Method
 from truetune.engines.mlx.engine import open_engine
 from truetune.engines.mlx.exchange import from_mlx_lm, to_mlx_lm
+from truetune.engines.parity import TOLERANCE, Side, compare, probes, scores
 from truetune.engines.torch import tiny
 from truetune.errors import InputError
 from truetune.testing import examples
@@ -72,7 +72,7 @@ def test_mlx_lm_loads_what_goes_there(folder, tmp_path, targets):
     theirs = np.array(model(mx.array(IDS[None])))[0]
     logs = theirs - np.logaddexp.reduce(theirs, axis=-1, keepdims=True)
     expected = logs[np.arange(23), IDS[1:]]
-    (ours,) = parity.scores("mlx", folder, [IDS], here)
+    (ours,) = scores(Side("mlx", folder, here), [IDS])
     assert np.allclose(ours, expected, atol=1e-5)
     assert np.abs(theirs - plain).max() > 1e-2
 
@@ -95,13 +95,15 @@ def test_an_adapter_of_mlx_lm_comes_here(folder, tmp_path):
     theirs = np.array(model(mx.array(IDS[None])))[0]
     logs = theirs - np.logaddexp.reduce(theirs, axis=-1, keepdims=True)
     for engine in ("mlx", "torch"):
-        (ours,) = parity.scores(engine, folder, [IDS], tmp_path / "peft")
+        (ours,) = scores(Side(engine, folder, tmp_path / "peft"), [IDS])
         assert np.allclose(ours, logs[np.arange(23), IDS[1:]], atol=1e-5)
 
 
 def test_both_engines_say_the_same(folder, tmp_path):
     here, _ = trained(folder, tmp_path / "peft")
-    plain, tuned = (parity.compare(folder, [IDS, IDS[:5]], adapter=adapter) for adapter in (None, here))
+    plain, tuned = (
+        compare(Side("torch", folder, place), Side("mlx", folder, place), [IDS, IDS[:5]]) for place in (None, here)
+    )
     assert plain.ok and tuned.ok
     assert plain.tokens == tuned.tokens == 27
     assert tuned.to_json()["ok"]
@@ -110,8 +112,8 @@ def test_both_engines_say_the_same(folder, tmp_path):
 def test_a_difference_is_seen(folder, tmp_path):
     """The report itself can fail."""
     here, _ = trained(folder, tmp_path / "peft")
-    one, other = (np.concatenate(parity.scores("mlx", folder, [IDS], adapter)) for adapter in (None, here))
-    assert np.abs(one - other).max() > 10 * parity.TOLERANCE
+    found = compare(Side("mlx", folder), Side("mlx", folder, here), probes(tiny.VOCAB))
+    assert found.largest > 10 * TOLERANCE and not found.ok
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Do two engines compute the same from the same files? Log-probabilities of the tokens of some texts, side by side."""
+"""Do two sides compute the same? Log-probabilities of the tokens of some texts, one side after the other.
+
+A side is an engine, or mlx_lm itself with its own loader and its own layout of adapters.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,25 @@ from truetune.data.example import Example
 from truetune.engines.decoder import DecoderSpec
 
 TOLERANCE = 1e-4
-"""Largest difference of log-probabilities, in nats, that float32 and another order of sums explain."""
+"""Largest difference that float32 and another order of sums explain."""
+LENGTHS = (7, 24, 33, 64)
+MLX_LM = "mlx_lm"
+
+Texts = Sequence[Sequence[int] | NDArray[np.int32]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Who computes: `torch`, `mlx`, or `mlx_lm`; over which model, with an adapter in the layout that it reads."""
+
+    engine: str
+    model: Path
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Differences of the log-probabilities of `tokens` tokens, in nats."""
+    """How far the log-probabilities of `tokens` tokens lie apart: in nats up to one nat, beyond that as a share."""
 
     first: str
     second: str
@@ -36,29 +52,32 @@ class Parity:
         return {**vars(self), "tolerance": TOLERANCE, "ok": self.ok}
 
 
-def compare(
-    model: Path,
-    texts: Sequence[Sequence[int]],
-    *,
-    adapter: Path | None = None,
-    first: str = "torch",
-    second: str = "mlx",
-) -> Parity:
-    """Both engines over the same folder, with an adapter or without. `texts` are token ids.
+def compare(first: Side, second: Side, texts: Texts) -> Parity:
+    """Both sides over the same texts (token ids), in float32 on the CPU.
 
-    Raises what `engines.open_decoder` and `Decoder.load` raise.
+    Raises what `engines.open_decoder`, `Decoder.load` and mlx_lm's `scores` raise.
     """
-    one, other = (np.concatenate(scores(name, model, texts, adapter)) for name in (first, second))
-    difference = np.abs(one - other)
-    return Parity(first, second, len(difference), float(difference.max()), float(difference.mean()))
+    one, other = (np.concatenate(scores(side, texts)) for side in (first, second))
+    difference = np.abs(one - other) / np.maximum(1, np.abs(one))
+    return Parity(first.engine, second.engine, len(difference), float(difference.max()), float(difference.mean()))
 
 
-def scores(engine: str, model: Path, texts: Sequence[Sequence[int]], adapter: Path | None) -> list[NDArray[np.float32]]:
-    decoder = engines.open_decoder(engine, DecoderSpec(model))
+def scores(side: Side, texts: Texts) -> list[NDArray[np.float32]]:
+    """Per text, float32 [T − 1]: the log-probability of each token after those before it, in nats."""
+    if side.engine == MLX_LM:
+        found: list[NDArray[np.float32]] = engines.module("mlx").exchange.scores(side.model, side.adapter, texts)
+        return found
+    decoder = engines.open_decoder(side.engine, DecoderSpec(side.model))
     try:
-        if adapter:
-            decoder.load("tuned", adapter)
+        if side.adapter:
+            decoder.load("tuned", side.adapter)
         examples = [Example(np.asarray(ids, np.int32), np.ones(len(ids), np.float32), 0) for ids in texts]
-        return [row[1:] for row in decoder.score(examples, "tuned" if adapter else None)]
+        return [row[1:] for row in decoder.score(examples, "tuned" if side.adapter else None)]
     finally:
         decoder.close()
+
+
+def probes(vocabulary: int) -> list[NDArray[np.int32]]:
+    """Texts to compare on: tokens drawn from all of a vocabulary, the same ones every time."""
+    draw = np.random.default_rng(0)
+    return [draw.integers(0, vocabulary, length).astype(np.int32) for length in LENGTHS]

@@ -1,4 +1,5 @@
-"""Adapters to and from mlx_lm's own layout. On disk TrueTune keeps PEFT's; these two undo each other.
+"""Adapters to and from mlx_lm's own layout, and what mlx_lm itself computes with them. On disk TrueTune keeps PEFT's
+layout; the two ways undo each other.
 
 mlx_lm                         PEFT
 adapters.safetensors           adapter_model.safetensors
@@ -10,16 +11,22 @@ adapter_config.json            adapter_config.json
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
+from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import load_model
+from numpy.typing import NDArray
 
 from truetune.engines import adapter
 from truetune.engines.base import Method
-from truetune.engines.mlx import files, state
+from truetune.engines.mlx import device, family, files, model, state
 from truetune.errors import InputError
+from truetune.models import gate, source
 
 WEIGHTS = "adapters.safetensors"
 HINT = "Only plain LoRA adapters on linear layers can be exchanged."
@@ -47,7 +54,7 @@ def to_mlx_lm(source: Path, target: Path) -> None:
     settings = {
         "rank": body["r"],
         "scale": body["lora_alpha"] / body["r"],
-        "dropout": body["lora_dropout"],
+        "dropout": body.get("lora_dropout", 0.0),
         # Full names: mlx_lm matches them over the whole model, so any choice of layers can be said.
         "keys": modules,
     }
@@ -61,8 +68,7 @@ def from_mlx_lm(source: Path, target: Path, *, base: str = "") -> None:
 
     Raises InputError `adapter.missing`, `adapter.damaged`, `adapter.unsupported`.
     """
-    config = read_config(source / adapter.CONFIG)
-    found = files.load(source / WEIGHTS, "adapter.damaged")
+    config, found = read_config(source / adapter.CONFIG), files.load(source / WEIGHTS, "adapter.damaged")
     odd = [
         name for name, value in found.items() if name.rpartition(".")[2] not in ("lora_a", "lora_b") or value.ndim != 2
     ]
@@ -74,7 +80,7 @@ def from_mlx_lm(source: Path, target: Path, *, base: str = "") -> None:
             where=str(source),
             hint=HINT,
         )
-    peft = config.get("peft") or peft_config(config["lora_parameters"], found, base)
+    peft = peft_config(config, found, base)
     weights = {key(name): value.T.astype(mx.float32) for name, value in found.items()}
     state.save_adapter(target, weights, peft)
 
@@ -85,9 +91,14 @@ def key(name: str) -> str:
     return adapter.key(module, matrix.upper())
 
 
-def peft_config(settings: dict[str, Any], found: dict[str, mx.array], base: str) -> dict[str, Any]:
+def peft_config(config: dict[str, Any], found: dict[str, mx.array], base: str) -> dict[str, Any]:
+    """What went along under `peft`, else PEFT's words for mlx_lm's settings."""
+    settings, peft = config["lora_parameters"], config.get("peft")
     rank = int(settings["rank"])
-    method = Method(r=rank, alpha=settings["scale"] * rank, dropout=settings.get("dropout", 0.0))
+    alpha = settings["scale"] * rank
+    if isinstance(peft, dict) and peft.get("r") == rank and math.isclose(peft.get("lora_alpha", 0), alpha):
+        return peft | ({"base_model_name_or_path": base} if base else {})
+    method = Method(r=rank, alpha=alpha, dropout=settings.get("dropout", 0.0))
     modules = sorted({name.rpartition(".lora_")[0] for name in found})
     return adapter.config(method, modules, base=base, revision=None, transposed=False)
 
@@ -95,7 +106,7 @@ def peft_config(settings: dict[str, Any], found: dict[str, mx.array], base: str)
 def read_config(path: Path) -> dict[str, Any]:
     """mlx_lm's adapter_config.json, with what is read here."""
     try:
-        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        config: dict[str, Any] = gate.parse(path)
         settings = config.get("lora_parameters") or {"rank": 1, "scale": 1.0}
         if not (int(settings["rank"]) > 0 and float(settings["scale"]) == settings["scale"]):
             raise ValueError("no rank, or no scale")
@@ -114,3 +125,39 @@ def read_config(path: Path) -> dict[str, Any]:
             hint=adapter.COPY,
         ) from None
     return config
+
+
+def is_mlx_lm(folder: Path) -> bool:
+    """Whether a folder holds an adapter in mlx_lm's layout."""
+    return (folder / WEIGHTS).is_file() and not (folder / adapter.WEIGHTS).is_file()
+
+
+def scores(
+    folder: Path, adapter_folder: Path | None, texts: Sequence[Sequence[int] | NDArray[np.int32]]
+) -> list[NDArray[np.float32]]:
+    """Per text, float32 [T − 1]: log-probabilities by mlx_lm's own loaders and its own forward, in float32.
+
+    Raises InputError `model.unloadable`, and `adapter.mismatch` where mlx_lm does not take the adapter.
+    """
+    source.check(folder)
+    if lacking := family.lacks(folder):
+        raise model.unloadable(f"it lacks {lacking}", folder)
+    device.use("cpu")
+    loaded, _ = load_model(folder)
+    try:
+        loaded = load_adapters(loaded, str(adapter_folder)) if adapter_folder else loaded
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"mlx_lm does not load this adapter over this model ({str(error).splitlines()[-1].strip()})",
+            code="adapter.mismatch",
+            where=str(adapter_folder),
+            hint="Name the model that the adapter was trained on.",
+        ) from error
+    loaded.set_dtype(mx.float32)
+    loaded.eval()
+    return [logs(loaded, np.asarray(ids)) for ids in texts]
+
+
+def logs(loaded: Any, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    z = loaded(mx.array(ids[None]))[0, :-1].astype(mx.float32)
+    return np.array(mx.take_along_axis(z, mx.array(ids[1:, None]), -1)[:, 0] - mx.logsumexp(z, -1))
