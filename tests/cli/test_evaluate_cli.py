@@ -34,7 +34,7 @@ def result(**sides: tuple[list[float], list[float] | None]) -> dict[str, Any]:
         },
         "checkpoint": None if alone else "step-9",
         "task": "chat",
-        "data": {"held_out": True, "rows": rows, "supervised": 1234, "inputs": []},
+        "data": {"held_out": True, "rows": rows, "available": rows, "supervised": 1234, "inputs": []},
         "figures": {
             name: {
                 "title": METRICS[name].title,
@@ -64,6 +64,13 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines["exact match"].startswith("exact match 100.0 % ±16.2 0.0 % ±16.2 −100.0 %")
     assert "ends by itself 100.0 % ±16.2 100.0 % ±16.2 +0.0 % (+0.0 … +0.0) the same" in lines["ends by itself"]
     assert "The tuned model is worse than its base in: exact match." in text
+
+
+def test_a_part_of_the_rows_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    body = result(loss=([3.0] * 8, [2.0] * 8))
+    body["data"]["available"] = 50
+    show(Output({}), body)
+    assert "chat: 8 of 50 held-out rows of rows.jsonl" in capsys.readouterr().out
 
 
 def test_a_difference_that_may_be_chance_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from truetune.report.gather import gather
 from truetune.report.html import POLICY
 from truetune.report.page import page
-from truetune.report.scores import Score, Scores
+from truetune.report.scores import Score, Scores, titled
 from truetune.report.write import write
 from truetune.runs import durable
 
@@ -268,6 +268,27 @@ def test_what_was_evaluated_is_shown_and_a_loss_against_the_base_is_serious(tmp_
     assert "62.5% ±11%" in write(run).read_text("utf-8")
     durable.write_json(run.folder / "eval" / "step-100.json", MEASURED | {"checkpoint": "step-40"})
     assert page(gather(run)).verdict.tone == "good"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": {"held_out": True, "rows": 50, "available": 50}}, "Step 100 on 50 held-out rows"),
+        ({"data": {"held_out": True, "rows": 7, "available": 50}}, "Step 100 on 7 of 50 held-out rows"),
+        ({"settings": {"generate": False}}, "Step 100 on 50 held-out rows, loss only"),
+        ({"settings": {"generate": False}, "task": "text"}, "Step 100 on 50 held-out rows"),
+        (
+            {"settings": {"generate": True, "temperature": 0.5, "seed": 3, "max_new_tokens": 9}},
+            "Step 100 on 50 held-out rows, answers drawn at temperature 0.5 (seed 3), answers of at most 9 tokens",
+        ),
+        (
+            {"data": {"rows": 1, "available": 2, "inputs": [{"path": "a.jsonl"}, {"path": "b.csv"}]}},
+            "Step 100 on 1 of 2 rows of a.jsonl and b.csv",
+        ),
+    ],
+)
+def test_a_title_says_what_was_measured(changes, words):
+    assert titled(made(), MEASURED | changes) == words
 
 
 def test_the_drawings_take_the_colours_of_the_page_and_share_no_names(tmp_path):

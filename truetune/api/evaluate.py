@@ -13,6 +13,11 @@ from truetune.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
     from truetune.api.handle import TrainedRun
+    from truetune.engines.decoder import Sampling
+    from truetune.evaluate.material import Material
+    from truetune.evaluate.measure import Side
+    from truetune.evaluate.subject import Subject
+    from truetune.evaluate.voice import Voice
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -53,28 +58,42 @@ def evaluate(
     Raises InputError, UsageError, and ResourceError where the memory does not hold a row. Ctrl-C leaves nothing behind.
     """
     names, device = files(data), wanted.device(device)
-    refuse_columns(columns, names)
-    refuse_nowhere(out)
-    for what, number in (("limit", limit), ("slots", slots)):
-        refuse_none_at_all(what, number)
+    refuse(names, columns, out, limit=limit, slots=slots)
     from truetune.evaluate.subject import find_subject
 
     found = find_subject(wanted.address(subject), checkpoint=checkpoint)
     try:  # only now: its libraries take seconds to import, and most mistakes are in the address
-        from truetune.evaluate import material, measure, results
+        from truetune.evaluate import material, measure
     except ModuleNotFoundError as error:
         raise missing(error) from None
     from truetune.evaluate.voice import Voice
 
     rows = material.gather(found, names, limit, columns=columns)
     with Voice(found, device=device, slots=slots) as voice:
-        asked = {"temperature": float(temperature), "max_new_tokens": max_new_tokens, "seed": seed}
-        sampling = voice.sampling(**asked) if generate else None
-        measured = measure.sides(voice, rows, sampling, listener)
-        warnings = measure.warnings(voice, rows, sampling, measured)
-        document = results.document(voice, rows, sampling, measured, warnings)
+        drawn = {"temperature": float(temperature), "max_new_tokens": max_new_tokens, "seed": seed}
+        sampling = voice.sampling(**drawn) if generate else None
+        document = told(voice, rows, sampling, measure.sides(voice, rows, sampling, listener), listener)
+    keep(found, rows, document, out, listener)
+    return document
+
+
+def told(
+    voice: Voice, rows: Material, sampling: Sampling | None, sides: Mapping[str, Side], listener: Listener
+) -> dict[str, Any]:
+    """The document of what was measured; what is doubtful in it is said."""
+    from truetune.evaluate import measure, results
+
+    warnings = measure.warnings(voice, rows, sampling, sides)
+    document = results.document(voice, rows, sampling, sides, warnings)
     for text in warnings:
         listener("warning", {"text": text})
+    return document
+
+
+def keep(found: Subject, rows: Material, document: dict[str, Any], out: str | Path | None, listener: Listener) -> None:
+    """The document into the run that was measured, with a receipt, and to the file that was asked for."""
+    from truetune.evaluate import results
+
     if found.run:
         path, stage = results.save(found, rows, document)
         renew(found.run, listener)
@@ -82,7 +101,14 @@ def evaluate(
     if out:
         results.write(Path(out), document)
         listener("saved", {"path": str(out), "receipt": None})
-    return document
+
+
+def refuse(names: Sequence[str], columns: Any, out: str | Path | None, **numbers: Any) -> None:
+    """What cannot be carried out, before the work. Raises UsageError `usage.bad_value`."""
+    refuse_columns(columns, names)
+    refuse_nowhere(out)
+    for what, number in numbers.items():
+        refuse_none_at_all(what, number)
 
 
 def files(data: Any) -> list[str]:

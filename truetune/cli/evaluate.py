@@ -138,9 +138,10 @@ def show(out: Output, result: dict[str, Any]) -> None:
     """The page: what was measured, the table, where it got worse, samples."""
     data, figures = result["data"], result["figures"]
     files = ", ".join(dict.fromkeys(row["where"].rpartition(":")[0] for row in result["rows"]))
-    rows = f"{counted(data['rows'], 'held-out row') if data['held_out'] else counted(data['rows'], 'row')} of {files}"
+    rows = counted(data["available"], "held-out row" if data["held_out"] else "row")
+    part = f"{data['rows']:,} of " if data["rows"] < data["available"] else ""
     out.print(heading(result), style="bold")
-    out.print(f"{result['task']}: {rows}, {data['supervised']:,} trained tokens\n")
+    out.print(f"{result['task']}: {part}{rows} of {files}, {data['supervised']:,} trained tokens\n")
     tuned = result["subject"]["kind"] != "base"
     out.table(("", "base", "tuned", "change", "") if tuned else ("", "base"), list(table(figures, tuned)))
     if any(figure["base"]["low"] is not None for figure in figures.values()):

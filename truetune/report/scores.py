@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from truetune.report.gather import Figures, at, number
-from truetune.report.words import counted, line
+from truetune.report.words import counted, line, listed
 
 VERDICTS = {
     "better": "better",
@@ -39,18 +39,37 @@ class Scores:
 
 
 def scores(figures: Figures) -> list[Scores]:
-    found = [Scores(titled(body), list(measured(body))) for body in figures.scores.values()]
+    found = [Scores(titled(figures, body), list(measured(body))) for body in figures.scores.values()]
     return [item for item in found if item.rows]
 
 
-def titled(body: dict[str, Any]) -> str:
-    """`Step 78 on 8 held-out rows`."""
+def titled(figures: Figures, body: dict[str, Any]) -> str:
+    """What was measured: `Step 78 on 8 held-out rows`, `Step 78 on 5 of 40 rows of test.jsonl, loss only`."""
     where = line(body.get("checkpoint") or "the result").replace("-", " ", 1)
-    rows = int(at(body, "data.rows", 0))
-    kind = "held-out row" if at(body, "data.held_out") else "row"
-    inputs = at(body, "data.inputs", [])
-    files = "" if at(body, "data.held_out") or not inputs else f" of {line(inputs[0].get('path', ''))}"
-    return f"{where[:1].upper()}{where[1:]} on {counted(rows, kind)}{files}"
+    held_out = bool(at(body, "data.held_out"))
+    rows = counted(int(at(body, "data.available", at(body, "data.rows", 0))), "held-out row" if held_out else "row")
+    part = f"{at(body, 'data.rows', 0):,} of " if partial(body) else ""
+    files = listed([line(entry.get("path", "")) for entry in at(body, "data.inputs", [])])
+    named = "" if held_out or not files else f" of {files}"
+    return ", ".join([f"{where[:1].upper()}{where[1:]} on {part}{rows}{named}", *answered(figures, body)])
+
+
+def partial(body: dict[str, Any]) -> bool:
+    return bool(at(body, "data.rows", 0) < at(body, "data.available", 0))
+
+
+def answered(figures: Figures, body: dict[str, Any]) -> Iterator[str]:
+    """How answers were drawn, where that was not the usual way. Of texts there are none."""
+    if body.get("task") == "text":
+        return
+    if at(body, "settings.generate") is False:
+        yield "loss only"
+        return
+    temperature, longest = at(body, "settings.temperature", 0), at(body, "settings.max_new_tokens")
+    if temperature:
+        yield f"answers drawn at temperature {temperature:g} (seed {at(body, 'settings.seed', 0)})"
+    if longest and longest != figures.get("generation.max_new_tokens"):
+        yield f"answers of at most {counted(longest, 'token')}"
 
 
 def measured(body: dict[str, Any]) -> Iterator[Score]:
