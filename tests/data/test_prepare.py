@@ -231,7 +231,9 @@ def test_an_end_that_does_not_stop_generation_is_a_finding(encode: Tokenizer, tm
         (b"x\ny", "data.no_rows"),
         (b'{"prompt": "q", "completion": ""}', "data.no_rows"),
         (b'{"a": 1}', "data.unknown_format"),
-        (b'{"chosen": 1, "rejected": 2}', "data.preference"),
+        (b'{"prompt": "q", "chosen": "a", "rejected": "b"}', "data.preference"),
+        (b'{"prompt": "q", "completion": "a", "label": true}', "data.kto"),
+        (b'{"text": "q", "label": "a"}', "data.classification"),
     ],
 )
 def test_data_that_cannot_be_used(encode: Tokenizer, tmp_path: Path, content: bytes, code: str) -> None:

@@ -161,14 +161,14 @@ class Data(Section):
     max_length: Annotated[Count, Field(ge=8)] = 2048
     """Longest example, in tokens."""
 
-    too_long: Literal["drop", "truncate", "error"] = "drop"
-    """What happens to a longer conversation: drop, truncate or error. truncate = its end is lost; each is counted."""
+    too_long: Literal["drop", "truncate", "split", "error"] = "drop"
+    """A longer conversation: drop, truncate (its end is lost), split (where a question begins) or error."""
 
     max_rejects: Part = Amount(5, percent=True)
     """Most bad rows that are skipped, as 5% or a number. With more, the run does not start."""
 
-    dedupe: Literal["exact", "none"] = "exact"
-    """Whether a row that stands twice is learned once: exact or none."""
+    dedupe: Literal["exact", "near", "none"] = "exact"
+    """Whether a row that stands twice is learned once: exact, near (also where it is nearly the same) or none."""
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -113,14 +114,14 @@ class Writer:
         self.folder = folder
         self._ids, self._weights = (folder / "ids.i32").open("wb"), (folder / "weights.f32").open("wb")
         self._rejects = (folder / "rejects.jsonl").open("wb")
-        self._index: list[tuple[int, int, int, int, int]] = []
+        self._index = array("q")
         self._at = 0
 
     def add(self, part: Part, row: int) -> None:
         with _explained():
             self._ids.write(part.ids.tobytes())
             self._weights.write(part.weights.tobytes())
-        self._index.append((self._at, len(part.ids), part.supervised, row, 0))
+        self._index.extend((self._at, len(part.ids), part.supervised, row, 0))
         self._at += len(part.ids)
 
     def reject(self, reject: Reject) -> None:

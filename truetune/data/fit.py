@@ -1,11 +1,11 @@
-"""Examples that fit `max_length`: conversations are dropped or cut by choice, documents go on in a next window."""
+"""Examples that fit `max_length`: conversations are dropped, cut or split by choice, documents go on in a window."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from truetune.data.render import Part, Rendered
-from truetune.data.rows import RowError
+from truetune.data.render import Part, Rendered, Renderer
+from truetune.data.rows import Conversation, RowError, Turn
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,89 @@ def fit(rendered: Rendered, max_length: int, too_long: str) -> Fitted:
 
     Raises RowError: `data.too_long` if nothing fits, `data.unsupervised` if nothing is trained.
     """
-    total = sum(len(part.ids) for part in rendered.parts)
     if rendered.mode == "document":
-        parts = [window for part in rendered.parts for window in windows(part, max_length)]
-        return _trained(Fitted(parts))
+        return _trained(Fitted([window for part in rendered.parts for window in windows(part, max_length)]))
+    whole = rendered.mode in ("pair", "labelled")
     if too_long == "truncate":
         parts = [cut(part, max_length) for part in rendered.parts]
     else:
         parts = [part for part in rendered.parts if len(part.ids) <= max_length]
-    longest = max((len(part.ids) for part in rendered.parts), default=0)
-    if longest > max_length and (not parts or too_long == "error"):
-        raise RowError("data.too_long", f"{longest} tokens, more than max_length {max_length}")
-    parts = [part for part in parts if part.supervised]
-    return _trained(Fitted(parts, total - sum(len(part.ids) for part in parts)))
+    longest, total = _lengths(rendered)
+    if longest > max_length and (not parts or too_long == "error" or (whole and len(parts) < len(rendered.parts))):
+        raise _too_long(longest, max_length)
+    lost = total - sum(len(part.ids) for part in parts)
+    if rendered.mode == "labelled":
+        return Fitted(parts, lost)
+    trained = [part for part in parts if part.supervised]
+    if whole and len(trained) < len(parts):
+        raise RowError("data.unsupervised", "no token of one of the sides would be trained")
+    return _trained(Fitted(trained, total - sum(len(part.ids) for part in trained)))
+
+
+def portions(row: Conversation, rendered: Rendered, renderer: Renderer, max_length: int) -> Fitted:
+    """As `fit`, with a conversation that is too long split where a question begins, until its parts fit. Each part
+    keeps the system message, each answer is trained once; what does not fit by itself is lost.
+
+    Raises RowError as `fit` does.
+    """
+    longest, _ = _lengths(rendered)
+    if longest <= max_length:
+        return fit(rendered, max_length, "drop")
+    row = _settled(row, renderer.train_on)
+    found = _portions(row, rendered, replace(renderer, train_on=_each(renderer.train_on)), max_length)
+    if not found.parts:
+        raise _too_long(longest, max_length)
+    return found
+
+
+def _portions(row: Conversation, rendered: Rendered, renderer: Renderer, max_length: int) -> Fitted:
+    longest, total = _lengths(rendered)
+    if longest <= max_length:
+        return Fitted([part for part in rendered.parts if part.supervised])
+    halves = _halves(row)
+    if not halves:
+        return Fitted([], total)
+    both = [_portions(half, renderer.one(half), renderer, max_length) for half in halves]
+    return Fitted([part for half in both for part in half.parts], sum(half.lost for half in both))
+
+
+def _halves(row: Conversation) -> list[Conversation]:
+    """The conversation in two, split where a question begins, nearest to the middle of its text; empty if it has only
+    one question."""
+    head = [turn for turn in row.turns[:1] if turn.role == "system"]
+    turns = row.turns[len(head) :]
+    borders = [at for at in range(1, len(turns)) if turns[at].role == "user" and turns[at - 1].role == "assistant"]
+    if not borders:
+        return []
+    sizes = [len(turn.content) for turn in turns]
+    at = min(borders, key=lambda border: abs(sum(sizes[:border]) - sum(sizes[border:])))
+    return [replace(row, turns=(*head, *part)) for part in (turns[:at], turns[at:])]
+
+
+def _settled(row: Conversation, train_on: str) -> Conversation:
+    """The conversation with its weights such that its parts train what the whole would: for `last`, the last answer."""
+    if train_on != "last":
+        return row
+    last = max(place for place, turn in enumerate(row.turns) if turn.role == "assistant")
+    turns: list[Turn] = [
+        replace(turn, weight=0.0) if turn.role == "assistant" and place != last else turn
+        for place, turn in enumerate(row.turns)
+    ]
+    return replace(row, turns=tuple(turns))
+
+
+def _each(train_on: str) -> str:
+    return "assistant" if train_on == "last" else train_on
+
+
+def _lengths(rendered: Rendered) -> tuple[int, int]:
+    """Tokens of the longest part, and of all."""
+    lengths = [len(part.ids) for part in rendered.parts]
+    return max(lengths, default=0), sum(lengths)
+
+
+def _too_long(longest: int, max_length: int) -> RowError:
+    return RowError("data.too_long", f"{longest} tokens, more than max_length {max_length}")
 
 
 def cut(part: Part, length: int) -> Part:

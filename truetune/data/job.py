@@ -13,7 +13,7 @@ from truetune.data.split import Amount
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
 
-VERSION = 8
+VERSION = 9
 """Part of the cache's keys: counts up when the same input would give other examples or another report."""
 
 
@@ -56,6 +56,12 @@ class Job:
     train: Sequence[Source]
     validation: Sequence[Source]
     """Files of an explicit validation set; empty where rows are held out of the training files."""
+    against: Sequence[Source] = ()
+    """Files whose rows must not be trained."""
+
+    @property
+    def sides(self) -> tuple[Sequence[Source], Sequence[Source], Sequence[Source]]:
+        return self.train, self.validation, self.against
 
     @property
     def key(self) -> str:
@@ -64,7 +70,7 @@ class Job:
         return cache.key(
             {
                 "version": VERSION,
-                "files": [[_described(source) for source in part] for part in (self.train, self.validation)],
+                "files": [[_described(source) for source in part] for part in self.sides],
                 "tokenizer": self.tokenizer.digest,
                 "template": [self.template.digest, self.template.origin],
                 "objective": [self.objective, self.seed],
@@ -85,13 +91,15 @@ def plan(
     folder: Path,
     tokenizer: Tokenizer,
     template: Template | None = None,
+    against: Sequence[str] = (),
 ) -> Job:
     """Find the files and the template."""
     validation = options.validation
     held_out = sources.find([validation], folder, "validation") if _is_path(validation) else []
     template = template or choose(options.template, tokenizer, folder)
     train = sources.find(options.paths, folder, options.split)
-    return Job(options, objective, seed, tokenizer, template, train, held_out)
+    foreign = sources.find(against, folder)
+    return Job(options, objective, seed, tokenizer, template, train, held_out, foreign)
 
 
 def choose(name: str, tokenizer: Tokenizer, folder: Path) -> Template:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,18 +11,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from truetune.data.dedupe import Survey
 from truetune.data.fit import Fitted
 from truetune.data.formats import Format
 from truetune.data.job import Job, Options
 from truetune.data.reading.notes import Notes
 from truetune.data.render import Rendered
-from truetune.data.rows import Reject
+from truetune.data.rows import Content, Conversation, Document, Labelled, Preference, Rated, Reject
 from truetune.data.sources import Source
-from truetune.data.split import hold_out
+from truetune.data.split import Split, Traits, hold_out
 from truetune.errors import InputError
 
+OBJECTIVES: dict[type[Content], str] = {
+    Conversation: "sft",
+    Document: "pretrain",
+    Preference: "dpo",
+    Rated: "kto",
+    Labelled: "classification",
+}
+"""What rows of a kind are for."""
+CHATS = ("sft", "dpo", "kto")
 FATES = {
     "data.duplicate": "deduplicated",
+    "data.near_duplicate": "deduplicated",
     "data.contaminated": "contaminated",
     "data.too_long": "too_long",
     "data.unsupervised": "unsupervised",
@@ -29,6 +41,10 @@ FATES = {
 """Why a row that is not bad is not used; every other code is a rejected row."""
 NAMED = 100
 """Unused rows of each fate that the report names; all of them stand in `rejects.jsonl`."""
+EXAMPLES = 5
+"""Pairs of near rows that a finding names."""
+WARNINGS = {"data.near_duplicate", "data.conflicting_answers", "data.no_validation", "data.torn_groups", "data.no_eos"}
+"""Findings that are more than a note."""
 
 
 @dataclass
@@ -47,8 +63,14 @@ class Ledger:
     lost: int = 0
     appended: int = 0
     closed: int = 0
-    used: list[tuple[int, bytes, bool]] = field(default_factory=list)
-    """Row, digest and whether it is a training row."""
+    train: array[int] = field(default_factory=lambda: array("q"))
+    """Training rows that are used."""
+    kinds: list[str] = field(default_factory=list)
+    """The class of each."""
+    measured: array[int] = field(default_factory=lambda: array("q"))
+    """Rows of an explicit validation file that are used."""
+    near: int = 0
+    near_examples: list[str] = field(default_factory=list)
     notes: Notes = field(default_factory=Notes)
     """What the readers say about the files."""
 
@@ -65,7 +87,7 @@ class Ledger:
         if self.rows[fate] <= NAMED:
             self.rejects.append(reject)
 
-    def use(self, row: int, digest: bytes, rendered: Rendered, fitted: Fitted, train: bool) -> None:
+    def use(self, row: int, content: Content, rendered: Rendered, fitted: Fitted, train: bool) -> None:
         self.rows["used"] += 1
         self.rows["truncated"] += fitted.lost > 0
         self.modes[rendered.mode] += 1
@@ -73,7 +95,15 @@ class Ledger:
         self.lost += fitted.lost
         self.appended += rendered.appended
         self.closed += sum(part.closed for part in fitted.parts)
-        self.used.append((row, digest, train))
+        (self.train if train else self.measured).append(row)
+        if train:
+            self.kinds.append(_kind(content))
+
+    def alike(self, example: str) -> None:
+        """A row is used although it is nearly the same as another."""
+        self.near += 1
+        if self.near <= EXAMPLES:
+            self.near_examples.append(example)
 
     def check(self, options: Options, files: Sequence[Source], measured: Sequence[Source]) -> None:
         """`measured` are the files of an explicit validation set. Raises InputError (exit 3): `data.broken_file`,
@@ -84,12 +114,12 @@ class Ledger:
             raise InputError(message, code="data.broken_file", where=self.broken.where, hint=hint)
         if options.too_long == "error" and self.rows["too_long"]:
             self._stop("data.too_long", f"{self.rows['too_long']} rows are longer than max_length", ["data.too_long"])
-        if not any(train for _, _, train in self.used):
+        if not self.train:
             common = "; ".join(f"{reason} ({count}×)" for reason, count in self._common())
             long = self.rows["too_long"] == self.rows["read"]
             hint = "Raise data.max_length." if long else "`ft dataset show` shows how each row is read."
             raise InputError(f"no row can be trained: {common}", code="data.no_rows", where=where, hint=hint)
-        if measured and all(train for _, _, train in self.used):
+        if measured and not self.measured:
             hint = "Name another file, or write `validation: auto`."
             raise InputError("no row of it can be used", code="data.validation", where=measured[0].name, hint=hint)
         allowed = options.max_rejects.within(self.rows["read"])
@@ -115,14 +145,14 @@ class Ledger:
         )
         raise InputError(message + lines, code=code, where=named[0].where if named else "", hint=hint)
 
-    def split(self, amount: Any, seed: int) -> set[int]:
+    def split(self, survey: Survey, amount: Any, seed: int) -> Split:
         """Rows that are held out: chosen by `amount`, and all of an explicit validation file."""
-        rows = [(row, digest) for row, digest, train in self.used if train]
-        chosen = hold_out([digest for _, digest in rows], amount, seed)
-        explicit = {row for row, _, train in self.used if not train}
-        return {rows[place][0] for place in chosen} | explicit
+        rows = np.array(self.train, np.int64)
+        traits = Traits(survey.opening[rows], survey.own[rows], survey.groups()[rows], self.kinds)
+        chosen = hold_out(traits, amount, seed)
+        return Split({int(rows[place]) for place in chosen.held} | set(self.measured), chosen.whole)
 
-    def report(self, form: Format, job: Job, index: NDArray[np.int64]) -> dict[str, Any]:
+    def report(self, form: Format, job: Job, survey: Survey, split: Split, index: NDArray[np.int64]) -> dict[str, Any]:
         """JSON-ready. Tokens are counted per side, lengths over all examples."""
         lengths, counts, held = index[:, 1], index[:, 2], index[:, 4] == 1
         held_rows = len(np.unique(index[held, 3]))
@@ -141,7 +171,7 @@ class Ledger:
             "rendering": self._rendering(job),
             "lengths": _lengths(lengths),
             "rejects": [reject.brief() for reject in self.rejects],
-            "findings": list(self._findings(job, held_rows)),
+            "findings": self._findings(job, survey, split),
         }
 
     def _input(self, source: Source) -> dict[str, Any]:
@@ -153,13 +183,15 @@ class Ledger:
             "rows": self.files[source.name],
         }
 
-    def _share(self, examples: int) -> float:
+    def _share(self, examples: int) -> float | None:
         """Share of what must end that ends in a trained token: examples, or documents (whose last window ends)."""
+        if self.objective == "classification":
+            return None
         total = self.rows["used"] if self.objective == "pretrain" else examples
         return self.closed / total
 
     def _rendering(self, job: Job) -> dict[str, Any]:
-        chat = self.objective == "sft"
+        chat = self.objective in CHATS
         end = self.ends.most_common(1)[0][0]
         return {
             "template": job.template.origin if chat else "none",
@@ -171,23 +203,50 @@ class Ledger:
             "documents": self.modes["document"],
         }
 
-    def _findings(self, job: Job, held_rows: int) -> list[dict[str, str]]:
-        tokenizer, found = job.tokenizer, []
-        end = self.ends.most_common(1)[0][0]
-        if self.objective == "sft":
-            found += _about_template(job, self.appended, self.modes["per_turn"])
-        if end and tokenizer.id(end) not in tokenizer.eos_ids:
-            found.append(
-                ("data.end_not_eos", f"{end} ends an answer, but the model's configuration does not stop there")
-            )
-        if not end:
-            found.append(("data.no_eos", "the tokenizer has no end-of-text token, so texts are trained without an end"))
+    def _findings(self, job: Job, survey: Survey, split: Split) -> list[dict[str, str]]:
+        found = [*self._about_ends(job), *self._about_rows(survey)]
         if self.lost:
             found.append(("data.lost", f"{self.lost} tokens of {self.rows['truncated']} rows are cut by max_length"))
-        if not held_rows and job.options.validation is not None:
+        if not split.held and job.options.validation is not None:
             found.append(("data.no_validation", "too few rows to hold any out: there will be no held-out loss"))
+        if not split.whole:
+            message = "most rows ask the same, so rows with the same question stand among trained and held-out ones"
+            found.append(("data.torn_groups", message))
         found += self.notes.findings()
-        return [{"code": code, "message": message} for code, message in found]
+        return [{"code": code, "level": _level(code), "message": message} for code, message in found]
+
+    def _about_ends(self, job: Job) -> list[tuple[str, str]]:
+        tokenizer, end, found = job.tokenizer, self.ends.most_common(1)[0][0], []
+        if self.objective in CHATS:
+            found += _about_template(job, self.appended, self.modes["per_turn"])
+        if end and tokenizer.id(end) not in tokenizer.eos_ids:
+            message = f"{end} ends an answer, but the model's configuration does not stop there"
+            found.append(("data.end_not_eos", message))
+        if not end:
+            found.append(("data.no_eos", "the tokenizer has no end-of-text token, so texts are trained without an end"))
+        return found
+
+    def _about_rows(self, survey: Survey) -> list[tuple[str, str]]:
+        """What rows have to do with each other and are used all the same."""
+        found = []
+        if self.near:
+            message = f"{self.near} rows are nearly the same as another and are used all the same, such as "
+            found.append(("data.near_duplicate", message + "; ".join(self.near_examples)))
+        if survey.conflict.rows:
+            message = f"{survey.conflict.rows} rows ask what another asks and answer it differently, such as "
+            found.append(("data.conflicting_answers", message + "; ".join(survey.conflict.examples)))
+        return found
+
+
+def _level(code: str) -> str:
+    return "warning" if code in WARNINGS else "note"
+
+
+def _kind(content: Content) -> str:
+    """The class of a row, of which each gives its share to the held-out rows."""
+    if isinstance(content, Labelled):
+        return ", ".join(content.labels)
+    return str(content.desirable) if isinstance(content, Rated) else ""
 
 
 def _about_template(job: Job, appended: int, per_turn: int) -> list[tuple[str, str]]:

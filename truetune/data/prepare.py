@@ -5,31 +5,47 @@ read = used + rejected + deduplicated + contaminated + too_long + unsupervised
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from truetune.data import cache, formats, readers
+from truetune.data import cache, formats
 from truetune.data.cache import Entry, Examples, Rejects
-from truetune.data.dedupe import Dedupe
-from truetune.data.fit import fit
+from truetune.data.dedupe import FOREIGN, TRAIN, VALIDATION
 from truetune.data.formats import Format
+from truetune.data.inspector import Inspector
+from truetune.data.intake import Intake, survey
+from truetune.data.intake import read as read
 from truetune.data.job import Job, Options, plan
-from truetune.data.ledger import Ledger
+from truetune.data.ledger import OBJECTIVES, Ledger
 from truetune.data.reading import packed
 from truetune.data.reading.file import File
-from truetune.data.reading.notes import Notes, ignore
-from truetune.data.render import Renderer
-from truetune.data.rows import Content, Reject, Row, RowError
+from truetune.data.rows import Reject, Row, RowError
 from truetune.data.sources import Source
 from truetune.errors import InputError, UsageError
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
 
-CHUNK = 256
-"""Rows that are encoded in one parallel call."""
+KINDS = {
+    "sft": "conversations",
+    "pretrain": "plain texts",
+    "dpo": "preference pairs",
+    "kto": "rated answers",
+    "classification": "labelled texts",
+}
+"""What rows for an objective are."""
+UNTRAINED = {
+    "dpo": ("data.preference", "To train on the better answers alone, write them as prompt and completion."),
+    "kto": ("data.kto", "To train on the good answers alone, write them as prompt and completion."),
+    "classification": (
+        "data.classification",
+        "To learn the labels as answers, write prompt and completion.",
+    ),
+}
+"""What can be checked but not trained, and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +67,24 @@ def prepare(
     folder: Path,
     tokenizer: Tokenizer,
     template: Template | None = None,
+    inspector: Inspector | None = None,
+    against: Sequence[str] = (),
 ) -> Prepared:
     """Read, check, render and split the rows, or take them from the cache.
 
     `objective` is `auto`, `sft` or `pretrain`; `folder` is where relative paths start; `template` goes before
-    `options.template`. Raises InputError with a code `data.…` for input that can't be used, UsageError
+    `options.template`. Rows that also stand in the files `against`, or nearly, are not trained. With an `inspector`
+    this is a check: it sees every row, rows that cannot be trained yet are taken in, too, and too many bad rows are a
+    finding of the level `error`. Raises InputError with a code `data.…` for input that can't be used, UsageError
     (`data.objective`) for an objective that does not fit the rows.
     """
-    job = plan(options, objective=objective, seed=seed, folder=folder, tokenizer=tokenizer, template=template)
-    entry = cache.find(job.key) or _build(job)
+    given = {"seed": seed, "folder": folder, "tokenizer": tokenizer, "template": template, "against": against}
+    job = plan(options, objective=objective, **given)  # type: ignore[arg-type]
+    entry = None if inspector else cache.find(job.key)
+    entry = entry or _build(job, inspector)
+    if not inspector:
+        _refuse_untrained(entry.report["objective"])
     return Prepared(entry.train, entry.validation, entry.report["objective"], entry.report, entry.rejects)
-
-
-def read(files: Sequence[Source], start: int = 0, notes: Notes | None = None) -> Iterator[Row | Reject]:
-    """All rows of the files, numbered from `start`; `notes` takes what should be known beside them."""
-    index = start
-    for source in files:
-        for line, value, raw in readers.read(source.path, notes.of(source.name) if notes else ignore):
-            if isinstance(value, RowError):
-                yield Reject(index, source.name, line, value.code, value.reason, raw)
-            else:
-                yield Row(index, source.name, line, value)
-            index += 1
 
 
 def find_format(options: Options, files: Sequence[Source]) -> Format:
@@ -86,98 +98,76 @@ def find_format(options: Options, files: Sequence[Source]) -> Format:
     return formats.detect(chain([first], values), options.columns)
 
 
-def _build(job: Job) -> Entry:
-    """1. the shape, 2. rows to examples, 3. is it enough, 4. the split, 5. the report, 6. into the cache."""
+def _build(job: Job, inspector: Inspector | None) -> Entry:
+    """1. the shapes, 2. what rows have to do with each other, 3. rows to examples, 4. is it enough, 5. the split,
+    6. the report, 7. into the cache."""
+    forms = _forms(job)
+    ledger = Ledger(objective=_objective(job, forms[TRAIN]))
+    if not inspector:
+        _refuse_untrained(ledger.objective)
+    with cache.writing(job.key) as writer, tempfile.TemporaryDirectory(dir=writer.folder) as aside:
+        found = survey(job, forms, Path(aside))
+        Intake(job, forms, ledger, writer, found, inspector).run(Path(aside))
+        wrong = _wrong(job, ledger, inspector)
+        split = ledger.split(found, job.options.validation if not job.validation else None, job.seed)
+        report = ledger.report(forms[TRAIN], job, found, split, writer.finish(split.held))
+        report["findings"] += wrong
+        # A check that found too much wrong must not become the data of a training.
+        key = cache.key([job.key, "wrong"]) if wrong else job.key
+        return cache.commit(writer, key, report)
+
+
+def _forms(job: Job) -> dict[int, Format]:
+    """The shapes of the rows, by their purpose; files that are only compared with may have their own."""
     form = find_format(job.options, job.train)
-    ledger = Ledger(objective=_objective(job, form))
-    with cache.writing(job.key) as writer:
-        _Intake(job, form, ledger, writer).run()
+    found = {TRAIN: form, VALIDATION: form, FOREIGN: form}
+    if job.against:
+        values = (row.value for row in read(job.against) if isinstance(row, Row))
+        found[FOREIGN] = formats.detect(values)
+    return found
+
+
+def _wrong(job: Job, ledger: Ledger, inspector: Inspector | None) -> list[dict[str, str]]:
+    """What forbids training on these rows: raised, but a finding in a check, as far as there are rows to tell of."""
+    try:
         ledger.check(job.options, job.train, job.validation)
-        held_out = ledger.split(job.options.validation if not job.validation else None, job.seed)
-        index = writer.finish(held_out)
-        report = ledger.report(form, job, index)
-        return cache.commit(writer, job.key, report)
-
-
-class _Intake:
-    """Rows to examples: each row ends as an example or in the rejects, and the ledger counts it once."""
-
-    def __init__(self, job: Job, form: Format, ledger: Ledger, writer: cache.Writer) -> None:
-        self.job, self.form, self.ledger, self.writer = job, form, ledger, writer
-        self.renderer = Renderer(job.tokenizer, job.template, job.options.train_on)
-        self.dedupe = Dedupe(job.options.dedupe == "exact", frozenset(self._held_out()))
-
-    def run(self) -> None:
-        index = self._files(self.job.train, 0, train=True)
-        self._files(self.job.validation, index, train=False)
-
-    def _files(self, files: Sequence[Source], index: int, train: bool) -> int:
-        """Take in all rows of one side; returns the index after the last."""
-        chunk: list[tuple[Row, Content]] = []
-        for row in read(files, index, self.ledger.notes):
-            index = row.index + 1
-            self.ledger.read(row.file)
-            if (content := self._content(row, train)) is not None:
-                assert isinstance(row, Row)
-                chunk.append((row, content))
-            if len(chunk) == CHUNK:
-                self._render(chunk, train)
-                chunk = []
-        self._render(chunk, train)
-        return index
-
-    def _content(self, row: Row | Reject, train: bool) -> Content | None:
-        if isinstance(row, Reject):
-            self._refuse(row)
-            return None
-        try:
-            content = self.form.read(row.value)
-            self.dedupe.check(row, content, train)
-        except RowError as error:
-            self._refuse(row.reject(error))
-            return None
-        return content
-
-    def _render(self, chunk: list[tuple[Row, Content]], train: bool) -> None:
-        results = self.renderer.chunk([content for _, content in chunk])
-        for (row, content), result in zip(chunk, results, strict=True):
-            try:
-                if isinstance(result, RowError):
-                    raise result
-                fitted = fit(result, self.job.options.max_length, self.job.options.too_long)
-            except RowError as error:
-                self._refuse(row.reject(error))
-                continue
-            for part in fitted.parts:
-                self.writer.add(part, row.index)
-            self.ledger.use(row.index, content.digest, result, fitted, train)
-
-    def _refuse(self, reject: Reject) -> None:
-        self.writer.reject(reject)
-        self.ledger.refuse(reject)
-
-    def _held_out(self) -> Iterator[bytes]:
-        """Digests of the explicit validation rows."""
-        for row in read(self.job.validation):
-            if isinstance(row, Row):
-                try:
-                    yield self.form.read(row.value).digest
-                except RowError:
-                    continue
+    except InputError as error:
+        if inspector is None or error.finding.code in ("data.no_rows", "data.validation"):
+            raise
+        about = error.finding
+        return [{"code": about.code, "level": "error", "message": about.message, "where": about.where}]
+    return []
 
 
 def _objective(job: Job, form: Format) -> str:
-    """What the shape of the rows allows. Raises UsageError (`data.objective`)."""
-    found = "pretrain" if form.shape.name == "text" else "sft"
-    if job.objective not in ("auto", found):
-        kind = "plain texts" if found == "pretrain" else "conversations"
+    """What the kind of the rows allows. Raises UsageError (`data.objective`)."""
+    found = _kind(job, form)
+    if job.objective not in ("auto", found) and found not in UNTRAINED:
         raise UsageError(
-            f"objective `{job.objective}` does not fit the rows, which are {kind}",
+            f"objective `{job.objective}` does not fit the rows, which are {KINDS[found]}",
             code="data.objective",
             where="training.objective",
             hint=f"Use `objective: {found}` or `auto`.",
         )
     return found
+
+
+def _kind(job: Job, form: Format) -> str:
+    """What the first row that can be read is for."""
+    for row in read(job.train):
+        if isinstance(row, Row):
+            try:
+                return OBJECTIVES[type(form.read(row.value))]
+            except RowError:
+                continue
+    return "pretrain" if form.shape.name == "text" else "sft"
+
+
+def _refuse_untrained(objective: str) -> None:
+    if objective in UNTRAINED:
+        code, hint = UNTRAINED[objective]
+        message = f"these are {KINDS[objective]}, and training on them is not in this version"
+        raise InputError(message, code=code, where="data.format", hint=hint)
 
 
 def _no_row(files: Sequence[Source]) -> InputError:

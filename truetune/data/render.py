@@ -9,13 +9,13 @@ trained through its end-of-turn token; what the template writes after that is no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from truetune.data.rows import Content, Conversation, Document, RowError
+from truetune.data.rows import Content, Conversation, Document, Labelled, Preference, Rated, RowError, Turn
 from truetune.data.turns import Answer, check_document, talk, trained, written
 from truetune.models.template import Template, TemplateError
 from truetune.models.tokenizer import Tokenizer
@@ -46,7 +46,7 @@ class Rendered:
 
     parts: list[Part]
     mode: str
-    """`whole`, `per_turn` or `document`."""
+    """`whole`, `per_turn` or `document`; `pair` = the better side, then the worse; `labelled` = a text to classify."""
     end: str = ""
     appended: bool = False
 
@@ -62,6 +62,11 @@ class Renderer:
 
     def chunk(self, rows: Sequence[Content]) -> list[Rendered | RowError]:
         """One result per row, in order. The whole chunk is rendered at once, and encoded in one parallel call."""
+        pieces = [_pieces(row) for row in rows]
+        results = iter(self._chunk([piece for some in pieces for piece in some]))
+        return [_joined(row, [next(results) for _ in some]) for row, some in zip(rows, pieces, strict=True)]
+
+    def _chunk(self, rows: Sequence[Conversation | Document]) -> list[Rendered | RowError]:
         planned = self._plans(rows)
         texts = list(dict.fromkeys(text for plan in planned if isinstance(plan, list) for text in _texts(plan)))
         self._encoded = dict(zip(texts, self.tokenizer.encode_batch(texts), strict=True))
@@ -74,7 +79,7 @@ class Renderer:
             raise result
         return result
 
-    def _plans(self, rows: Sequence[Content]) -> list[list[Answer] | Document | RowError]:
+    def _plans(self, rows: Sequence[Conversation | Document]) -> list[list[Answer] | Document | RowError]:
         places = [self._places(row) for row in rows]
         pairs = list(zip(rows, places, strict=True))
         talks = {
@@ -85,7 +90,7 @@ class Renderer:
         texts = dict(zip(talks, self.template.render_all(list(talks.values())), strict=True))
         return [self._plan(row, found, texts.get(at, [])) for at, (row, found) in enumerate(pairs)]
 
-    def _places(self, row: Content) -> list[int] | RowError:
+    def _places(self, row: Conversation | Document) -> list[int] | RowError:
         """The turns that are trained; none in a document."""
         try:
             if isinstance(row, Conversation):
@@ -96,7 +101,7 @@ class Renderer:
             return error
 
     def _plan(
-        self, row: Content, places: list[int] | RowError, texts: Sequence[str | TemplateError]
+        self, row: Conversation | Document, places: list[int] | RowError, texts: Sequence[str | TemplateError]
     ) -> list[Answer] | Document | RowError:
         if isinstance(places, RowError):
             return places
@@ -208,3 +213,42 @@ def _part(ids: list[int], spans: list[tuple[int, int, float]], ends: bool) -> Pa
         weights[start:stop] = weight
     weights[:1] = 0
     return Part(np.asarray(ids, np.int32), weights, ends)
+
+
+def _pieces(row: Content) -> list[Conversation | Document]:
+    """What is rendered of a row: of a pair both sides, of a rated conversation the last answer, of labels the text."""
+    if isinstance(row, Preference):
+        return [Conversation((*_context(row.prompt), *side), row.tools) for side in (row.chosen, row.rejected)]
+    if isinstance(row, Rated):
+        turns = row.conversation.turns
+        return [replace(row.conversation, turns=(*_context(turns[:-1]), *turns[-1:]))]
+    if isinstance(row, Labelled):
+        return [Document("\n".join(filter(None, (row.text, row.pair))))]
+    return [row]
+
+
+def _context(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns, none of them trained."""
+    return [replace(turn, weight=0.0) if turn.role == "assistant" else turn for turn in turns]
+
+
+def _joined(row: Content, results: list[Rendered | RowError]) -> Rendered | RowError:
+    """The one result of a row, from those of its pieces."""
+    for side, result in zip(("chosen", "rejected"), results, strict=False):
+        if isinstance(result, RowError):
+            return RowError(result.code, f"{side}: {result.reason}") if isinstance(row, Preference) else result
+    good = [result for result in results if isinstance(result, Rendered)]
+    if isinstance(row, Preference):
+        return _pair(good)
+    if isinstance(row, Labelled):
+        silent = [Part(part.ids, np.zeros_like(part.weights), part.ends) for part in good[0].parts]
+        return replace(good[0], parts=silent, mode="labelled")
+    return good[0]
+
+
+def _pair(sides: list[Rendered]) -> Rendered | RowError:
+    if any(len(side.parts) > 1 for side in sides):
+        reason = "a side has several answers, which this chat template does not keep in one text"
+        return RowError("data.pair_turns", reason)
+    parts = [part for side in sides for part in side.parts]
+    return Rendered(parts, "pair", sides[0].end, any(side.appended for side in sides))
