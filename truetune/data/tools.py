@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from truetune.data.reading.values import DEPTH, depth, strings, too_deep
 from truetune.data.rows import RowError
 
 
@@ -82,11 +83,15 @@ def _definition(item: Any) -> dict[str, Any]:
 
 
 def _plain(value: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The object as JSON holds it: a table's cells may hold dates, which become texts, and what JSON has no word for."""
+    """The object as JSON holds it: a table may hold dates, which become texts, and what JSON has no word for."""
     try:
         found: dict[str, Any] = orjson.loads(orjson.dumps(dict(value)))
     except TypeError as error:
         raise _bad(f"{where}: {error}") from error
+    if depth(found) > DEPTH:
+        raise too_deep()
+    if any("\0" in text for text in strings(found)):
+        raise RowError("data.nul", f"{where} contains a NUL character")
     return found
 
 

@@ -22,7 +22,7 @@ def library(module: str, path: Path) -> Any:
     except ImportError as error:
         name = module.partition(".")[0]
         raise InputError(
-            f"reading this file needs {name}, which is not installed",
+            f"this file needs {name}, which is not installed",
             code="data.not_installed",
             where=str(path),
             hint=f"pip install 'truetune[{EXTRAS[name]}]'",
