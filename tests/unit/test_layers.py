@@ -23,6 +23,7 @@ ORDER = [
     {"runs"},
     {"train"},
     {"evaluate"},
+    {"augment"},
     {"report"},
     {"registry"},
     {"tune"},
@@ -48,6 +49,7 @@ ROOMS = {
     "trl": (),
     "requests": (),
     "httpx": (),
+    "httpx2": ("augment/",),
     "urllib.request": (),
 }
 """The only places a framework may be imported in; the tools of the network have none."""
@@ -226,6 +228,7 @@ BAD = [
     (rooms, "cli/ui.py", "from fastapi import FastAPI"),
     (rooms, "tune/study.py", "import ray"),
     (rooms, "models/source.py", "from urllib.request import urlopen"),
+    (rooms, "cli/chat.py", "import httpx2"),
     (rooms, "api/doctor.py", "importlib.import_module('torch')"),
     (environment, "cli/train.py", "import os\nos.environ['A']"),
     (environment, "cli/train.py", "import os\nos.getenv('A')"),

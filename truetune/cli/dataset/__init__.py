@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from truetune.cli.dataset.augment import augment
 from truetune.cli.dataset.check import check
 from truetune.cli.dataset.show import show
 
@@ -13,5 +14,5 @@ def command() -> None:
     """Rows before training: what is wrong with them, and what a model will learn."""
 
 
-for verb in (check, show):
+for verb in (check, show, augment):
     command.add_command(verb)
