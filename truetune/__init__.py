@@ -25,10 +25,12 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.config import config_schema as config_schema
     from truetune.api.config import config_show as config_show
     from truetune.api.config import init as init
+    from truetune.api.dataset.augment import dataset_augment as dataset_augment
     from truetune.api.dataset.check import dataset_check as dataset_check
     from truetune.api.dataset.show import dataset_show as dataset_show
     from truetune.api.doctor import doctor as doctor
     from truetune.api.evaluate import evaluate as evaluate
+    from truetune.api.export import export as export
     from truetune.api.memory import suggest as suggest
     from truetune.api.report import report as report
     from truetune.api.runs import receipt_show as receipt_show

@@ -1,0 +1,40 @@
+"""To mlx_lm: an adapter in its own layout, beside the tokenizer and template it was trained with; a model as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from truetune import engines
+from truetune.engines.parity import MLX_LM, Side
+from truetune.errors import InputError, UsageError
+from truetune.export import files
+from truetune.export.origin import Origin
+
+
+def write(origin: Origin, folder: Path) -> Side:
+    """Into an existing folder; returns who is to load it.
+
+    Raises UsageError `export.same`, InputError `export.lacks`, and what the exchange raises.
+    """
+    side = origin.side
+    if side.engine == MLX_LM:
+        raise UsageError(
+            "this adapter is in mlx_lm's layout already",
+            code="export.same",
+            where=origin.name,
+            hint="Export it as PEFT's: --format peft.",
+        )
+    lacking = engines.module("mlx").lacks(side.model)
+    if lacking:
+        raise InputError(
+            f"MLX does not compute {lacking} as transformers does",
+            code="export.lacks",
+            where=origin.name,
+            hint="Export it as PEFT's: --format peft.",
+        )
+    if side.adapter is None:
+        files.model(side.model, folder)
+        return Side(MLX_LM, folder)
+    engines.module("mlx").exchange.to_mlx_lm(side.adapter, folder)
+    files.companions(side.adapter, folder)
+    return Side(MLX_LM, side.model, folder)
