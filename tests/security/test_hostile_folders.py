@@ -4,62 +4,20 @@ each is refused with a reason or used without what is hostile in it."""
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hostile import CASES, Case, copy, edit, put
+from watched import UNOPENED, watching
 
 import truetune as ft
 from truetune.errors import TrueTuneError
 from truetune.models import gate, source, tokenizer
 
-WATCHED = {
-    "socket.connect",
-    "socket.getaddrinfo",
-    "socket.sendto",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "pickle.find_class",
-}
-UNOPENED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npy", ".msgpack", ".h5", ".py", ".gguf", ".metadata")
 ROWS = [{"prompt": f"What is {number}? Aa aa aa aa.", "completion": f"It is {number}."} for number in range(24)]
 NEED_AN_ENGINE = {"layers-without-end", "sizes-beyond-any"}
 """Facts that only a training asks for."""
-seen: list[str] = []
-watching: list[Path] = []
-
-
-def watch(event: str, arguments: tuple[Any, ...]) -> None:
-    """What a folder may not make us do. A hook cannot be taken off, so it looks only while a test runs."""
-    if not watching:
-        return
-    if event in WATCHED:
-        seen.append(f"{event} {arguments}")
-    elif event == "open" and isinstance(arguments[0], str | bytes):
-        name = arguments[0] if isinstance(arguments[0], str) else arguments[0].decode(errors="replace")
-        if name.startswith(str(watching[0])) and name.endswith(UNOPENED):
-            seen.append(f"{event} {name}")
-
-
-sys.addaudithook(watch)
-
-
-@pytest.fixture
-def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Watches the test, then: nothing ran, nothing was opened that must not be."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("TRUETUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "canary"
-    seen.clear()
-    yield path
-    watching.clear()
-    assert not path.exists() and not list(tmp_path.rglob("canary"))
-    assert not seen
 
 
 def rows(folder: Path) -> str:
