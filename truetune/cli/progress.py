@@ -138,7 +138,8 @@ def value_of(config: dict[str, Any], key: str) -> Any:
 
 def learner(figures: dict[str, Any]) -> str:
     """`trains  196,608 of 3,641,856 parameters on cpu (float32), packed; 28 layers: down_proj, …`"""
-    where = f"{figures['device']} ({figures['dtype']}), {figures['micro_batches']}"
+    by = "" if figures["engine"] == "torch" else f" with {figures['engine']}"
+    where = f"{figures['device']}{by} ({figures['dtype']}), {figures['micro_batches']}"
     layers = f"; {figures['adapted_layers']} layers: {', '.join(figures['target_modules'])}"
     return f"trains  {figures['trained_parameters']:,} of {figures['parameters']:,} parameters on {where}" + (
         layers if figures["adapted_layers"] else ""

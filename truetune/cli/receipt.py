@@ -135,7 +135,8 @@ def train_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "base",
         f"{base['name']}{' at ' + base['revision'][:12] if base['revision'] else ''}  {len(base['files'])} files",
     )
-    yield "training", f"{body['steps']:,} steps on {engine['device']} in {engine['dtype']}"
+    by = f" with {engine['engine']}" if engine.get("engine", "torch") != "torch" else ""
+    yield "training", f"{body['steps']:,} steps on {engine['device']}{by} in {engine['dtype']}"
     yield "training", f"loss {arrow(loss['first'], loss['last'])}"
     yield "training", f"{engine['trained_parameters']:,} of {engine['parameters']:,} parameters trained"
     for what, title in (("supervised", "supervised tokens"), ("examples", "examples")):

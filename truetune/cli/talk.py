@@ -80,9 +80,9 @@ def remarks(talk: Any, seconds: float, verbose: int) -> Iterator[str]:
     elif reply.reason == "cut":
         yield "(stopped)"
     if verbose:
-        drawn = talk.voice.sampling(**talk.chosen)
-        seed = f"seed {talk.seed}, " if drawn.temperature else ""
-        yield f"({seed}{len(reply.ids)} tokens in {seconds:.1f} s)"
+        voice = talk.voice
+        seed = f"seed {talk.seed}, " if voice.sampling(**talk.chosen).temperature else ""
+        yield f"({seed}{len(reply.ids)} tokens in {seconds:.1f} s on {voice.choice.device} with {voice.engine})"
 
 
 class Terminal:

@@ -7,7 +7,7 @@
     data        held_out (the run's own rows), inputs [{path, resolved, sha256, bytes, rows}], format, rows,
                 available (before `limit`), supervised, left_out {fate: rows}, contaminated (rows that the run was
                 trained on; null = not known)
-    settings    generate, temperature, top_p, top_k, seed, max_new_tokens, device, dtype
+    settings    generate, temperature, top_p, top_k, seed, max_new_tokens, engine, device, dtype
     intervals   method, level, resamples, seed
     order       the metrics, the task's headline figures first
     figures     {metric: {title, better, headline, base, tuned, difference, verdict}}; base, tuned and difference are
@@ -56,7 +56,7 @@ def document(
         "checkpoint": checkpoint(subject),
         "task": material.task,
         "data": material.data,
-        "settings": settings(asked) | {"device": voice.spec.device, "dtype": voice.spec.dtype},
+        "settings": settings(asked) | {"engine": voice.engine, "device": voice.spec.device, "dtype": voice.spec.dtype},
         "intervals": intervals.METHOD,
         "order": tasks.order(material.task, list(found["base"].sums)),
         "figures": figures(material, found),
