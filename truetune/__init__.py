@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.config import init as init
     from truetune.api.dataset.augment import dataset_augment as dataset_augment
     from truetune.api.dataset.check import dataset_check as dataset_check
+    from truetune.api.dataset.convert import dataset_convert as dataset_convert
+    from truetune.api.dataset.prepare import dataset_prepare as dataset_prepare
     from truetune.api.dataset.show import dataset_show as dataset_show
     from truetune.api.doctor import doctor as doctor
     from truetune.api.evaluate import evaluate as evaluate

@@ -20,6 +20,8 @@ VERBS = {
     "config_edit": "truetune.api.config",
     "dataset_augment": "truetune.api.dataset.augment",
     "dataset_check": "truetune.api.dataset.check",
+    "dataset_convert": "truetune.api.dataset.convert",
+    "dataset_prepare": "truetune.api.dataset.prepare",
     "dataset_show": "truetune.api.dataset.show",
     "chat": "truetune.api.chat",
     "generate": "truetune.api.chat",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,9 +34,16 @@ class Format:
     detected: bool
     columns: Mapping[str, str] | None = None
     seen: int = 0
+    mend: Callable[[Content], Content] | None = None
+    """Repairs of a content, before anything else sees it."""
 
     def read(self, value: Value) -> Content:
-        """A row's content. Raises RowError."""
+        """A row's content, mended where that is asked for. Raises RowError."""
+        content = self.raw(value)
+        return checked(self.mend(content) if self.mend else content)
+
+    def raw(self, value: Value) -> Content:
+        """A row's content as it stands there. Raises RowError."""
         value = rename(value, self.columns)
         missing = [name for name in self.shape.columns if name not in value]
         if missing:
@@ -46,7 +53,7 @@ class Format:
             else:
                 reason = f"column {missing[0]!r} is missing (shape `{self.shape.name}`)"
             raise RowError("data.other_shape", reason)
-        return checked(self.shape.read(value))
+        return self.shape.read(value)
 
     def report(self) -> dict[str, Any]:
         columns = dict(self.columns) if self.columns else None

@@ -6,8 +6,8 @@ read = used + rejected + deduplicated + contaminated + too_long + unsupervised
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from truetune.data.job import Job, Options, plan
 from truetune.data.ledger import OBJECTIVES, Ledger
 from truetune.data.reading import packed
 from truetune.data.reading.file import File
-from truetune.data.rows import Reject, Row, RowError
+from truetune.data.rows import Content, Reject, Row, RowError
 from truetune.data.sources import Source
 from truetune.errors import InputError, UsageError
 from truetune.models.template import Template
@@ -69,19 +69,20 @@ def prepare(
     template: Template | None = None,
     inspector: Inspector | None = None,
     against: Sequence[str] = (),
+    mend: Callable[[Content], Content] | None = None,
 ) -> Prepared:
     """Read, check, render and split the rows, or take them from the cache.
 
     `objective` is `auto`, `sft` or `pretrain`; `folder` is where relative paths start; `template` goes before
     `options.template`. Rows that also stand in the files `against`, or nearly, are not trained. With an `inspector`
-    this is a check: it sees every row, rows that cannot be trained yet are taken in, too, and too many bad rows are a
-    finding of the level `error`. Raises InputError with a code `data.…` for input that can't be used, UsageError
-    (`data.objective`) for an objective that does not fit the rows.
+    (which `mend`, repairs of every content, needs) this is a check: it sees every row, rows that cannot be trained yet
+    are taken in, too, and too many bad rows are a finding of the level `error`. Raises InputError with a code `data.…`
+    for input that can't be used, UsageError (`data.objective`) for an objective that does not fit the rows.
     """
     given = {"seed": seed, "folder": folder, "tokenizer": tokenizer, "template": template, "against": against}
     job = plan(options, objective=objective, **given)  # type: ignore[arg-type]
     entry = None if inspector else cache.find(job.key)
-    entry = entry or _build(job, inspector)
+    entry = entry or _build(job, inspector, mend)
     if not inspector:
         _refuse_untrained(entry.report["objective"])
     return Prepared(entry.train, entry.validation, entry.report["objective"], entry.report, entry.rejects)
@@ -98,10 +99,10 @@ def find_format(options: Options, files: Sequence[Source]) -> Format:
     return formats.detect(chain([first], values), options.columns)
 
 
-def _build(job: Job, inspector: Inspector | None) -> Entry:
+def _build(job: Job, inspector: Inspector | None, mend: Callable[[Content], Content] | None) -> Entry:
     """1. the shapes, 2. what rows have to do with each other, 3. rows to examples, 4. is it enough, 5. the split,
     6. the report, 7. into the cache."""
-    forms = _forms(job)
+    forms = {purpose: replace(form, mend=mend) for purpose, form in _forms(job).items()}
     ledger = Ledger(objective=_objective(job, forms[TRAIN]))
     if not inspector:
         _refuse_untrained(ledger.objective)
@@ -112,8 +113,8 @@ def _build(job: Job, inspector: Inspector | None) -> Entry:
         split = ledger.split(found, job.options.validation if not job.validation else None, job.seed)
         report = ledger.report(forms[TRAIN], job, found, split, writer.finish(split.held))
         report["findings"] += wrong
-        # A check that found too much wrong must not become the data of a training.
-        key = cache.key([job.key, "wrong"]) if wrong else job.key
+        # A check that found too much wrong, or mended rows, must not become the data of a training.
+        key = cache.key([job.key, "checked"]) if wrong or mend else job.key
         return cache.commit(writer, key, report)
 
 

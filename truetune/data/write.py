@@ -41,7 +41,11 @@ class Writer:
 
     def add(self, content: Content) -> None:
         """Raises RowError (`data.notation`) for what this notation or this kind of file can't hold."""
-        self._sink.row(to_row(content, self._notation.name, self._lists))
+        self.put(to_row(content, self._notation.name, self._lists))
+
+    def put(self, row: Mapping[str, Any]) -> None:
+        """A row that is ready, in this notation."""
+        self._sink.row(row)
         self.count += 1
 
 
@@ -52,12 +56,19 @@ def writer(path: Path, notation: str) -> Iterator[Writer]:
     Raises UsageError: `data.notation`, `data.out`; InputError `data.not_installed`; ResourceError `data.write`.
     """
     found, sink = checked(path, notation)
-    with _explained(path), _aside(path) as stream:
-        opened = sink(stream, found, path)
+    with stream(path) as raw:
+        opened = sink(raw, found, path)
         try:
             yield Writer(opened, found, lists=path.suffix.lower() == ".parquet")
         finally:
             opened.close()
+
+
+@contextmanager
+def stream(path: Path) -> Iterator[IO[bytes]]:
+    """A stream into a file that stands at `path` once the block has ended well. Raises ResourceError `data.write`."""
+    with _explained(path), _aside(path) as found:
+        yield found
 
 
 def checked(path: Path, notation: str) -> tuple[Notation, Callable[[IO[bytes], Notation, Path], Sink]]:

@@ -10,18 +10,16 @@ from typing import Any
 from truetune.api.dataset.settings import encoder, settings
 from truetune.api.dataset.show import shown
 from truetune.config import Loaded
-from truetune.config.values import Amount
+from truetune.data.inspector import Inspector
 from truetune.data.prepare import Prepared, prepare
 from truetune.data.quality import Finding, Quality
+from truetune.data.rows import Content
 from truetune.errors import TrueTuneError
 from truetune.models.tokenizer import Tokenizer
 from truetune.report import dataset as page
 
 Listener = Callable[[str, dict[str, Any]], None]
-ALL = Amount(100, percent=True)
 LEVELS = ("error", "warning", "note")
-NOTED = frozenset({"data.recoded", "data.per_turn", "data.lost"})
-"""Codes of the preparation's own findings that are no warnings: what was done is right, and should be known."""
 
 
 def quiet(kind: str, figures: dict[str, Any]) -> None:
@@ -65,7 +63,8 @@ def dataset_check(
         "too_long": too_long, "dedupe": dedupe, "validation": validation,
     }  # fmt: skip
     loaded = settings(data, model, folder, values)
-    tokenizer, quality = encoder(loaded), Quality()
+    tokenizer = encoder(loaded)
+    quality = Quality(tokenizer)
     prepared = look(loaded, tokenizer, quality, against)
     result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures())
     result["examples"] = shown(loaded, tokenizer, examples)
@@ -75,17 +74,24 @@ def dataset_check(
     return result
 
 
-def look(loaded: Loaded, tokenizer: Tokenizer, inspector: Any, against: Sequence[str] = ()) -> Prepared:
-    """Prepare the rows under the eyes of an inspector. However many are bad: that is for the result to say."""
+def look(
+    loaded: Loaded,
+    tokenizer: Tokenizer,
+    inspector: Inspector,
+    against: Sequence[str] = (),
+    mend: Callable[[Content], Content] | None = None,
+) -> Prepared:
+    """Prepare the rows under the eyes of an inspector."""
     config = loaded.config
     return prepare(
-        config.data.model_copy(update={"max_rejects": ALL}),
+        config.data,
         objective=config.training.objective,
         seed=config.training.seed,
         folder=loaded.folder,
         tokenizer=tokenizer,
         inspector=inspector,
         against=against,
+        mend=mend,
     )
 
 
@@ -94,7 +100,7 @@ def document(
 ) -> dict[str, Any]:
     """The result of a check, the worst findings first."""
     report, data = prepared.report, loaded.config.data
-    found = sorted([*findings, *refused(report, data.max_rejects)], key=lambda each: LEVELS.index(each.level))
+    found = sorted(findings, key=lambda each: LEVELS.index(each.level))
     worst = found[0].level if found else "note"
     return {
         "verdict": {"error": "errors", "warning": "warnings", "note": "ok"}[worst],
@@ -108,21 +114,11 @@ def document(
     }
 
 
-def refused(report: dict[str, Any], allowed: Amount) -> Iterator[Finding]:
-    """Whether a training with these settings would not start."""
-    rows = report["rows"]
-    if rows["rejected"] > allowed.within(rows["read"]):
-        message = f"{rows['rejected']} of {rows['read']} rows are bad: with `data.max_rejects: {allowed}` no run starts"
-        share = rows["rejected"] / rows["read"]
-        hint = "Mend them, or allow more: data.max_rejects."
-        yield Finding("data.too_many_rejects", "error", rows["rejected"], share, [], message, hint, [])
-
-
 def told(prepared: Prepared) -> Iterator[Finding]:
     """What the preparation itself found worth saying."""
     for each in prepared.report["findings"]:
-        level = "note" if each["code"] in NOTED else "warning"
-        yield Finding(each["code"], level, 1, 0.0, [], each["message"], "", [])
+        where = [each["where"]] if each.get("where") else []
+        yield Finding(each["code"], each["level"], 0, 0.0, where, each["message"], "", [])
 
 
 def timed(loaded: Loaded, prepared: Prepared, listener: Listener) -> dict[str, Any] | None:
@@ -130,9 +126,7 @@ def timed(loaded: Loaded, prepared: Prepared, listener: Listener) -> dict[str, A
     from truetune.train import preview, session
 
     try:
-        wide = loaded.config.data.model_copy(update={"max_rejects": ALL})
-        gathered = session.gather(loaded.config.model_copy(update={"data": wide}), loaded.folder)
-        measured = preview.preview(gathered)
+        measured = preview.preview(session.gather(loaded.config, loaded.folder))
     except TrueTuneError as error:
         listener("warning", {"text": f"the time of a training is not estimated: {error}"})
         return None
