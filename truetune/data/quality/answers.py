@@ -52,7 +52,8 @@ FENCES = re.compile(r"^[ \t>]*(```+)", re.MULTILINE)
 STOPS = re.compile(r"[.!?。！？।؟][\"'”’)\]]*\s")
 ITEM = re.compile(r"\s*(?:[-*•–#>|~+]|\(?\w{1,3}[.)]\s)")
 OPEN_END = re.compile(r"(?:[^\W\d_]|[,;(\[{–—-])\Z")
-TAIL = re.compile(r"(?:[#@]\S+|https?://\S+|www\.\S+|\S+\.[a-z]{2,4}/\S*)\Z")
+TAIL = re.compile(r"(?:[#@]\S+|https?://\S+|www\.\S+|\S+\.[a-z]{2,4}/\S*|[\"”’']\s*[-–—(].{1,60})\Z")
+"""A line may end so: a hashtag, a link, whom a quotation is from."""
 
 
 def placeholder(said: Said) -> str:
@@ -93,9 +94,11 @@ def loop(text: str) -> str:
     if len(data) < limits.LOOP_LETTERS or len(data) < limits.LOOP_RATIO * len(zlib.compress(data, 1)):
         return ""
     words = text.split()
-    if len(words) * 15 < len(text):
-        return _round(list(text), 2 * limits.LOOP_PERIOD, limits.LOOP_LETTERS, "")
-    return _round(words, limits.LOOP_PERIOD, limits.LOOP_WORDS, " ")
+    unspaced = "".join(words) if len(words) * 15 < len(text) else max(words, key=len)
+    letters = list(unspaced) if len(unspaced) >= limits.LOOP_LETTERS else []
+    return _round(words, limits.LOOP_PERIOD, limits.LOOP_WORDS, " ") or _round(
+        letters, 2 * limits.LOOP_PERIOD, limits.LOOP_LETTERS, ""
+    )
 
 
 def _round(units: list[str], longest: int, least: int, glue: str) -> str:
@@ -142,10 +145,3 @@ def cut(said: Said) -> str:
         if STOPS.search(line) and len(line.split()) >= limits.CUT_WORDS:
             return excerpt(text, len(text) - 1, len(text))
     return ""
-
-
-def equal(said: Said) -> str:
-    """For preference pairs, whose sides are the two halves of the answers."""
-    half = len(said.answers) // 2
-    first, second = said.answers[:half], said.answers[half:]
-    return excerpt(first[0]) if first and first == second else ""

@@ -29,12 +29,18 @@ TRAILING = re.compile(r"(?:[ \t\u00a0\u3000]|[\r\n]\s)\s*\Z|\s{2,}\Z")
 """White space at the very end; a single line break is a habit of files."""
 
 
+UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff\ufff9-\ufffb\U000e0020-\U000e007f]")
+"""Candidates: a plain class of characters is searched far faster than what may stand before them."""
+
+
 def control(said: Said) -> str:
     return _around(said.text, CONTROL.search(said.text))
 
 
 def invisible(said: Said) -> str:
-    return "" if said.ascii else _around(said.text, INVISIBLE.search(said.text))
+    if said.ascii or not UNSEEN.search(said.text):
+        return ""
+    return _around(said.text, INVISIBLE.search(said.text))
 
 
 def replacement(said: Said) -> str:

@@ -40,8 +40,8 @@ def _apply(content: Content, mend: Callable[[str], str]) -> Content:
     if isinstance(content, Labelled):
         return Labelled(mend(content.text), tuple(map(mend, content.labels)), mend(content.pair))
     if isinstance(content, Preference):
-        sides = {name: turns(getattr(content, name)) for name in ("prompt", "chosen", "rejected")}
-        return replace(content, **sides)
+        chosen, rejected = turns(content.chosen), turns(content.rejected)
+        return replace(content, prompt=turns(content.prompt), chosen=chosen, rejected=rejected)
     if isinstance(content, Conversation):
         return replace(content, turns=turns(content.turns))
     talk = content.conversation

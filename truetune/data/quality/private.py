@@ -21,10 +21,10 @@ RESERVED = re.compile(
     re.IGNORECASE,
 )
 """Names that RFC 2606 reserves, and those that manuals use as if it did."""
-PHONE = re.compile(
-    r"(?<![\w.+/-])(?:\+\d[\d ()-]{7,22}\d|(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[.-])[2-9]\d\d[.-]\d{4})(?![\w/-])"
-)
+PHONE = re.compile(r"(?:\+\d[\d ()-]{7,22}\d|(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[.-])[2-9]\d\d[.-]\d{4})(?![\w/-])")
 """With a country's code, or as North America writes it."""
+LEAD = re.compile(r"[\w.+/-]")
+"""Before a number it makes it a part of something else. A pattern that began with it would be five times as slow."""
 FICTION = re.compile(r"555|1234567|7654321|(\d)\1{5}")
 """Numbers of films (555) and of placeholders."""
 IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
@@ -53,6 +53,8 @@ CARD = re.compile(r"(?<![\w.+-])(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{4}|3[47]\d{2}([ 
 ISSUERS = re.compile(r"4|5[1-5]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)|3[47]|6011|64[4-9]|65|35(?:2[89]|[3-8])")
 TRIALS = frozenset({"4111111111111111", "4242424242424242", "5555555555554444", "378282246310005", "4012888888881881"})
 """Numbers that the issuers give out for tests."""
+DIGITS, CARD_DIGITS = 9, 15
+"""The fewest of a phone number or an account, and of a card: rows with fewer are not searched."""
 LONG = 16
 """Characters of the shortest key."""
 KEY = re.compile(
@@ -93,16 +95,17 @@ def email(said: Said) -> str:
 
 
 def phone(said: Said) -> str:
-    for found in PHONE.finditer(said.text):
+    for found in PHONE.finditer(said.text) if said.digits >= DIGITS else ():
         digits = re.sub(r"\D", "", found[0])
-        if 9 <= len(digits) <= 15 and not FICTION.search(digits):
+        alone = not LEAD.match(said.text[max(0, found.start() - 1) : found.start()])
+        if alone and DIGITS <= len(digits) <= 15 and not FICTION.search(digits):
             return masked(found[0])
     return ""
 
 
 def iban(said: Said) -> str:
     """Check digits as ISO 7064 (mod 97-10) has them."""
-    for found in IBAN.finditer(said.text):
+    for found in IBAN.finditer(said.text) if said.digits >= DIGITS else ():
         account = found[0].replace(" ", "")
         number = account[: LENGTHS.get(account[:2], 0)]
         if len(number) == LENGTHS.get(account[:2]) and _remainder(number) == 1:
@@ -115,7 +118,7 @@ def _remainder(number: str) -> int:
 
 
 def card(said: Said) -> str:
-    for found in CARD.finditer(said.text):
+    for found in CARD.finditer(said.text) if said.digits >= CARD_DIGITS else ():
         digits = re.sub(r"\D", "", found[0])
         if ISSUERS.match(digits) and digits not in TRIALS and luhn(digits):
             return masked(found[0])

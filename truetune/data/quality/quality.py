@@ -19,7 +19,7 @@ from truetune.data.quality.said import Said, said
 from truetune.data.quality.spread import Lengths
 from truetune.data.quality.vocabulary import Vocabulary
 from truetune.data.render import Rendered
-from truetune.data.rows import Content, Preference, Reject, Row
+from truetune.data.rows import Content, Reject, Row
 from truetune.models.tokenizer import Tokenizer
 
 Check = Callable[[Said], str]
@@ -74,8 +74,6 @@ class Quality:
         for code, check in CHECKS.items():
             if shown := check(text):
                 self.tallies[code].add(where, shown)
-        if isinstance(content, Preference) and (shown := answers.equal(text)):
-            self.tallies["data.equal_sides"].add(where, shown)
         self.classes.see(where, content)
         for observer in self.observers:
             observer.see(where, text, rendered, fitted)
@@ -96,8 +94,9 @@ class Quality:
             yield Finding(code, level, tally.count, share, tally.where, first, kinds.hint(code), others)
         for code, tally in self.tallies.items():
             yield KINDS[code].found(tally.count, tally.count / self.rows, tally.where, tally.examples)
-        for observer in (*self.observers, self.classes):
+        for observer in self.observers:
             yield from observer.findings()
+        yield from self.classes.findings()
         if 0 < self.rows < limits.FEW_ROWS:
             yield KINDS["data.few_rows"].found(self.rows, 1.0, message=f"{self.rows} rows are few")
         for names, what in ((characters.MISSING, "mojibake"), (language.MISSING, "languages")):
@@ -108,6 +107,6 @@ class Quality:
     def figures(self) -> dict[str, Any]:
         """JSON-ready: `lengths`, `languages`, `complexity`, and `labels`, `pairs` or `ratings` where rows have them."""
         found: dict[str, Any] = {}
-        for observer in (*self.observers, self.classes):
+        for observer in self.observers:
             found |= observer.figures()
-        return found
+        return found | self.classes.figures()

@@ -10,6 +10,8 @@ import orjson
 from truetune.data.quality.limits import EXCERPT
 from truetune.data.rows import Content, Conversation, Document, Labelled, Preference, Rated, Turn
 
+DIGITS = dict.fromkeys(map(ord, "0123456789"))
+
 
 @dataclass(frozen=True)
 class Said:
@@ -30,6 +32,11 @@ class Said:
     @cached_property
     def ascii(self) -> bool:
         return self.text.isascii()
+
+    @cached_property
+    def digits(self) -> int:
+        """How many there are in all: numbers of accounts have at least nine."""
+        return len(self.text) - len(self.text.translate(DIGITS))
 
 
 def said(content: Content) -> Said:
