@@ -12,6 +12,10 @@ from truetune.config.secrets import Secret
 from truetune.errors import InputError, UsageError
 
 TAIL = "/chat/completions"
+LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+HOST = re.compile(rf"{LABEL}(?:\.{LABEL})*\.?|[0-9a-f]*:[0-9a-f:.]*", re.IGNORECASE)
+"""A name that can be looked up, or an address of either kind."""
+MOST_PORT = 2**16 - 1
 PRINTABLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -21,10 +25,12 @@ def checked(address: str) -> tuple[httpx2.URL, bool]:
         base = httpx2.URL(address)
     except (httpx2.InvalidURL, ValueError):
         raise bad("this is no address") from None
+    if not HOST.fullmatch(base.raw_host.decode("ascii")) or (base.port or 1) > MOST_PORT:
+        raise bad("this names no host to ask")
     local = loopback(base.host)
     if base.scheme != "https" and not (base.scheme == "http" and local):
         raise bad("an endpoint is asked by https, so that nobody reads along; by http only on this machine")
-    if not base.host or base.userinfo or base.query or base.fragment:
+    if base.userinfo or base.query or base.fragment:
         raise bad("an address is https://HOST/PATH, without a name, a password or a question in it")
     if paths.offline() and not local:
         raise InputError(

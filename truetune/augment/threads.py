@@ -23,11 +23,19 @@ def together(work: Callable[[T], R], items: Sequence[T], many: int) -> list[R]:
     for item in enumerate(items):
         waiting.put(item)
 
+    def drop() -> None:
+        with suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()
+
     def serve() -> None:
         with suppress(queue.Empty):
             while True:
                 place, item = waiting.get_nowait()
-                done.put((place, attempt(work, item)))
+                result = attempt(work, item)
+                if isinstance(result, BaseException):
+                    drop()
+                done.put((place, result))
 
     for _ in range(min(many, len(items))):
         threading.Thread(target=serve, daemon=True).start()
@@ -39,9 +47,7 @@ def together(work: Callable[[T], R], items: Sequence[T], many: int) -> list[R]:
                 raise result
             found[place] = result
     finally:
-        with suppress(queue.Empty):
-            while True:
-                waiting.get_nowait()
+        drop()
     return [found[place] for place in range(len(items))]
 
 
