@@ -68,8 +68,8 @@ FOREIGN = _table(
             "data.max_length",
             "",
         ),
-        "excess_length_strategy truncation": ("data.too_long", "write `drop`, `truncate` or `error`"),
-        "dataset_exact_deduplication": ("data.dedupe", "write `exact` or `none`"),
+        "excess_length_strategy truncation": ("data.too_long", "write `drop`, `truncate`, `split` or `error`"),
+        "dataset_exact_deduplication": ("data.dedupe", "write `exact`, `near` or `none`"),
         "max_samples": (None, "leave it out, or give a smaller file as `data.path`"),
         "sample_packing packing neat_packing pad_to_sequence_len group_by_length packing_strategy": (None, ALWAYS),
         "eval_packing eval_sample_packing padding_free": (None, ALWAYS),
@@ -164,7 +164,6 @@ LATER_VALUES: dict[str, tuple[str, ...]] = {
     ),
     "profile": ("classification",),
     "resources.engine": ("mlx",),
-    "data.too_long": ("split",),
 }
 """Values that a later version will know: refused as such, not as typing errors."""
 
