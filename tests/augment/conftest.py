@@ -42,7 +42,7 @@ class Server:
     """`say` makes answers of the last message; the replies in `first` are given before."""
 
     def __init__(self) -> None:
-        self.say: Say = lambda text: f"in other words: {text}"
+        self.say: Say = lambda prompt: "in other words: " + prompt.split("\n\n")[-1]
         self.first: list[Reply] = []
         self.seen: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.lock = threading.Lock()

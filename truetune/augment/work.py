@@ -12,7 +12,7 @@ from truetune.augment.methods import Draft, Messages, Method, Origins
 from truetune.augment.seeds import GENERATED, Seeds
 from truetune.augment.sieve import Sieve, asked
 from truetune.augment.speakers import Speaker
-from truetune.data.rows import Conversation, Turn
+from truetune.data.notations import to_row
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Called with `answer` and {side, done, total} in rows asked for."""
@@ -88,18 +88,8 @@ def keep(harvest: Harvest, draft: Draft, how: dict[str, Any]) -> None:
     assert draft.conversation is not None
     origin = ", ".join(one.where for one in draft.origins)
     digests = [one.conversation.digest.hex() for one in draft.origins]
-    harvest.rows.append({**openai(draft.conversation), "origin": origin, GENERATED: {**how, "from": digests}})
+    harvest.rows.append({**to_row(draft.conversation, "openai"), "origin": origin, GENERATED: {**how, "from": digests}})
     if len(harvest.examples) < EXAMPLES:
         new, old = draft.conversation, draft.origins[0]
         texts = {"before": old.question, "after": asked(new), "answer": new.turns[-1].content}
         harvest.examples.append({"origin": origin, **texts})
-
-
-def openai(conversation: Conversation) -> dict[str, Any]:
-    """A row in OpenAI's notation; the weights of turns, where they are not 1, stand beside their texts."""
-    tools = {"tools": list(conversation.tools)} if conversation.tools else {}
-    return {"messages": [message(turn) for turn in conversation.turns], **tools}
-
-
-def message(turn: Turn) -> dict[str, Any]:
-    return turn.message() if turn.weight == 1.0 else {**turn.message(), "weight": turn.weight}
