@@ -153,12 +153,12 @@ def test_files_that_are_not_there(tmp_path: Path, name: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("kind", [".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".html", ".jsonl.gz"])
-def test_an_address_is_no_file(tmp_path: Path, kind: str) -> None:
-    """Nothing is fetched: a person downloads the file and names it."""
-    with pytest.raises(InputError) as caught:
-        sources.find([f"https://example.org/rows{kind}"], tmp_path)
-    finding = caught.value.finding
-    assert finding.code == "data.address" and "Download" in finding.hint
+def test_addresses_that_are_not_fetched(tmp_path: Path, kind: str) -> None:
+    for address in ("http://example.org/rows", "ftp://example.org/rows", "https://me:secret@example.org/rows"):
+        with pytest.raises(InputError) as caught:
+            sources.find([address + kind], tmp_path)
+        finding = caught.value.finding
+        assert finding.code == "data.address" and "download" in finding.hint and "secret" not in str(finding)
 
 
 def test_files_in_other_encodings_are_said(encode: Tokenizer, tmp_path: Path) -> None:

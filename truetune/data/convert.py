@@ -76,13 +76,15 @@ class _Account:
 
     def take(self, row: Row | Reject, form: Format, writer: Writer) -> None:
         self.read += 1
-        try:
-            if isinstance(row, Row):
+        if isinstance(row, Row):
+            try:
                 writer.add(form.read(row.value))
                 return
-            reject = row
-        except RowError as error:
-            reject = row.reject(error)
+            except RowError as error:
+                row = row.reject(error)
+        self._refuse(row)
+
+    def _refuse(self, reject: Reject) -> None:
         self.codes[reject.code] += 1
         if len(self.rejects) < NAMED:
             self.rejects.append(reject)

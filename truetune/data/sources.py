@@ -6,11 +6,13 @@ import difflib
 import glob
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from truetune.data import hub, remote
 from truetune.data.readers import READERS, readable
 from truetune.data.reading import packed
 from truetune.errors import InputError
@@ -31,19 +33,30 @@ class Source:
 def find(names: Sequence[str], folder: Path, split: str = "train") -> list[Source]:
     """The files that are meant, in the order given, a folder's in alphabetical order; each file once.
 
-    A relative name is looked for in `folder` (where train.yml stands), then in the working folder. Raises InputError:
-    `data.address`, `data.missing`, `data.ambiguous`, `data.unsupported_format`, `data.unreadable`.
+    A relative name is looked for in `folder` (where train.yml stands), then in the working folder. An address
+    (`https://…`, `hf://datasets/…`) is fetched. Raises InputError: `data.missing`, `data.ambiguous`,
+    `data.unsupported_format`, `data.unreadable`, and what `remote.fetch` and `hub.fetch` raise.
     """
-    paths = [path for name in names for path in _expand(name, folder, split)]
-    found = [_source(path, folder) for path in dict.fromkeys(map(Path, map(os.path.abspath, paths)))]
-    shown = Counter(source.name for source in found)
-    return [source if shown[source.name] == 1 else replace(source, name=str(source.path)) for source in found]
+    places = [place for name in names for place in _places(name, folder, split)]
+    shown = {Path(os.path.abspath(path)): name for path, name in reversed(places)}
+    files = dict.fromkeys(Path(os.path.abspath(path)) for path, _ in places)
+    found = [_source(path, shown[path] or _shown(path, (folder, Path()))) for path in files]
+    names_ = Counter(source.name for source in found)
+    return [source if names_[source.name] == 1 else replace(source, name=str(source.path)) for source in found]
+
+
+def _places(name: str, folder: Path, split: str) -> list[tuple[Path, str]]:
+    """The files that a name means, those of addresses with how they are shown."""
+    if name.lower().startswith(hub.SCHEME):
+        return hub.fetch(name, split)
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", name):
+        shown = remote.shown(name)
+        _check_suffix(Path(shown))
+        return [(remote.fetch(name), shown)]
+    return [(path, "") for path in _expand(name, folder, split)]
 
 
 def _expand(name: str, folder: Path, split: str) -> list[Path]:
-    if name.lower().startswith(("https://", "http://")):
-        hint = "Download the file and write its path."
-        raise InputError("addresses are not fetched", code="data.address", where=name, hint=hint)
     if glob.has_magic(name) and not _existing(name, folder):
         return _matches(name, folder)
     path = _one(name, folder)
@@ -136,7 +149,7 @@ def _missing(name: str, folder: Path) -> InputError:
     return InputError("there is no such file or folder", code="data.missing", where=name, hint=hint)
 
 
-def _source(path: Path, folder: Path) -> Source:
+def _source(path: Path, name: str) -> Source:
     if not path.is_file():  # a pipe can be read only once, and the rows are read several times
         hint = "Save the rows in a file."
         raise InputError("this is no ordinary file", code="data.unreadable", where=str(path), hint=hint)
@@ -149,7 +162,7 @@ def _source(path: Path, folder: Path) -> Source:
         raise InputError(
             f"can't be read: {error.strerror}", code="data.unreadable", where=str(path), hint=hint
         ) from error
-    return Source(path, _shown(path, (folder, Path())), digest, size)
+    return Source(path, name, digest, size)
 
 
 def _shown(path: Path, roots: Iterable[Path]) -> str:

@@ -1,6 +1,6 @@
 """Models of the Hugging Face hub: the local cache first, then a download pinned to one commit.
 
-The only module that opens a socket. With `HF_HUB_OFFLINE=1` it opens none.
+With `HF_HUB_OFFLINE=1` it opens no socket. Only this module and `data.hub`, `data.remote` ever do.
 """
 
 from __future__ import annotations
