@@ -180,12 +180,12 @@ def _ending(written: str, content: str, tokenizer: Tokenizer) -> tuple[int, str]
     """Where the answer ends in what the template wrote, and the token that ends it (empty if there is none).
 
     The last marker that directly follows the content; some templates write markers before it, too. If it closes the
-    content only, and a token that ends texts follows, that one.
+    content only, and a token that ends texts follows in the same line, that one.
     """
     for mark in reversed(list(tokenizer.markers.finditer(written))):
         if _closes(written[: mark.start()], content):
-            end = mark if _is_end(mark, tokenizer) else next(_ends(written, mark.end(), tokenizer), mark)
-            return end.end(), end[0]
+            last = _last(written, mark, tokenizer)
+            return last.end(), last[0]
     if _closes(written, content):
         exact = written.rfind(content)
         return (exact + len(content) if exact >= 0 else len(written.rstrip())), ""
@@ -195,9 +195,11 @@ def _ending(written: str, content: str, tokenizer: Tokenizer) -> tuple[int, str]
     raise RowError("data.template_drops_text", f"the template drops a part of the answer: it writes {written[:80]!r}")
 
 
-def _ends(written: str, start: int, tokenizer: Tokenizer) -> Iterator[re.Match[str]]:
-    """The tokens that end texts, from a place on."""
-    return (mark for mark in tokenizer.special.finditer(written, start) if _is_end(mark, tokenizer))
+def _last(written: str, mark: re.Match[str], tokenizer: Tokenizer) -> re.Match[str]:
+    """The token that ends texts behind a marker that does not; the marker, if there is none but on a line of its own."""
+    later = (found for found in tokenizer.special.finditer(written, mark.end()) if _is_end(found, tokenizer))
+    end = None if _is_end(mark, tokenizer) else next(later, None)
+    return mark if end is None or written[mark.end() : end.start()].isspace() else end
 
 
 def _is_end(mark: re.Match[str], tokenizer: Tokenizer) -> bool:
