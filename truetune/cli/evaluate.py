@@ -115,6 +115,8 @@ class Watch:
     def __call__(self, kind: str, figures: dict[str, Any]) -> None:
         if kind == "warning":
             self.out.note(f"warning: {figures['text']}", style="yellow")
+        elif kind == "note":
+            self.out.note(figures["text"], style="dim")
         elif kind == "saved":
             self.saved.append(figures["path"])
         else:

@@ -11,7 +11,7 @@ from truetune.api.dataset.settings import encoder, settings
 from truetune.api.dataset.show import shown
 from truetune.config import Loaded
 from truetune.data.inspector import Inspector
-from truetune.data.prepare import Prepared, prepare
+from truetune.data.prepare import UNTRAINED, Prepared, prepare
 from truetune.data.quality import Finding, Quality
 from truetune.data.rows import Content
 from truetune.errors import TrueTuneError
@@ -68,7 +68,7 @@ def dataset_check(
     prepared = look(loaded, tokenizer, quality, against)
     result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures())
     result["examples"] = shown(loaded, tokenizer, examples)
-    result["estimate"] = timed(loaded, prepared, listener) if estimate else None
+    result["estimate"] = timed(loaded, prepared, listener) if estimate and trainable(prepared) else None
     if report is not None:
         result["report"] = [str(path) for path in page.write(result, Path(report))]
     return result
@@ -118,13 +118,20 @@ def told(prepared: Prepared) -> Iterator[Finding]:
     """What the preparation itself found worth saying."""
     for each in prepared.report["findings"]:
         where = [each["where"]] if each.get("where") else []
-        yield Finding(each["code"], each["level"], 0, 0.0, where, each["message"], "", [])
+        yield Finding(each["code"], each["level"], 0, 0.0, where, each["message"].partition("\n")[0], "", [])
+
+
+def trainable(prepared: Prepared) -> bool:
+    """Whether a training with these settings would start, as far as the rows go."""
+    wrong = any(each["level"] == "error" for each in prepared.report["findings"])
+    return not wrong and prepared.objective not in UNTRAINED
 
 
 def timed(loaded: Loaded, prepared: Prepared, listener: Listener) -> dict[str, Any] | None:
     """Seconds and memory of a training on these rows, from one measured step; None where it can't be trained."""
     from truetune.train import preview, session
 
+    listener("note", {"text": "measuring a step of a training; --no-estimate leaves it out"})
     try:
         measured = preview.preview(session.gather(loaded.config, loaded.folder))
     except TrueTuneError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -82,7 +82,7 @@ def table(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     used = f"{rows['used']:,} used: {rows['train']:,} to train on, {rows['validation']:,} held out"
     yield "rows", "; ".join([used, *aside])
     yield "tokens", f"{tokens['train'] + tokens['validation']:,}, of them {sum(trained.values()):,} trained"
-    spread = f"shortest {lengths['min']:,}, half below {lengths['median']:,}, 95 % below {lengths['p95']:,}"
+    spread = f"shortest {lengths['min']:,}, half below {lengths['median']:,}, 95% below {lengths['p95']:,}"
     yield "lengths", f"{spread}, longest {lengths['max']:,} tokens (max_length {result['max_length']:,})"
     yield "rendered", f"{result['template']}, for {visible(result['model'])}: `ft dataset show` shows the tokens"
     if estimate := result["estimate"]:
@@ -98,7 +98,15 @@ def lines(finding: dict[str, Any]) -> Iterator[Text]:
     yield head.append(f"{many}  {finding['code']}", "dim")
     if finding["where"]:
         more = finding["count"] - PLACES
-        places = ", ".join(map(visible, finding["where"][:PLACES])) + (f" and {more:,} more" if more > 0 else "")
-        yield Text(f"        {places}")
+        yield Text(f"        {places(finding['where'][:PLACES])}" + (f" and {more:,} more" if more > 0 else ""))
     if finding["hint"]:
         yield Text(f"        → {finding['hint']}", "cyan")
+
+
+def places(where: Sequence[str]) -> str:
+    """`support.csv:41, 77; more.csv:3`: each file is named once."""
+    lines: dict[str, list[str]] = {}
+    for place in where:
+        file, _, line = place.rpartition(":")
+        lines.setdefault(file or place, []).append(line if file else "")
+    return "; ".join(visible(f"{file}:{', '.join(found)}".rstrip(":")) for file, found in lines.items())
