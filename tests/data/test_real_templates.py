@@ -78,7 +78,7 @@ TOOLS_ONLY = {
 }
 """Templates for conversations that have tools."""
 
-APPENDED = {"Apertus-8B-Instruct", "GLM-4.6", "GLM-4.7-Flash", "llama-cpp-rwkv-world"}
+APPENDED = {"Apertus-8B-Instruct", "GLM-4.6", "GLM-4.7-Flash", "llama-cpp-rwkv-world", "tencent-Hy3"}
 """Templates that do not write the token that ends an answer, but after the next question."""
 
 CALL_ENDS = {
@@ -96,7 +96,7 @@ REFUSED = {
     "Apriel-1.6-15b-Thinker-fixed": {
         "single multi system call tools": ("data.template_prefix", "the prompt begins the reasoning with words")
     },
-    **dict.fromkeys(TOOLS_ONLY, {"single multi system": ("data.template", "it wants tools")}),
+    **{name: {"single multi system": ("data.template", "it wants tools")} for name in TOOLS_ONLY},
     "HuggingFaceTB-SmolLM3-3B": {"call tools": NO_CALLS},
     "Kimi-K2-Instruct": {"call tools": ("data.template", "it changes a list, which the sandbox forbids")},
     "Kimi-K2-Thinking": {"call tools": ("data.template", "it changes a list, which the sandbox forbids")},

@@ -196,7 +196,7 @@ def _ending(written: str, content: str, tokenizer: Tokenizer) -> tuple[int, str]
 
 
 def _last(written: str, mark: re.Match[str], tokenizer: Tokenizer) -> re.Match[str]:
-    """The token that ends texts behind a marker that does not; the marker, if there is none but on a line of its own."""
+    """The marker, or a token that ends texts behind one that does not. Behind a line break, the turn was over."""
     later = (found for found in tokenizer.special.finditer(written, mark.end()) if _is_end(found, tokenizer))
     end = None if _is_end(mark, tokenizer) else next(later, None)
     return mark if end is None or written[mark.end() : end.start()].isspace() else end
