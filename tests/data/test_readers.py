@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,20 @@ def test_an_object_that_is_too_large_and_never_closed_is_no_silent_loss(monkeypa
     monkeypatch.setattr(values, "LINE", 32)
     found = list(elements.objects(io.BytesIO(b'{\n"a": ' + b"[1],  " * 40 + b" " * 200)))
     assert [(line, part.code) for line, part in found if isinstance(part, RowError)] == [(1, "data.broken_file")]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "b.jsonl.gz", "c.json", "d.jsonl"])
+def test_a_large_file_is_sampled_in_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Where it can be: not within a packing, an array, or another encoding."""
+    lines = [orjson.dumps({"n": number}) for number in range(20_000)]
+    text = b"[" + b",".join(lines) + b"]" if name == "c.json" else b"\n".join(lines)
+    text = text.decode().encode("utf-16") if name == "d.jsonl" else text
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    assert len(list(readers.sample(tmp_path / name))) == 20_000
+    monkeypatch.setattr(readers, "BIG", 1000)
+    found = [value["n"] for _, value, _ in readers.sample(tmp_path / name) if isinstance(value, dict)]
+    if name != "a.jsonl":
+        assert len(found) == 20_000
+        return
+    assert len(found) == readers.PLACES * readers.ROWS and len(set(found)) == len(found)
+    assert found[0] == 0 and max(found) > 19_000 and max(b - a for a, b in pairwise(found)) < 400

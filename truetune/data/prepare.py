@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from truetune.data import cache, formats
+from truetune.data import cache, formats, readers
 from truetune.data.cache import Entry, Examples, Rejects
 from truetune.data.dedupe import FOREIGN, TRAIN, VALIDATION
 from truetune.data.formats import Format
@@ -92,7 +92,8 @@ def find_format(options: Options, files: Sequence[Source]) -> Format:
     """The shape of the rows, as the user says or as most rows have it. Raises InputError."""
     if options.format != "auto":
         return formats.named(options.format, options.columns)
-    values = (row.value for row in read(files) if isinstance(row, Row))
+    rows = (value for source in files for _, value, _ in readers.sample(source.path))
+    values = (value for value in rows if not isinstance(value, RowError))
     first = next(values, None)
     if first is None:
         raise _no_row(files)

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import orjson
 
@@ -28,6 +29,9 @@ from truetune.data.rows import RowError
 
 WHOLE = 64 * 2**20
 """Most bytes of a file that is one object: it is parsed as a whole."""
+BIG = 64 * 2**20
+"""Bytes from which a file of JSON lines is sampled: `ROWS` rows at each of `PLACES` places, spread over all of it."""
+PLACES, ROWS = 64, 64
 
 
 def read(path: Path, note: Note = ignore) -> Iterator[Item]:
@@ -40,6 +44,18 @@ def read(path: Path, note: Note = ignore) -> Iterator[Item]:
     yield from READERS[file.kind](file)
 
 
+def sample(path: Path) -> Iterator[Item]:
+    """Rows that tell the shape of a file: all of them, or of a large file of JSON lines some of every part
+    (whose lines have no numbers). Raises as `read` does."""
+    file = File(path)
+    if file.kind in (".jsonl", ".ndjson") and path.stat().st_size > BIG and not _spread_out(file):
+        with file.utf8() as stream:
+            if stream.seekable():
+                yield from _places(stream, path.stat().st_size)
+                return
+    yield from read(path)
+
+
 def readable(path: Path) -> bool:
     """Whether its suffix, below one of a packing, is in the table."""
     return packed.suffix(path) in READERS
@@ -48,7 +64,7 @@ def readable(path: Path) -> bool:
 def jsonl(file: File) -> Iterator[Item]:
     """One object per line, empty lines are skipped; or objects over several lines each, the first opened by a line
     that holds nothing but its brace."""
-    if file.head().lstrip(SPACE).partition(b"\n")[0].strip(SPACE) == b"{":
+    if _spread_out(file):
         with file.utf8() as stream:
             yield from _parsed(file, elements.objects(stream))
         return
@@ -130,6 +146,23 @@ def _held(raw: bytes) -> int | None:
         return None
     match = re.search(rb'"' + held[0].encode() + rb'"\s*:\s*\[', raw)
     return match.end() - 1 if match else None
+
+
+def _spread_out(file: File) -> bool:
+    """Whether each object stands on several lines."""
+    return file.head().lstrip(SPACE).partition(b"\n")[0].strip(SPACE) == b"{"
+
+
+def _places(stream: IO[bytes], size: int) -> Iterator[Item]:
+    """Some rows at each of the places of a file."""
+    for place in range(PLACES):
+        if place:
+            stream.seek(size * place // PLACES)
+            stream.readline(LINE + 1)  # from somewhere in a line to its end
+        for _ in range(ROWS):
+            raw = stream.readline(LINE + 1)
+            if raw.strip(SPACE):
+                yield 0, parse(raw), shown(raw)
 
 
 def _lines(file: File) -> Iterator[tuple[int, bytes]]:
