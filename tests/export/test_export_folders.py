@@ -77,6 +77,7 @@ def test_to_mlx_lm_and_back(adapter: Path, model: Path, tmp_path: Path) -> None:
     assert names(there) == beside | {"adapters.safetensors", "adapter_config.json"}
     assert (found["folder"], found["parity"]["second"], found["parity"]["ok"]) == (str(there), "mlx_lm", True)
     assert 0 < found["parity"]["largest"] <= found["parity"]["tolerance"]
+    assert found["stored"] is None
     assert found.items() >= json.loads((there / "report.json").read_bytes()).items()
     assert found["base"] == {"name": str(model), "revision": None}
 
@@ -99,6 +100,16 @@ def test_a_model_goes_as_it_is(model: Path, tmp_path: Path) -> None:
     assert not found["adapter"] and found["parity"]["ok"]
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
     assert (tmp_path / "model" / "chat_template.jinja").is_file()
+
+
+def test_the_number_type_of_the_stored_weights_is_told(model: Path, tmp_path: Path) -> None:
+    """mlx_lm computes in it by itself, which is not what was trained to the last digit."""
+    place = shutil.copytree(model, tmp_path / "half")
+    tensors = {name: value.astype(np.float16) for name, value in load_file(place / "model.safetensors").items()}
+    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+    found = ft.export(place, format="mlx", out=tmp_path / "out")
+    assert found["parity"]["ok"] and found["stored"]["dtype"] == "F16"
+    assert found["stored"]["largest"] > 10 * found["parity"]["largest"]
 
 
 def test_what_computes_otherwise_is_not_put_in_place(windowed: Path, tmp_path: Path) -> None:

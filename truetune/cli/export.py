@@ -40,6 +40,11 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"checked   {parity['second']} computes what {parity['first']} did: the log-probabilities of "
         f"{parity['tokens']} tokens lie at most {parity['largest']:.1g} apart ({parity['tolerance']:g} is allowed)",
     ]
+    if stored := found["stored"]:
+        told.append(
+            f"note      mlx_lm computes in the type of the stored weights, {stored['dtype']}: at most "
+            f"{stored['largest']:.1g} apart from float32, on average {stored['mean']:.1g}"
+        )
     return told + ([f"next      {generate(found)}"] if found["format"] == "mlx" else [])
 
 

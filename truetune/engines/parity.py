@@ -32,6 +32,8 @@ class Side:
     engine: str
     model: Path
     adapter: Path | None = None
+    exact: bool = True
+    """In float32; mlx_lm's own way is the number type that the weights are stored in."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Parity:
 
 
 def compare(first: Side, second: Side, texts: Texts) -> Parity:
-    """Both sides over the same texts (token ids), in float32 on the CPU.
+    """Both sides over the same texts (token ids), on the CPU.
 
     Raises what `engines.open_decoder`, `Decoder.load` and mlx_lm's `scores` raise.
     """
@@ -65,7 +67,9 @@ def compare(first: Side, second: Side, texts: Texts) -> Parity:
 def scores(side: Side, texts: Texts) -> list[NDArray[np.float32]]:
     """Per text, float32 [T − 1]: the log-probability of each token after those before it, in nats."""
     if side.engine == MLX_LM:
-        found: list[NDArray[np.float32]] = engines.module("mlx").exchange.scores(side.model, side.adapter, texts)
+        found: list[NDArray[np.float32]] = engines.module("mlx").exchange.scores(
+            side.model, side.adapter, texts, side.exact
+        )
         return found
     decoder = engines.open_decoder(side.engine, DecoderSpec(side.model))
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,16 @@ def write(origin: Origin, name: str, target: Path) -> dict[str, Any]:
 
     def fill(folder: Path) -> None:
         side = TARGETS[name](origin, folder)
+        known = facts.read(origin.side.model)
+        texts = parity.probes(known.vocabulary)
         with out_of_memory():
-            found = parity.compare(origin.side, side, parity.probes(facts.read(origin.side.model).vocabulary))
-        refuse_other(found, target)
-        reports.append(report(origin, name, found))
+            found = parity.compare(origin.side, side, texts)
+            refuse_other(found, target)
+            body = report(origin, name, found)
+            if side.engine == parity.MLX_LM and known.dtype != "F32":
+                coarse = parity.compare(side, replace(side, exact=False), texts)
+                body["stored"] = {"dtype": known.dtype, "largest": coarse.largest, "mean": coarse.mean}
+        reports.append(body)
         (folder / REPORT).write_bytes(jsonfile.dumps(reports[0]))
 
     durable.place(target, fill)
@@ -88,6 +95,7 @@ def refuse_other(found: Parity, target: Path) -> None:
 
 
 def report(origin: Origin, name: str, found: Parity) -> dict[str, Any]:
+    """`stored` is added where the target computes in the number type of the stored weights: how far that lies apart."""
     return {
         "schema": 1,
         "format": name,
@@ -95,5 +103,6 @@ def report(origin: Origin, name: str, found: Parity) -> dict[str, Any]:
         "base": {"name": origin.base.name, "revision": origin.base.revision},
         "adapter": origin.side.adapter is not None,
         "parity": found.to_json(),
+        "stored": None,
         "truetune": __version__,
     }

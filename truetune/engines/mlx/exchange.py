@@ -133,9 +133,10 @@ def is_mlx_lm(folder: Path) -> bool:
 
 
 def scores(
-    folder: Path, adapter_folder: Path | None, texts: Sequence[Sequence[int] | NDArray[np.int32]]
+    folder: Path, adapter_folder: Path | None, texts: Sequence[Sequence[int] | NDArray[np.int32]], exact: bool
 ) -> list[NDArray[np.float32]]:
-    """Per text, float32 [T − 1]: log-probabilities by mlx_lm's own loaders and its own forward, in float32.
+    """Per text, float32 [T − 1]: log-probabilities by mlx_lm's own loaders and its own forward. `exact`: in float32,
+    else in the number type of the stored weights, as mlx_lm does by itself.
 
     Raises InputError `model.unloadable`, and `adapter.mismatch` where mlx_lm does not take the adapter.
     """
@@ -153,7 +154,8 @@ def scores(
             where=str(adapter_folder),
             hint="Name the model that the adapter was trained on.",
         ) from error
-    loaded.set_dtype(mx.float32)
+    if exact:
+        loaded.set_dtype(mx.float32)
     loaded.eval()
     return [logs(loaded, np.asarray(ids)) for ids in texts]
 
