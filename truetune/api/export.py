@@ -20,8 +20,10 @@ def export(
 
     The report: {schema, format, of, base: {name, revision}, adapter: bool, truetune, parity: {first, second, tokens,
     largest, mean, tolerance, ok}, stored}. Parity is measured in float32; `stored` says how far mlx_lm is from that
-    where it computes in the number type of the stored weights, as it does by itself: {dtype, largest, mean}. Raises UsageError and InputError before anything is written, CheckFailed
-    `export.parity` where the two compute differently (nothing is left behind), ResourceError.
+    where it computes in the number type of the stored weights, as it does by itself: {dtype, largest, mean}.
+
+    Raises UsageError and InputError before anything is written, CheckFailed `export.parity` where the two compute
+    differently (nothing is left behind), ResourceError.
     """
     from truetune.export import gate, origin
 
