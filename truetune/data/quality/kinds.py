@@ -94,7 +94,8 @@ KINDS = {
              message="the text goes round in a loop",
              hint="Remove these rows: a model learns loops faster than anything else."),
         Kind(code="data.open_fence", level="note",
-             message="a code block (```) is opened and not closed", hint="Close it, or look whether text is missing."),
+             message="a code block is opened with three backticks and not closed",
+             hint="Close it, or look whether text is missing."),
         Kind(code="data.cut_off", level="note",
              message="the answer stops in the middle of a sentence",
              hint="Look whether an export cut it; a model learns to stop there."),
@@ -142,6 +143,15 @@ SETTLED = {"data.duplicate": "note", "data.near_duplicate": "warning", "data.con
            "data.too_long": "warning", "data.unsupervised": "warning"}  # fmt: skip
 """Levels of unused rows that are not bad; all others are errors."""
 
+SAID = {
+    "data.duplicate": "rows that stand twice",
+    "data.near_duplicate": "rows that are nearly the same as another",
+    "data.contaminated": "rows that also stand in what is measured on",
+    "data.too_long": "rows that are longer than `max_length`",
+    "data.unsupervised": "rows with nothing to learn",
+}
+"""Words for several of them; others are told in the words of the first."""
+
 OPEN = "`ft dataset show` shows how a row is read; mend the rows that are named here."
 HINTS = {
     "data.duplicate": "Nothing to do: each stands once. `dedupe: none` keeps them.",
@@ -181,5 +191,9 @@ def level(code: str) -> str:
     return SETTLED.get(code, "error")
 
 
-def hint(code: str) -> str:
-    return HINTS.get(code, OPEN)
+def unused(code: str, tally: Tally, total: int) -> Finding:
+    """The finding about rows that are not used for this reason."""
+    first, *others = tally.examples
+    message, examples = (SAID[code], tally.examples) if code in SAID and tally.count > 1 else (first, others)
+    hint = HINTS.get(code, OPEN)
+    return Finding(code, level(code), tally.count, tally.count / total, tally.where, message, hint, examples)

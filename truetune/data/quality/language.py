@@ -31,8 +31,8 @@ class Languages:
     """A reservoir of texts (Vitter, "Random sampling with a reservoir", 1985), looked at when all have been seen."""
 
     seen: int = 0
-    sample: list[tuple[str, str]] = field(default_factory=list)
-    """Place and text."""
+    sample: list[tuple[int, str, str]] = field(default_factory=list)
+    """Number of the row, place and text."""
     chance: random.Random = field(default_factory=lambda: random.Random(0))
     _found: list[tuple[str, str, str]] | None = None
 
@@ -42,7 +42,7 @@ class Languages:
         if place >= limits.SAMPLE or langid is None:
             return
         text = max(said.answers or said.prompts, key=len, default="")
-        self.sample[place : place + 1] = [(where, text[: 4 * limits.SAMPLE_TEXT])]
+        self.sample[place : place + 1] = [(self.seen, where, text[: 4 * limits.SAMPLE_TEXT])]
 
     def findings(self) -> Iterator[Finding]:
         found = self._languages()
@@ -73,7 +73,7 @@ class Languages:
         if self._found is None:
             self._found = []
             identify = _identifier() if self.sample else None
-            for where, text in self.sample:
+            for _, where, text in sorted(self.sample):
                 words = NOISE.sub(" ", text)[: limits.SAMPLE_TEXT]
                 if sum(map(str.isalpha, words)) < limits.LETTERS:
                     continue

@@ -89,9 +89,7 @@ class Quality:
     def _findings(self) -> Iterator[Finding]:
         total = self.rows + self.unusable
         for code, tally in self.reasons.items():
-            first, *others = tally.examples or [""]
-            level, share = kinds.level(code), tally.count / total
-            yield Finding(code, level, tally.count, share, tally.where, first, kinds.hint(code), others)
+            yield kinds.unused(code, tally, total)
         for code, tally in self.tallies.items():
             yield KINDS[code].found(tally.count, tally.count / self.rows, tally.where, tally.examples)
         for observer in self.observers:
