@@ -32,7 +32,12 @@ def read(path: Path) -> list[Any]:
 @pytest.fixture
 def augment(server: Any, rows: Path, tmp_path: Path) -> Any:
     def call(method: str = "paraphrase", out: str = "more.jsonl", **options: Any) -> dict[str, Any]:
-        chosen: dict[str, Any] = {"endpoint": server.address, "per_row": 1, "folder": tmp_path} | options
+        chosen: dict[str, Any] = {
+            "endpoint": server.address,
+            "per_row": 1,
+            "folder": tmp_path,
+            "validation": "none",
+        } | options
         return ft.dataset_augment(str(rows), method, "large", tmp_path / out, **chosen)
 
     return call
@@ -171,6 +176,12 @@ def test_mistakes_cost_nothing(server: Any, augment: Any, options: dict[str, Any
     with pytest.raises((UsageError, InputError)) as raised:
         augment(**options)
     assert raised.value.code == code and raised.value.hint and not server.seen
+
+
+def test_rows_that_a_training_holds_out_are_not_made_more_of(server: Any, augment: Any) -> None:
+    result = augment(validation="auto")
+    assert result["rows"]["spared"] == 2 and result["asked"] == 2
+    assert augment(validation="test.jsonl", dry_run=True, yes=True)["wanted"] == 4
 
 
 def test_texts_cannot_be_rephrased(server: Any, augment: Any, rows: Path) -> None:

@@ -16,7 +16,8 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def line(rows: Path, tmp_path: Path) -> list[str]:
-    return ["dataset", "augment", str(rows), "--method", "paraphrase", "--out", str(tmp_path / "more.jsonl")]
+    words = ["dataset", "augment", str(rows), "--validation", "none"]
+    return [*words, "--method", "paraphrase", "--out", str(tmp_path / "more.jsonl")]
 
 
 def at(server: Any) -> list[str]:

@@ -9,11 +9,11 @@ import orjson
 import pytest
 
 from truetune.augment.seeds import Seeds, gather, plain
-from truetune.config import load
+from truetune.config import Amount, load
 from truetune.data import sources
 from truetune.data.prepare import find_format
 
-FATES = ("seeds", "not_chosen", "rejected", "generated", "repeated", "not_conversations", "not_simple")
+FATES = ("seeds", "spared", "not_chosen", "rejected", "generated", "repeated", "not_conversations", "not_simple")
 
 
 def chat(*texts: str, **more: Any) -> dict[str, Any]:
@@ -37,7 +37,9 @@ def found(folder: Path, rows: list[dict[str, Any]], **options: Any) -> Seeds:
     path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
     config = load(None, (), {"model": "starter", "data.path": str(path)}).config.data
     files = sources.find(config.paths, folder)
-    seeds = gather(find_format(config, files), files, **({"limit": None, "seed": 42, "simple": False} | options))
+    seeds = gather(
+        find_format(config, files), files, **({"limit": None, "seed": 42, "simple": False, "spare": None} | options)
+    )
     assert seeds.counts["read"] == sum(seeds.counts[fate] for fate in FATES) == len(rows)
     return seeds
 
@@ -65,6 +67,32 @@ def test_a_part_is_drawn_by_content_and_stays_in_order(tmp_path: Path) -> None:
     again = [one.question for one in found(tmp_path, rows[::-1], limit=5).rows]
     assert drawn == again[::-1] and len(drawn) == 5
     assert drawn != [one.question for one in found(tmp_path, rows, limit=5, seed=7).rows]
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+def test_rows_to_measure_on_are_spared_whatever_their_order(tmp_path: Path, limit: int | None) -> None:
+    rows = [chat(f"Q{place % 40}?", f"A{place}.") for place in range(80)]
+    seeds = found(tmp_path, rows, spare=Amount(10), limit=limit)
+    assert seeds.counts["spared"] == 10
+    asked = [one.question for one in found(tmp_path, rows, spare=Amount(10)).rows]
+    assert len(asked) == 70 and all(asked.count(one) == 2 for one in asked)
+    assert set(asked) == {one.question for one in found(tmp_path, rows[::-1], spare=Amount(10)).rows}
+    assert {one.question for one in seeds.rows} <= set(asked)
+
+
+def test_rows_that_a_method_cannot_use_count_as_spared(tmp_path: Path) -> None:
+    rows = [chat(f"Q{place}?", "A.", "And?", "B.") for place in range(8)] + [chat(f"P{n}?", "A.") for n in range(8)]
+    assert found(tmp_path, rows, simple=True, spare=Amount(8)).counts["seeds"] == 8
+    assert found(tmp_path, rows, simple=True, spare=Amount(10)).counts["spared"] == 2
+
+
+def test_a_column_of_the_same_name_marks_nothing(tmp_path: Path) -> None:
+    rows = [
+        chat("One?", "1.", generated=True),
+        chat("Two?", "2.", generated="text"),
+        chat("Three?", "3.", generated={}),
+    ]
+    assert found(tmp_path, rows).counts["seeds"] == 3
 
 
 def test_texts_are_no_conversations(tmp_path: Path) -> None:

@@ -6,15 +6,17 @@ import hashlib
 import heapq
 import re
 import unicodedata
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from truetune.data.formats import Format
-from truetune.data.prepare import read
+from truetune.data.intake import read
 from truetune.data.rows import Conversation, Reject, Row, RowError, Turn
 from truetune.data.sources import Source
+from truetune.data.split import Amount, size
 
 GENERATED = "generated"
 """The key of a row that a model has written."""
@@ -44,6 +46,11 @@ class Seed:
         return self.conversation.turns[-1].content
 
     @property
+    def opening(self) -> str:
+        """The first question."""
+        return next(turn.content for turn in self.conversation.turns if turn.role == "user")
+
+    @property
     def simple(self) -> bool:
         """Whether it is one question and its answer, which say all by themselves."""
         turns = self.conversation.turns
@@ -71,31 +78,45 @@ class Seeds:
     questions: frozenset[str]
     """All that the files ask, as `plain` has it; of rows that are no seeds, too."""
     counts: Counter[str] = field(default_factory=Counter)
-    """read = seeds + not_chosen + rejected + generated + repeated + not_conversations + not_simple"""
+    """read = seeds + spared + not_chosen + rejected + generated + repeated + not_conversations + not_simple"""
 
 
-def gather(form: Format, files: Sequence[Source], *, limit: int | None, seed: int, simple: bool) -> Seeds:
-    """The rows that are made more of. Of more than `limit` those with the lowest hash of seed and content are taken,
-    so that the choice does not depend on their order. `simple` leaves out all but single questions with an answer.
+def gather(
+    form: Format, files: Sequence[Source], *, limit: int | None, seed: int, simple: bool, spare: Amount | str | None
+) -> Seeds:
+    """The rows that are made more of, at most `limit`; `simple` leaves out all but single questions with an answer.
 
-    Memory grows with the rows that are kept, and by 16 bytes and a text's key for every question.
+    As many rows as `spare` would hold out are spared: what a training measures on must not come back in other words.
+    All that begin with the same question are spared together, and both choices are made by hashes of seed and question,
+    so that they do not depend on the order of the rows. Raises InputError (`data.validation`).
+
+    Memory grows with the rows that are kept, and by a few bytes and a text for every question.
     """
     counts: Counter[str] = Counter()
     questions: set[str] = set()
-    found = usable(form, files, simple, counts, questions)
-    if limit is None:
-        rows = list(found)
-    else:
-        chosen = heapq.nsmallest(limit, found, key=lambda one: rank(one, seed))
-        rows = sorted(chosen, key=lambda one: one.index)
-    fates = ("rejected", "generated", "repeated", "not_conversations", "not_simple")
-    counts["seeds"] = len(rows)
-    counts["not_chosen"] = counts["read"] - len(rows) - sum(counts[fate] for fate in fates)
+    ranks = array("Q")
+    found = ranked(usable(form, files, simple, counts, questions), seed, ranks)
+    chosen = sorted(found) if limit is None else heapq.nsmallest(limit, found)
+    border = spared(ranks, counts, spare)
+    rows = sorted((one for rank, _, one in chosen if rank < border), key=lambda one: one.index)
+    counts["seeds"], counts["spared"] = len(rows), sum(rank >= border for rank in ranks)
+    counts["not_chosen"] = len(ranks) - counts["seeds"] - counts["spared"]
     return Seeds(rows, frozenset(questions), counts)
 
 
-def rank(one: Seed, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:".encode() + one.conversation.digest).digest()
+def ranked(found: Iterable[Seed], seed: int, ranks: array[int]) -> Iterator[tuple[int, int, Seed]]:
+    """(rank, index, row); the ranks are remembered."""
+    for one in found:
+        data = f"{seed}:{plain(one.opening)}".encode()
+        rank = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+        ranks.append(rank)
+        yield rank, one.index, one
+
+
+def spared(ranks: array[int], counts: Counter[str], spare: Amount | str | None) -> int:
+    """The rank from which rows are spared. Rows that the method can't use are not made more of anyway."""
+    count = size(len(ranks) + counts["not_simple"], spare) - counts["not_simple"]
+    return sorted(ranks)[-count] if 0 < count <= len(ranks) else 2**64
 
 
 def usable(
@@ -130,7 +151,9 @@ def contents(form: Format, row: Row | Reject) -> Any:
 
 
 def made(row: Row | Reject) -> bool:
-    return isinstance(row, Row) and GENERATED in row.value
+    """Whether a model has written the row; other people's columns of this name hold other things."""
+    how = row.value.get(GENERATED) if isinstance(row, Row) else None
+    return isinstance(how, Mapping) and "method" in how
 
 
 def aside(one: Seed, generated: bool, simple: bool, seen: set[bytes]) -> str:

@@ -48,6 +48,7 @@ def dataset_augment(
     device: str = "auto",
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
+    validation: Any = None,
     dry_run: bool = False,
     yes: bool = False,
     folder: Path | None = None,
@@ -63,6 +64,7 @@ def dataset_augment(
     endpoint   an address that speaks OpenAI's protocol, such as https://api.example.com/v1; your rows are sent there
     key        the name of its key in passwords.yml, such as `openai.key`
     slots      answers that are written at once
+    validation as data.validation of train.yml: so many rows are spared, for a training to measure on
     dry_run    say what would be asked, ask nothing
     listener   called with `answer` {side, done, total}, `warning` {text} and `saved` {path}
 
@@ -79,7 +81,7 @@ def dataset_augment(
         refuse_none_at_all(what, number)
     wanted.device(device)
     path = target(out, yes)
-    loaded = settings(data, None, folder, {"format": format, "columns": columns})
+    loaded = settings(data, None, folder, {"format": format, "columns": columns, "validation": validation})
     from truetune.augment.methods import methods
     from truetune.augment.work import Harvest, Wish, augment, first_prompt
     from truetune.evaluate import sampling
@@ -159,7 +161,8 @@ def gathered(loaded: Loaded, out: Path, way: Method, limit: int | None, seed: in
     options = loaded.config.data
     files = sources.find(options.paths, loaded.folder, options.split)
     refuse_source(out, [source.path for source in files])
-    seeds = gather(find_format(options, files), files, limit=limit, seed=seed, simple=way.simple)
+    amount = None if isinstance(options.validation, str) and options.validation != "auto" else options.validation
+    seeds = gather(find_format(options, files), files, limit=limit, seed=seed, simple=way.simple, spare=amount)
     if not seeds.rows:
         found = ", ".join(f"{count} {fate.replace('_', ' ')}" for fate, count in seeds.counts.items() if count)
         raise InputError(

@@ -37,6 +37,7 @@ from truetune.report.words import counted
 @click.option("--slots", type=click.IntRange(1, 1024), default=8, show_default=True, help="Answers written at once.")
 @options.form
 @options.columns
+@click.option("--validation", metavar="PART", help="As data.validation: so many rows are spared. [default: auto]")
 @click.option("--yes", is_flag=True, help="Replace the file if it is there.")
 @common.dry_run
 @common.device
