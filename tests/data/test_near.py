@@ -208,7 +208,7 @@ def test_unions_are_the_connected_rows(pairs: list[tuple[int, int]]) -> None:
     assert all(roots[place] == min(sets[place]) for place in range(31))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(2, 60))
 def test_what_is_near_is_in_one_group(tmp_path_factory: pytest.TempPathFactory, rng: random.Random, count: int) -> None:
     rows = [row(rng) for _ in range(count)]

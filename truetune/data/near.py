@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +41,8 @@ FLUSH = 512
 PAIRS = 2**15
 """Pairs that are estimated in one call."""
 SEED = 5
+DIGITS = bytes(byte if byte in b"0123456789" else 32 for byte in range(256))
+"""Leaves the numbers of a text."""
 
 Labels = NDArray[np.int64]
 
@@ -53,10 +54,6 @@ class Sides:
     prompt: bytes
     answer: bytes
     mark: int
-
-    @property
-    def whole(self) -> bytes:
-        return self.prompt + b"\n" + self.answer
 
 
 def sides(content: Content) -> Sides:
@@ -124,11 +121,11 @@ class Sketches:
         rows, found = zip(*self._pending, strict=True)
         self._places.append(np.array(rows, np.int64))
         marks = np.array([each.mark for each in found], np.uint64)
-        whole = signatures([each.whole for each in found], 2 * SLOTS)
+        tokens, stops = shingles([text for each in found for text in (each.prompt, each.answer)])
+        whole = signatures(tokens, np.ascontiguousarray(stops[::2]), 2 * SLOTS)  # of both sides together
         for number, stream in enumerate(self._bands):
             stream.write(_band(whole[:, number * WIDTH : (number + 1) * WIDTH], marks).tobytes())
-        both = [signatures([pick(each) for each in found], SLOTS) for pick in (_prompt, _answer)]
-        self._slots.write(np.concatenate(both, axis=1).astype(np.uint8).tobytes())
+        self._slots.write(signatures(tokens, stops, SLOTS).astype(np.uint8).tobytes())
         self._pending, self._size = [], 0
 
 
@@ -155,9 +152,8 @@ class Union:
         return place
 
 
-def signatures(texts: Sequence[bytes], slots: int) -> NDArray[np.uint32]:
-    """MinHash of the shingles of each text [texts, slots]."""
-    tokens, stops = shingles(texts)
+def signatures(tokens: NDArray[np.uint64], stops: NDArray[np.uint64], slots: int) -> NDArray[np.uint32]:
+    """MinHash of each stretch of shingles [stretches, slots]."""
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(tokens, stops, slots, SEED)
     return np.array(matrix.to_rows(), np.uint32)
 
@@ -246,9 +242,6 @@ def _said(turn: Turn) -> list[str]:
 
 def _sides(prompt: list[str], answer: list[str], labels: tuple[str, ...]) -> Sides:
     asked, said = plain(prompt), plain(answer)
-    equal = orjson.dumps([labels, [number.decode() for number in re.findall(rb"\d+", asked + b"\n" + said)]])
+    numbers = b" ".join((asked + b" " + said).translate(DIGITS).split())
+    equal = orjson.dumps(labels) + numbers
     return Sides(asked, said, int.from_bytes(hashlib.blake2b(equal, digest_size=8).digest(), "little"))
-
-
-_prompt: Callable[[Sides], bytes] = lambda found: found.prompt  # noqa: E731
-_answer: Callable[[Sides], bytes] = lambda found: found.answer  # noqa: E731
