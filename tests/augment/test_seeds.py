@@ -13,6 +13,7 @@ from truetune.config import Amount, load
 from truetune.data import sources
 from truetune.data.prepare import find_format
 
+TEN = Amount(10, percent=False)
 FATES = ("seeds", "spared", "not_chosen", "rejected", "generated", "repeated", "not_conversations", "not_simple")
 
 
@@ -72,18 +73,18 @@ def test_a_part_is_drawn_by_content_and_stays_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [None, 5])
 def test_rows_to_measure_on_are_spared_whatever_their_order(tmp_path: Path, limit: int | None) -> None:
     rows = [chat(f"Q{place % 40}?", f"A{place}.") for place in range(80)]
-    seeds = found(tmp_path, rows, spare=Amount(10), limit=limit)
+    seeds = found(tmp_path, rows, spare=TEN, limit=limit)
     assert seeds.counts["spared"] == 10
-    asked = [one.question for one in found(tmp_path, rows, spare=Amount(10)).rows]
+    asked = [one.question for one in found(tmp_path, rows, spare=TEN).rows]
     assert len(asked) == 70 and all(asked.count(one) == 2 for one in asked)
-    assert set(asked) == {one.question for one in found(tmp_path, rows[::-1], spare=Amount(10)).rows}
+    assert set(asked) == {one.question for one in found(tmp_path, rows[::-1], spare=TEN).rows}
     assert {one.question for one in seeds.rows} <= set(asked)
 
 
 def test_rows_that_a_method_cannot_use_count_as_spared(tmp_path: Path) -> None:
     rows = [chat(f"Q{place}?", "A.", "And?", "B.") for place in range(8)] + [chat(f"P{n}?", "A.") for n in range(8)]
-    assert found(tmp_path, rows, simple=True, spare=Amount(8)).counts["seeds"] == 8
-    assert found(tmp_path, rows, simple=True, spare=Amount(10)).counts["spared"] == 2
+    assert found(tmp_path, rows, simple=True, spare=Amount(8, percent=False)).counts["seeds"] == 8
+    assert found(tmp_path, rows, simple=True, spare=TEN).counts["spared"] == 2
 
 
 def test_a_column_of_the_same_name_marks_nothing(tmp_path: Path) -> None:
