@@ -13,11 +13,11 @@ import pytest
 from real_ft import LIMIT, Ft
 from real_terminal import Terminal
 
+from truetune.models.source import STARTER
+
 pytestmark = pytest.mark.slow
 
 QUESTIONS = ["What does code 3 mean?", "Say hello.", "What is code 17?", "Why is the sky blue?"]
-LONG = ("--temperature", "2.5", "--max-new-tokens", "900", "--seed", "4")
-"""An answer that goes on and on."""
 
 
 @pytest.fixture(scope="module")
@@ -214,19 +214,33 @@ def test_a_conversation(trained: Ft) -> None:
     assert not any(row.get("refused") for row in shown["rows"])
 
 
-def test_ctrl_c_ends_the_answer_and_then_the_chat(trained: Ft) -> None:
-    with talk(trained, *LONG) as screen:
+def endless(folder: Path) -> Path:
+    """The starter without any token that ends an answer: it writes until it is stopped."""
+    shutil.copytree(STARTER, folder)
+    for name, key in (
+        ("config", "eos_token_id"),
+        ("generation_config", "eos_token_id"),
+        ("tokenizer_config", "eos_token"),
+    ):
+        body = json.loads((folder / f"{name}.json").read_text())
+        del body[key]
+        (folder / f"{name}.json").write_text(json.dumps(body))
+    (folder / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}\n{% endfor %}")
+    return folder
+
+
+def test_ctrl_c_ends_the_answer_and_then_the_chat(ft: Ft) -> None:
+    model = endless(ft.folder / "endless")
+    with Terminal(ft.folder, ft.env, "chat", str(model), "--temperature", "1", "--max-new-tokens", "900") as screen:
         screen.wait(YOU)
         screen.type(QUESTIONS[3] + "\n")
-        screen.wait("tuned › ")
+        screen.wait("base  › ")  # it comes with the first token; hundreds are to follow
         screen.interrupt()
-        assert "(stopped" in screen.wait(YOU)
-        screen.type("/temperature 0\n")
-        screen.wait(YOU)
-        screen.type("/reset\n")
+        assert "(stopped)" in screen.wait(YOU)
+        screen.type("/max-new-tokens 4\n")
         screen.wait(YOU)
         screen.type(QUESTIONS[0] + "\n")
-        assert "Code " in screen.wait(YOU)
+        assert "(cut after 4 tokens" in screen.wait(YOU)
         screen.interrupt()
         assert screen.end() == 0
     assert "Traceback" not in screen.text

@@ -123,9 +123,10 @@ def test_a_model_and_an_adapter_alone(trained: Ft) -> None:
 
 def test_ctrl_c_leaves_nothing_behind(trained: Ft) -> None:
     before = trained.tree()
-    process = trained.start("evaluate", "--max-new-tokens", "900", "--temperature", "5")  # answers that go on and on
+    # Answers that go on and on, one after the other: they have not begun when the base's loss is known.
+    process = trained.start("evaluate", "--max-new-tokens", "900", "--temperature", "5", "--slots", "1")
     lines = iter(process.stderr)  # type: ignore[arg-type]
-    wait(lambda: "loss" in next(lines), process)
+    wait(lambda: "base: loss" in next(lines), process)
     process.send_signal(signal.SIGINT)
     said = trained.end(process)
     assert said.code == 130
