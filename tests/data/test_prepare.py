@@ -55,6 +55,7 @@ def test_counts_and_examples(encode: Tokenizer, tmp_path: Path) -> None:
         "too_long": 1,
         "truncated": 0,
         "unsupervised": 0,
+        "sampled_out": 0,
         "used": 100,
         "train": 92,
         "validation": 8,
@@ -100,7 +101,7 @@ def test_every_row_has_one_fate(
     }
     found = run(encode, tmp_path, validation=validation, **options)
     count = found.report["rows"]
-    fates = ("used", "rejected", "deduplicated", "contaminated", "too_long", "unsupervised")
+    fates = ("used", "rejected", "deduplicated", "contaminated", "too_long", "unsupervised", "sampled_out")
     assert count["read"] == sum(count[fate] for fate in fates) == len(rows) + 4 + (len(held) + 1 if explicit else 0)
     assert count["used"] == count["train"] + count["validation"] == found.train.rows + found.validation.rows
     assert len(list(found.rejects)) == count["read"] - count["used"]

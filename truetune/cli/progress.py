@@ -122,12 +122,12 @@ def introduction(figures: dict[str, Any]) -> list[str]:
     return lines + [f"note    {finding['message']}" for finding in data["findings"]]
 
 
-LOST = ("rejected", "deduplicated", "contaminated", "too_long", "truncated", "unsupervised")
+LOST = ("rejected", "deduplicated", "contaminated", "too_long", "truncated", "unsupervised", "sampled_out")
 
 
 def aside(rows: dict[str, int]) -> str:
     """` (7 too long, 2 rejected)`: what did not become an example as it stands; empty where there is nothing."""
-    lost = [f"{rows[name]:,} {name.replace('_', ' ')}" for name in LOST if rows[name]]
+    lost = [f"{rows[name]:,} {name.replace('_', ' ')}" for name in LOST if rows.get(name)]
     return f" ({', '.join(lost)})" if lost else ""
 
 

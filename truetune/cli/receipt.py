@@ -22,6 +22,7 @@ FATES = {
     "contaminated": "also in validation",
     "too_long": "too long",
     "unsupervised": "without a trained token",
+    "sampled_out": "left out by their weight",
 }
 """Why a row is set aside, as people say it."""
 
@@ -119,7 +120,7 @@ def data_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     rows, tokens, supervised = body["rows"], body["tokens"], body["supervised"]
     for entry in body["inputs"]:
         yield "data", f"{entry['path']}  {words.counted(entry['rows'], 'row')}  sha256 {entry['sha256'][:12]}…"
-    aside = [f"{rows[fate]:,} {name}" for fate, name in FATES.items() if rows[fate]]
+    aside = [f"{rows[fate]:,} {name}" for fate, name in FATES.items() if rows.get(fate)]
     yield "rows", f"{rows['read']:,} read → {rows['used']:,} used; set aside: {', '.join(aside) or 'none'}"
     yield "rows", f"{rows['train']:,} to train on, {rows['validation']:,} held out"
     share = supervised["train"] / max(tokens["train"], 1)

@@ -102,6 +102,13 @@ def held_out_is_other_rows(config: Config, explicit: Collection[str]) -> Iterato
         yield Clash("data.validation", message, "name another file, or write `validation: auto`")
 
 
+def weights_are_for_paths(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
+    weights, paths = config.data.weights, config.data.paths
+    if weights is not None and len(weights) != len(paths):
+        message = f"has {len(weights)} numbers, and data.path has {len(paths)} entries"
+        yield Clash("data.weights", message, "write one number for each entry of data.path")
+
+
 RULES: tuple[Rule, ...] = (
     full_has_no_adapter,
     bits_need_qlora,
@@ -111,4 +118,5 @@ RULES: tuple[Rule, ...] = (
     whole_texts_have_no_turns,
     warmup_must_end,
     held_out_is_other_rows,
+    weights_are_for_paths,
 )

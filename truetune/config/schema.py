@@ -50,6 +50,17 @@ def one_or_more(value: object) -> object:
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
+def several(value: object) -> object:
+    """A list of numbers above 0 as a tuple, or None."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    fine = all(
+        isinstance(number, int | float) and not isinstance(number, bool) and 0 < number <= 100 for number in numbers
+    )
+    if value is not None and not (isinstance(value, list | tuple) and numbers and fine):
+        raise ValueError(f"must be a list of numbers above 0 and up to 100, not {shown(value)}")
+    return None if value is None else tuple(map(float, numbers))
+
+
 def held_out(value: object) -> object:
     """`auto`, None, an `Amount`, or a path: text that does not look like a number."""
     if value is None or value == "none":
@@ -85,6 +96,14 @@ Texts = Annotated[
     PlainValidator(one_or_more),
     PlainSerializer(plain),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+Weights = Annotated[
+    tuple[float, ...] | None,
+    PlainValidator(several),
+    PlainSerializer(plain),
+    WithJsonSchema(
+        {"anyOf": [{"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}}, {"type": "null"}]}
+    ),
 ]
 Often = Annotated[
     Cadence,
@@ -138,7 +157,10 @@ class Data(Section):
     """The rows to learn from."""
 
     path: Texts
-    """File, folder or pattern with the rows, or a list of them. Relative to this file, then to where you stand."""
+    """File, folder, pattern or address with the rows, or a list. Relative to this file, then to where you stand."""
+
+    weights: Weights = None
+    """How often an epoch sees the rows of each entry of path: [2, 0.5] = twice, and a chosen half. null = once."""
 
     format: Text = "auto"
     """Shape of the rows, such as messages, sharegpt, alpaca or text. auto = found by looking over many rows."""

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, overload
@@ -35,6 +35,10 @@ STALE = 24 * 3600
 FILES = ("ids.i32", "weights.f32", "index.i64", "rejects.jsonl")
 COLUMNS = 5
 """Of the index: start, length, supervised tokens, row, part (0 train, 1 validation)."""
+
+
+Weighed = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""From an index to one in which an example may stand more often, or not at all."""
 
 
 class Examples(Sequence[Example]):
@@ -128,10 +132,12 @@ class Writer:
         with _explained():
             self._rejects.write(orjson.dumps(reject) + b"\n")
 
-    def finish(self, validation: set[int]) -> NDArray[np.int64]:
-        """Close the files; `validation` are the rows that are held out. Returns the index."""
+    def finish(self, validation: set[int], weighed: Weighed) -> NDArray[np.int64]:
+        """Close the files; `validation` are the rows that are held out, `weighed` says how often each example stands
+        in the index. Returns the index."""
         index = np.array(self._index, np.int64).reshape(-1, COLUMNS)
         index[:, 4] = np.isin(index[:, 3], np.fromiter(validation, np.int64, len(validation)))
+        index = weighed(index)
         with _explained():
             index.tofile(self.folder / "index.i64")
             self.close()

@@ -13,7 +13,7 @@ from truetune.data.split import Amount
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
 
-VERSION = 9
+VERSION = 10
 """Part of the cache's keys: counts up when the same input would give other examples or another report."""
 
 
@@ -22,6 +22,8 @@ class Options(Protocol):
 
     @property
     def paths(self) -> tuple[str, ...]: ...
+    @property
+    def weights(self) -> tuple[float, ...] | None: ...
     @property
     def format(self) -> str: ...
     @property
@@ -97,7 +99,7 @@ def plan(
     validation = options.validation
     held_out = sources.find([validation], folder, "validation") if _is_path(validation) else []
     template = template or choose(options.template, tokenizer, folder)
-    train = sources.find(options.paths, folder, options.split)
+    train = sources.find(options.paths, folder, options.split, options.weights or ())
     foreign = sources.find(against, folder)
     return Job(options, objective, seed, tokenizer, template, train, held_out, foreign)
 
@@ -116,5 +118,6 @@ def _is_path(validation: Any) -> bool:
     return isinstance(validation, str) and validation != "auto"
 
 
-def _described(source: Source) -> list[str]:
-    return [source.name, str(source.path), source.sha256]
+def _described(source: Source) -> list[str | float]:
+    weight = [source.weight] if source.weight != 1 else []
+    return [source.name, str(source.path), source.sha256, *weight]

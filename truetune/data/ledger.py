@@ -60,6 +60,7 @@ class Ledger:
     rejects: list[Reject] = field(default_factory=list)
     broken: Reject | None = None
     """Where a file breaks: how many rows follow, nobody knows, so no `max_rejects` allows it."""
+    examples: int = 0
     lost: int = 0
     appended: int = 0
     closed: int = 0
@@ -94,6 +95,7 @@ class Ledger:
         self.ends[rendered.end] += 1
         self.lost += fitted.lost
         self.appended += rendered.appended
+        self.examples += len(fitted.parts)
         self.closed += sum(part.closed for part in fitted.parts)
         (self.train if train else self.measured).append(row)
         if train:
@@ -158,7 +160,8 @@ class Ledger:
         held_rows = len(np.unique(index[held, 3]))
         names = ("read", "rejected", "deduplicated", "contaminated", "too_long", "truncated", "unsupervised", "used")
         rows = {name: self.rows[name] for name in names}
-        rows |= {"train": rows["used"] - held_rows, "validation": held_rows}
+        used = len(np.unique(index[:, 3]))
+        rows |= {"used": used, "sampled_out": rows["used"] - used, "train": used - held_rows, "validation": held_rows}
         return {
             "objective": self.objective,
             "inputs": [self._input(source) for source in (*job.train, *job.validation)],
@@ -167,7 +170,7 @@ class Ledger:
             "tokens": {**_sides(lengths, held), "lost": self.lost},
             "supervised": _sides(counts, held),
             "examples": _sides(np.ones_like(lengths), held),
-            "end_of_turn_supervised": self._share(len(index)),
+            "end_of_turn_supervised": self._share(),
             "rendering": self._rendering(job),
             "lengths": _lengths(lengths),
             "rejects": [reject.brief() for reject in self.rejects],
@@ -181,13 +184,14 @@ class Ledger:
             "sha256": source.sha256,
             "bytes": source.bytes,
             "rows": self.files[source.name],
+            **({"weight": source.weight} if source.weight != 1 else {}),
         }
 
-    def _share(self, examples: int) -> float | None:
+    def _share(self) -> float | None:
         """Share of what must end that ends in a trained token: examples, or documents (whose last window ends)."""
         if self.objective == "classification":
             return None
-        total = self.rows["used"] if self.objective == "pretrain" else examples
+        total = self.rows["used"] if self.objective == "pretrain" else self.examples
         return self.closed / total
 
     def _rendering(self, job: Job) -> dict[str, Any]:

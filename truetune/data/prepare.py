@@ -1,6 +1,6 @@
 """From files to examples, with an account of every row: `prepare` is the one verb of this package.
 
-read = used + rejected + deduplicated + contaminated + too_long + unsupervised
+read = used + rejected + deduplicated + contaminated + too_long + unsupervised + sampled_out
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from truetune.data.reading import packed
 from truetune.data.reading.file import File
 from truetune.data.rows import Content, Reject, Row, RowError
 from truetune.data.sources import Source
+from truetune.data.weigh import weighed
 from truetune.errors import InputError, UsageError
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
@@ -112,7 +114,8 @@ def _build(job: Job, inspector: Inspector | None, mend: Callable[[Content], Cont
         Intake(job, forms, ledger, writer, found, inspector).run(Path(aside))
         wrong = _wrong(job, ledger, inspector)
         split = ledger.split(found, job.options.validation if not job.validation else None, job.seed)
-        report = ledger.report(forms[TRAIN], job, found, split, writer.finish(split.held))
+        weights = partial(weighed, survey=found, sources=job.train, seed=job.seed)
+        report = ledger.report(forms[TRAIN], job, found, split, writer.finish(split.held, weights))
         report["findings"] += wrong
         # A check that found too much wrong, or mended rows, must not become the data of a training.
         key = cache.key([job.key, "checked"]) if wrong or mend else job.key

@@ -28,19 +28,24 @@ class Source:
     name: str
     sha256: str
     bytes: int
+    weight: float = 1.0
+    """How often an epoch sees its rows."""
 
 
-def find(names: Sequence[str], folder: Path, split: str = "train") -> list[Source]:
-    """The files that are meant, in the order given, a folder's in alphabetical order; each file once.
+def find(names: Sequence[str], folder: Path, split: str = "train", weights: Sequence[float] = ()) -> list[Source]:
+    """The files that are meant, in the order given, a folder's in alphabetical order; each file once, with the weight
+    of the first name that means it (`weights` has one for each name, or none at all).
 
     A relative name is looked for in `folder` (where train.yml stands), then in the working folder. An address
     (`https://…`, `hf://datasets/…`) is fetched. Raises InputError: `data.missing`, `data.ambiguous`,
     `data.unsupported_format`, `data.unreadable`, and what `remote.fetch` and `hub.fetch` raise.
     """
-    places = [place for name in names for place in _places(name, folder, split)]
-    shown = {Path(os.path.abspath(path)): name for path, name in reversed(places)}
-    files = dict.fromkeys(Path(os.path.abspath(path)) for path, _ in places)
-    found = [_source(path, shown[path] or _shown(path, (folder, Path()))) for path in files]
+    meant: dict[Path, tuple[str, float]] = {}
+    for name, weight in zip(names, weights or [1.0] * len(names), strict=True):
+        for path, shown in _places(name, folder, split):
+            meant.setdefault(Path(os.path.abspath(path)), (shown, weight))
+    roots = (folder, Path())
+    found = [_source(path, shown or _shown(path, roots), weight) for path, (shown, weight) in meant.items()]
     names_ = Counter(source.name for source in found)
     return [source if names_[source.name] == 1 else replace(source, name=str(source.path)) for source in found]
 
@@ -149,7 +154,7 @@ def _missing(name: str, folder: Path) -> InputError:
     return InputError("there is no such file or folder", code="data.missing", where=name, hint=hint)
 
 
-def _source(path: Path, name: str) -> Source:
+def _source(path: Path, name: str, weight: float) -> Source:
     if not path.is_file():  # a pipe can be read only once, and the rows are read several times
         hint = "Save the rows in a file."
         raise InputError("this is no ordinary file", code="data.unreadable", where=str(path), hint=hint)
@@ -162,7 +167,7 @@ def _source(path: Path, name: str) -> Source:
         raise InputError(
             f"can't be read: {error.strerror}", code="data.unreadable", where=str(path), hint=hint
         ) from error
-    return Source(path, name, digest, size)
+    return Source(path, name, digest, size, weight)
 
 
 def _shown(path: Path, roots: Iterable[Path]) -> str:

@@ -19,6 +19,7 @@ FATES = {
     "contaminated": "also held out",
     "too_long": "too long",
     "unsupervised": "without a trained token",
+    "sampled_out": "left out by their weight",
 }
 """Why a row is set aside, as people say it."""
 

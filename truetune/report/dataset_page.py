@@ -27,6 +27,7 @@ FATES = (
     ("contaminated", "also in what is measured on", "norm"),
     ("too_long", "too long", "held"),
     ("unsupervised", "with nothing to learn", "speed"),
+    ("sampled_out", "left out by their weight", "muted"),
 )
 """Every row once: its key in the result, words for it, its colour."""
 

@@ -20,7 +20,7 @@ from truetune.runs.status import Status
 
 State = Literal["ok", "changed", "absent", "not checked"]
 Watch = Callable[[str], None]
-FATES = ("used", "rejected", "deduplicated", "contaminated", "too_long", "unsupervised")
+FATES = ("used", "rejected", "deduplicated", "contaminated", "too_long", "unsupervised", "sampled_out")
 _CARD = re.compile(r"^receipt: sha256:([0-9a-f]{64})$", re.MULTILINE)
 
 

@@ -25,6 +25,7 @@ FATES = {
     "contaminated": "also in what is measured on",
     "too_long": "too long",
     "unsupervised": "with nothing to learn",
+    "sampled_out": "left out by their weight",
     "truncated": "cut",
 }
 
