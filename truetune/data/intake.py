@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -75,21 +76,29 @@ class Intake:
 
     def _files(self, files: Sequence[Source], index: int, purpose: int) -> None:
         """Take in all rows of one side."""
-        chunk: list[tuple[Row, Content]] = []
+        rows: deque[tuple[Row, Content]] = deque()
+        for results in self.renderer.stream(self._chunks(files, index, purpose, rows)):
+            for result in results:
+                self._settle(*rows.popleft(), result, purpose)
+
+    def _chunks(
+        self, files: Sequence[Source], index: int, purpose: int, rows: deque[tuple[Row, Content]]
+    ) -> Iterator[list[Content]]:
+        """What is rendered together. The rows it belongs to are added to `rows`."""
+        chunk: list[Content] = []
         for row in read(files, index, self.ledger.notes):
             self.ledger.read(row.file)
-            if (content := self._content(row, purpose)) is not None:
-                assert isinstance(row, Row)
-                chunk.append((row, content))
+            if isinstance(row, Reject):
+                self._refuse(row)
+            elif (content := self._content(row, purpose)) is not None:
+                rows.append((row, content))
+                chunk.append(content)
             if len(chunk) == CHUNK:
-                self._render(chunk, purpose)
+                yield chunk
                 chunk = []
-        self._render(chunk, purpose)
+        yield chunk
 
-    def _content(self, row: Row | Reject, purpose: int) -> Content | None:
-        if isinstance(row, Reject):
-            self._refuse(row)
-            return None
+    def _content(self, row: Row, purpose: int) -> Content | None:
         try:
             content = self.forms[purpose].read(row.value)
             self._check_kind(content)
@@ -103,17 +112,15 @@ class Intake:
         if (kind := OBJECTIVES[type(content)]) != self.ledger.objective:
             raise RowError("data.other_shape", f"the row is one for `{kind}`, the others are for another objective")
 
-    def _render(self, chunk: list[tuple[Row, Content]], purpose: int) -> None:
-        results = self.renderer.chunk([content for _, content in chunk])
-        for (row, content), result in zip(chunk, results, strict=True):
-            try:
-                if isinstance(result, RowError):
-                    raise result
-                fitted = self._fit(content, result)
-                self._check_near(row, content, purpose)
-            except RowError as error:
-                self._refuse(row.reject(error))
-                continue
+    def _settle(self, row: Row, content: Content, result: Rendered | RowError, purpose: int) -> None:
+        try:
+            if isinstance(result, RowError):
+                raise result
+            fitted = self._fit(content, result)
+            self._check_near(row, content, purpose)
+        except RowError as error:
+            self._refuse(row.reject(error))
+        else:
             self._use(row, content, result, fitted, purpose)
 
     def _fit(self, content: Content, rendered: Rendered) -> Fitted:

@@ -8,8 +8,10 @@ trained through its end-of-turn token; what the template writes after that is no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,17 @@ class Rendered:
     appended: bool = False
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows that are being encoded: how many pieces each has, the plan of each piece, and the texts of all."""
+
+    rows: Sequence[Content]
+    counts: list[int]
+    plans: list[list[Answer] | Document | RowError]
+    texts: list[str]
+    encodings: Future[list[Any]]
+
+
 @dataclass
 class Renderer:
     """Renders rows for one model and one choice of what is trained (`assistant`, `all` or `last`)."""
@@ -62,15 +75,32 @@ class Renderer:
 
     def chunk(self, rows: Sequence[Content]) -> list[Rendered | RowError]:
         """One result per row, in order. The whole chunk is rendered at once, and encoded in one parallel call."""
-        pieces = [_pieces(row) for row in rows]
-        results = iter(self._chunk([piece for some in pieces for piece in some]))
-        return [_joined(row, [next(results) for _ in some]) for row, some in zip(rows, pieces, strict=True)]
+        return next(self.stream([rows]))
 
-    def _chunk(self, rows: Sequence[Conversation | Document]) -> list[Rendered | RowError]:
-        planned = self._plans(rows)
-        texts = list(dict.fromkeys(text for plan in planned if isinstance(plan, list) for text in _texts(plan)))
-        self._encoded = dict(zip(texts, self.tokenizer.encode_batch(texts), strict=True))
-        return [self._finish(plan) for plan in planned]
+    def stream(self, chunks: Iterable[Sequence[Content]]) -> Iterator[list[Rendered | RowError]]:
+        """As `chunk` for each in turn. While one is encoded, the next is taken and rendered."""
+        with ThreadPoolExecutor(1) as thread:
+            last: _Chunk | None = None
+            for rows in chunks:
+                begun = self._begin(rows, thread)
+                if last:
+                    yield self._end(last)
+                last = begun
+            if last:
+                yield self._end(last)
+
+    def _begin(self, rows: Sequence[Content], thread: ThreadPoolExecutor) -> _Chunk:
+        pieces = [_pieces(row) for row in rows]
+        plans = self._plans([piece for some in pieces for piece in some])
+        texts = list(dict.fromkeys(text for plan in plans if isinstance(plan, list) for text in _texts(plan)))
+        return _Chunk(
+            rows, [len(some) for some in pieces], plans, texts, thread.submit(self.tokenizer.encode_batch, texts)
+        )
+
+    def _end(self, begun: _Chunk) -> list[Rendered | RowError]:
+        self._encoded = dict(zip(begun.texts, begun.encodings.result(), strict=True))
+        results = (self._finish(plan) for plan in begun.plans)
+        return [_joined(row, [*islice(results, count)]) for row, count in zip(begun.rows, begun.counts, strict=True)]
 
     def one(self, row: Content) -> Rendered:
         """Render a single row. Raises RowError."""
