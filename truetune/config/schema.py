@@ -169,7 +169,7 @@ class Data(Section):
     """Your column names, as {prompt: question, response: answer}. null = the usual names."""
 
     template: Text = "auto"
-    """Chat template: auto, none or a Jinja file. auto = the model's own; none = prompt and answer as they are."""
+    """Chat template: auto, none, a name as chatml, or a Jinja file. auto = the model's own; none = text as it is."""
 
     train_on: Literal["assistant", "all", "last"] = "assistant"
     """Tokens that are learned: assistant, all or last. assistant = every answer and its end; last = the last one."""

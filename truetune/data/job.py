@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from truetune.data import cache, sources
 from truetune.data.sources import Source
 from truetune.data.split import Amount
+from truetune.models import named
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
 
@@ -105,11 +106,13 @@ def plan(
 
 
 def choose(name: str, tokenizer: Tokenizer, folder: Path) -> Template:
-    """The template for `data.template`: `auto`, `none` or a file. Raises InputError."""
+    """The template for `data.template`: `auto`, `none`, a name or a file. Raises InputError (`data.template`)."""
     if name == "none":
         return tokenizer.raw()
     if name == "auto":
         return tokenizer.template or tokenizer.plain()
+    if name in named.TOKENS:
+        return tokenizer.named(name)
     path = Path(name).expanduser()
     return tokenizer.custom(folder / path if (folder / path).exists() else path)
 

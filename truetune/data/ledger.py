@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from truetune.data import served
 from truetune.data.dedupe import Survey
 from truetune.data.fit import Fitted
 from truetune.data.formats import Format
@@ -43,7 +44,14 @@ NAMED = 100
 """Unused rows of each fate that the report names; all of them stand in `rejects.jsonl`."""
 EXAMPLES = 5
 """Pairs of near rows that a finding names."""
-WARNINGS = {"data.near_duplicate", "data.conflicting_answers", "data.no_validation", "data.torn_groups", "data.no_eos"}
+WARNINGS = {
+    "data.near_duplicate",
+    "data.conflicting_answers",
+    "data.no_validation",
+    "data.torn_groups",
+    "data.no_eos",
+    "data.template_tokens",
+}
 """Findings that are more than a note."""
 
 
@@ -259,6 +267,7 @@ def _about_template(job: Job, appended: int, per_turn: int) -> list[tuple[str, s
         found.append(("data.plain_template", "the model brings no chat template; a plain one is used"))
     if job.template.dated:
         found.append(("data.template_date", "the chat template writes today's date into the prompt"))
+    found += served.remarks(job.template, job.tokenizer)
     if appended:
         found.append(("data.end_appended", "the template does not end an answer; the end-of-text token is added"))
     if per_turn:

@@ -12,6 +12,7 @@ import re
 
 from truetune.data import calls
 from truetune.data.rows import Turn
+from truetune.models.template import Template, TemplateError
 from truetune.models.tokenizer import Tokenizer
 
 THOUGHTS = (
@@ -34,9 +35,25 @@ def behind(prompt: str, full: str, turn: Turn, tokenizer: Tokenizer) -> str | No
     return next((text for text in found if text and said in text and not calls.missing(text, turn)), None)
 
 
-def thinks(prompt: str) -> bool:
+def remarks(template: Template, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """What a person should know of a template for this model: code and sentence."""
+    found = []
+    if foreign := tokenizer.foreign(template):
+        names, verb = " and ".join(foreign), "is no token" if len(foreign) == 1 else "are no tokens"
+        found.append(("data.template_tokens", f"{names} {verb} of this model: written as text"))
+    if _thinks(template):
+        message = "the model is served with an open thought: an answer without one is trained to close it at once"
+        found.append(("data.template_thought", message))
+    return found
+
+
+def _thinks(template: Template) -> bool:
     """Whether a prompt as served ends in an open thought."""
-    return any(prompt.rstrip().endswith(opening) for opening, _ in THOUGHTS)
+    try:
+        prompt = template.render([{"role": "user", "content": "Hello"}], add_generation_prompt=True).rstrip()
+    except TemplateError:  # it wants tools, or another first turn
+        return False
+    return any(prompt.endswith(opening) for opening, _ in THOUGHTS)
 
 
 def _header(prompt: str, full: str, tokenizer: Tokenizer) -> str | None:

@@ -20,7 +20,7 @@ import tokenizers
 import tokenizers.models
 
 from truetune.errors import InputError
-from truetune.models import gate, pieces
+from truetune.models import gate, named, pieces
 from truetune.models.template import PLAIN, RAW, Template
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -125,16 +125,29 @@ class Tokenizer:
         """No template: prompt, answer, end-of-text token."""
         return Template(self._start() + RAW, self.tokens_or_eos(), "none")
 
+    def named(self, name: str) -> Template:
+        """The template of a name in `named.TOKENS`."""
+        start = self._start() if name in named.UNPUBLISHED else ""
+        return Template(start + named.source(name), self.tokens_or_eos(), name)
+
+    def foreign(self, template: Template) -> list[str]:
+        """Control tokens of a template that this model does not have: they are written as text. None of its own."""
+        if template is self.template or template.origin in ("plain", "none"):
+            return []
+        return [mark for mark in named.marks(template.origin, template.source) if self.id(mark) is None]
+
     def custom(self, path: Path) -> Template:
         """The user's own template file. Raises TemplateError, or InputError (`data.template`) if it can't be read."""
         try:
             source = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"the chat template can't be read: {_reason(error)}",
+                "this is neither the name of a chat template nor a file of one"
+                if isinstance(error, FileNotFoundError)
+                else f"the chat template can't be read: {_reason(error)}",
                 code="data.template",
                 where=str(path),
-                hint="data.template is `auto`, `none` or a file of Jinja text.",
+                hint=named.advice(path.name),
             ) from error
         return Template(source, self.tokens_or_eos(), path.name)
 
