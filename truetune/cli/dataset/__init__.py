@@ -1,4 +1,4 @@
-"""`ft dataset`: check, prepare, show and convert rows before a minute is spent on training."""
+"""`ft dataset`: check, prepare, show, convert and augment rows before a minute is spent on training."""
 
 from __future__ import annotations
 
