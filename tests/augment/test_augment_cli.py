@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +112,30 @@ def test_a_model_of_this_machine(line: list[str], tmp_path: Path, method: str, c
     assert run([*words, "--yes"]) == code
     assert orjson.loads(capsys.readouterr().out)["rejected"] == first["rejected"]
     assert rows == (more.read_bytes() if first["written"] else b"")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_while_an_answer_is_waited_for_and_keeps_what_is_there(
+    server: Any, rows: Path, line: list[str], tmp_path: Path
+) -> None:
+    questions = [{"prompt": f"Which {number}?", "completion": "This."} for number in range(40)]
+    rows.write_bytes(b"\n".join(map(orjson.dumps, questions)))
+    hangs = threading.Event()
+
+    def say(prompt: str) -> str:
+        if len(server.seen) > 33:
+            hangs.set()
+            time.sleep(60)
+        return f"What about {prompt.partition('Which ')[2]}"
+
+    server.say = say
+    words = [sys.executable, "-m", "truetune", *line, *at(server), "--per-row", "1"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert hangs.wait(60)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in err
+    assert len((tmp_path / "more.jsonl").read_bytes().splitlines()) == 32
