@@ -58,7 +58,13 @@ def _sentence(chance: random.Random, what: str) -> str:
 
 def prose(rows: list[tuple[str, str]]) -> list[int]:
     """Rows that a defect of prose can be planted in."""
-    return [place for place, (_, answer) in enumerate(rows) if answer.count(". ") >= 2 and len(answer) > 250]
+    return [place for place, (_, answer) in enumerate(rows) if _is_prose(answer)]
+
+
+def _is_prose(answer: str) -> bool:
+    last = answer.rstrip().splitlines()[-1]
+    sentences = last[0].isalpha() and len(last) > 110 and ". " in last[:-40] and last[-1] == "."
+    return sentences and answer.count(". ") >= 2 and len(answer) > 250
 
 
 def talk(question: str, answer: str) -> Conversation:
@@ -66,7 +72,7 @@ def talk(question: str, answer: str) -> Conversation:
 
 
 def _middle(text: str, what: str) -> str:
-    place = text.index(" ", len(text) // 2)
+    place = text.find(" ", len(text) // 2)
     return f"{text[:place]} {what}{text[place:]}"
 
 
@@ -120,7 +126,7 @@ PLANTS: dict[str, Plant] = {
                                "Speaking as a large language model I know little. "]) + a),
     "data.echo": lambda c, q, a: (q, c.choice([q, q.upper(), f" {q}\n".strip()])),
     "data.repeated_text": _answer(
-        lambda c, a: c.choice([a + (" and then the same again" * 8), (a.split(". ")[0] + ". ") * 6 + a,
+        lambda c, a: c.choice([a + (" and then the same again" * 8), (max(a.split(". "), key=len) + ". ") * 6 + a,
                                a + "\n" + "我们再说一遍这句话。" * 12, a + " very" * 60])),
     "data.open_fence": _answer(lambda c, a: a + "\n```python\nprint(1)"),
     "data.cut_off": _answer(

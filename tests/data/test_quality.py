@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 import string
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -92,6 +95,7 @@ def test_secrets_are_masked(code: str) -> None:
         "user@example.com, name@your-domain.example, git@localhost and you@yourcompany.com",
         "GB00 WEST 1234 5698 7654 32 has wrong check digits.",
         "export KEY=sk-your-key-here-please-and-nothing-else",
+        "add them:\n472547338\n+960397912423686\n = +4915123456789",
         "on 2024-05-06 10:11:12 at 52.520008, 13.404954",
         "the hash is 3f786850e387550fdab836ed7e6dc881de23001b",
     ],
@@ -117,6 +121,17 @@ def test_other_scripts_are_no_defects(text: str) -> None:
     content = said(talk("?", text))
     assert [code for code, check in CHECKS.items() if check(content)] == []
     assert mend(talk("?", text)) == (talk("?", text), [])
+
+
+def test_what_nobody_sees_is_written_out() -> None:
+    assert CHECKS["data.control_characters"](said(talk("?", "so \\(\x0crac{1}{2}\\)"))) == "? so \\(\\u000crac{1}{2}\\)"
+    assert CHECKS["data.invisible_characters"](said(talk("?", "39° N \ufeff / W"))) == "? 39° N \\ufeff / W"
+
+
+def test_a_code_block_may_end_behind_its_last_line() -> None:
+    check = CHECKS["data.open_fence"]
+    assert not check(said(talk("?", "```sh\nls\nexit ``` lists files.")))
+    assert check(said(talk("?", "```sh\nls\nexit")))
 
 
 def test_the_persona_that_is_asked_for_is_no_disclaimer() -> None:
@@ -236,6 +251,62 @@ def test_memory_does_not_grow_with_the_rows() -> None:
     boilerplate, languages = quality.observers[1:]
     assert len(boilerplate.tallies) <= limits.COUNTERS  # type: ignore[attr-defined]
     assert len(languages.sample) == limits.SAMPLE  # type: ignore[attr-defined]
+
+
+def test_what_is_not_installed_is_said() -> None:
+    code = """
+import sys
+sys.modules["ftfy"] = sys.modules["py3langid"] = None
+from truetune.data.quality import Quality, clean
+from truetune.data.rows import Document
+quality = Quality()
+assert [found.code for found in quality.findings()] == ["data.not_looked"] * 2, quality.findings()
+assert all("pip install" in found.hint for found in quality.findings())
+assert quality.figures() == {"lengths": {}}, quality.figures()
+assert clean(Document("schÃ¶n ")) == (Document("schÃ¶n"), ["trailing_space"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
+REVIEWED = {
+    "data.control_characters": 2, "data.invisible_characters": 1, "data.mojibake": 1, "data.disclaimer": 33,
+    "data.open_fence": 4, "data.cut_off": 7,
+}  # fmt: skip
+"""What the checks find in 1,329 rows written by others. Each was read: all are what the finding says, but one of
+`data.cut_off`, which is a whole sentence without its full stop."""
+
+
+real = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data beside this checkout")
+
+
+def alpaca() -> list[tuple[str, str]]:
+    rows = orjson.loads((REAL / "alpaca_en_demo.json").read_bytes())
+    return [(f"{row['instruction']}\n\n{row['input']}".strip(), row["output"]) for row in rows]
+
+
+@real
+def test_real_rows_have_the_findings_that_a_reader_agrees_with() -> None:
+    rows: list[Content] = [talk(*row) for row in alpaca()]
+    for row in orjson.loads((REAL / "dpo_en_demo.json").read_bytes()):
+        prompt = tuple(Turn("user", turn["value"]) for turn in row["conversations"])
+        chosen, rejected = ((Turn("assistant", row[side]["value"]),) for side in ("chosen", "rejected"))
+        rows.append(Preference(prompt, chosen, rejected))
+    rows += [Document(text) for text in (REAL / "wiki_demo.txt").read_text("utf-8").splitlines()]
+    counts = {code: sum(bool(check(said(row))) for row in rows) for code, check in CHECKS.items()}
+    assert {code: count for code, count in counts.items() if count} == REVIEWED
+
+
+@real
+@pytest.mark.parametrize("code", CHECKS)
+def test_what_is_planted_in_real_rows_is_found(code: str) -> None:
+    chance, rows, check = random.Random(code), alpaca(), CHECKS[code]
+    before = {place for place, row in enumerate(rows) if check(said(talk(*row)))}
+    places = set(chance.sample([place for place in prose(rows) if place not in before], PLANTED))
+    for place in places:
+        rows[place] = PLANTS[code](chance, *rows[place])
+    assert {place for place, row in enumerate(rows) if check(said(talk(*row)))} == places | before
 
 
 def test_the_tables_are_whole() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -45,7 +45,9 @@ MODEL = re.compile(
     re.IGNORECASE,
 )
 PERSONA = re.compile(
-    r"\b(?:AI|artificial intelligence|language model|chatbot|robot|are you|who are|what are you)\b", re.IGNORECASE
+    r"\b(?:are you|who you are|your name|as an AI|language model|chatbot"
+    r"|you(?:'re| are) an? (?:[\w-]+ ){0,3}(?:AI|assistant|bot|model|robot))\b",
+    re.IGNORECASE,
 )
 """Where a prompt asks for it, the answer may say what it is."""
 FENCES = re.compile(r"^[ \t>]*(```+)", re.MULTILINE)
@@ -90,25 +92,31 @@ def repeated(said: Said) -> str:
 
 def loop(text: str) -> str:
     """The unit that a text repeats, at least LOOP_TIMES in a row; empty if there is none."""
-    data = text.encode(errors="replace")[:20_000]
-    if len(data) < limits.LOOP_LETTERS or len(data) < limits.LOOP_RATIO * len(zlib.compress(data, 1)):
+    words = text[-limits.LOOP_TEXT :].split()
+    if _doubled(words, 4) >= limits.LOOP_WORDS // 2:
+        found = _round(words, limits.LOOP_PERIOD, limits.LOOP_WORDS, " ")
+        if found:
+            return found
+    unspaced = "".join(words) if len(words) * 15 < len(text) else max(words, key=len, default="")
+    if len(unspaced) < limits.LOOP_LETTERS or _doubled(unspaced, 4) < limits.LOOP_LETTERS // 2:
         return ""
-    words = text.split()
-    unspaced = "".join(words) if len(words) * 15 < len(text) else max(words, key=len)
-    letters = list(unspaced) if len(unspaced) >= limits.LOOP_LETTERS else []
-    return _round(words, limits.LOOP_PERIOD, limits.LOOP_WORDS, " ") or _round(
-        letters, 2 * limits.LOOP_PERIOD, limits.LOOP_LETTERS, ""
-    )
+    return _round(unspaced, 2 * limits.LOOP_PERIOD, limits.LOOP_LETTERS, "")
 
 
-def _round(units: list[str], longest: int, least: int, glue: str) -> str:
+def _doubled(units: Sequence[str], size: int) -> int:
+    """How many of the sequences of `size` units stand there not for the first time. Prose has a few in a page."""
+    return max(0, len(units) - size + 1) - len(set(zip(*(units[start:] for start in range(size)), strict=False)))
+
+
+def _round(units: Sequence[str], longest: int, least: int, glue: str) -> str:
     """Look for the shortest period `p` with a long run of `units[i] == units[i - p]`."""
     known: dict[str, int] = {}
     ids = np.fromiter((known.setdefault(unit, len(known)) for unit in units), np.int64, len(units))
     for period in range(1, min(longest, len(units) // limits.LOOP_TIMES) + 1):
         start, length = _run(ids[period:] == ids[:-period])
         covered = length + period
-        if covered < max(limits.LOOP_TIMES * period, least, limits.LOOP_SHARE * len(units)):
+        sure = covered >= limits.LOOP_SURE * period or covered >= limits.LOOP_SHARE * len(units)
+        if not sure or covered < max(limits.LOOP_TIMES * period, least):
             continue
         unit = glue.join(units[start : start + period])
         if sum(map(str.isalpha, unit)) >= 2:
@@ -128,7 +136,8 @@ def _run(same: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[int, int]:
 
 def fence(said: Said) -> str:
     for answer in said.answers:
-        if "```" in answer and len(FENCES.findall(answer)) % 2 and "````" not in answer:
+        odd = "```" in answer and answer.count("```") % 2 and len(FENCES.findall(answer)) % 2
+        if odd and "````" not in answer:
             return excerpt(answer, answer.rindex("```"), answer.rindex("```") + 3)
     return ""
 
@@ -137,11 +146,19 @@ def cut(said: Said) -> str:
     """Prose that had full stops and ends without one. Verses, lists, titles and signatures end as they like."""
     for answer in said.answers if said.prose else ():
         text = answer.rstrip()
-        if len(text) < limits.CUT_LENGTH or not OPEN_END.search(text, len(text) - 1):
+        if len(text) < limits.CUT_LENGTH or not OPEN_END.search(text, len(text) - 1) or text.count("```") % 2:
             continue
-        line = text[text.rfind("\n") + 1 :]
-        if len(line) < limits.CUT_LINE or ITEM.match(line) or TAIL.search(line) or fence(Said((), (text,))):
-            continue
-        if STOPS.search(line) and len(line.split()) >= limits.CUT_WORDS:
+        *others, line = text.splitlines()
+        long = len(line) >= limits.CUT_LINE and len(line.split()) >= limits.CUT_WORDS and not TAIL.search(line)
+        if long and _punctuated(line, others):
             return excerpt(text, len(text) - 1, len(text))
     return ""
+
+
+def _punctuated(line: str, others: Sequence[str]) -> bool:
+    """Whether who wrote this ends sentences with a stop: earlier in the line, or in all other lines of its kind."""
+    item = bool(ITEM.match(line))
+    if not item and STOPS.search(line):
+        return True
+    alike = [other for other in others if len(other) >= limits.CUT_LINE and bool(ITEM.match(other)) == item]
+    return len(alike) >= limits.CUT_OTHERS and all(STOPS.search(other + " ", len(other) - 3) for other in alike)

@@ -24,6 +24,8 @@ INVISIBLE = re.compile(
 """Soft hyphens, zero-width spaces and marks, tag characters: unseen, and tokens of their own. Joiners are spelling."""
 MISSING = [] if ftfy else ["ftfy"]
 """Libraries that are not installed."""
+UNUSUAL = re.compile("[^\x00-\x7f\u00a0\u2018-\u201d\u2013\u2014\u2026\u2022\u00b0\u00b7\u20ac\u00a3]")
+"""What mojibake has at least one of; texts with mere typography are not searched, which takes its time."""
 LOST = "\ufffd"
 TRAILING = re.compile(r"(?:[ \t\u00a0\u3000]|[\r\n]\s)\s*\Z|\s{2,}\Z")
 """White space at the very end; a single line break is a habit of files."""
@@ -50,7 +52,7 @@ def replacement(said: Said) -> str:
 
 def mojibake(said: Said) -> str:
     """Bad by ftfy's count of character sequences that no writer makes, and another text once it is decoded anew."""
-    if said.ascii or badness is None or not badness.is_bad(said.text):
+    if said.ascii or badness is None or not UNUSUAL.search(said.text) or not badness.is_bad(said.text):
         return ""
     for text in (*said.prompts, *said.answers):
         if badness.is_bad(text) and recode(text) != text:
@@ -79,8 +81,4 @@ def trailing(said: Said) -> str:
 
 
 def _around(text: str, found: re.Match[str] | None) -> str:
-    """What stands around it, unseen characters written out."""
-    if found is None:
-        return ""
-    shown = excerpt(text, *found.span())
-    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in shown)
+    return excerpt(text, *found.span()) if found else ""

@@ -18,18 +18,20 @@ FENCE = 3.0
 OCTAVE = 1.0
 """The least interquartile range, in doublings: where all are alike, twice a length is no outlier."""
 
-LOOP_RATIO = 2.3
-"""Only texts that zlib shrinks by this much are searched for loops. Prose comes to 1.5 to 2.2, four copies to 2.5."""
 LOOP_TIMES = 4
 """Repetitions in a row that no writer means: a refrain has three."""
 LOOP_WORDS = 16
 """Words that the repetitions cover at the least, so that "no, no, no, no" is none."""
 LOOP_LETTERS = 40
 """As LOOP_WORDS, in characters, for scripts without spaces."""
+LOOP_SURE = 6
+"""Repetitions in a row that are a loop, however long the text around them is; fewer must be a good part of it."""
 LOOP_SHARE = 0.25
-"""Share of an answer that its loop covers: a table may have equal cells for a while."""
-LOOP_PERIOD = 80
-"""Longest unit in words: a paragraph. For characters twice as long."""
+"""Share of an answer that a shorter loop covers: a table may have equal cells for a while."""
+LOOP_TEXT = 20_000
+"""Characters that are searched, from the end of a text: that is where loops are."""
+LOOP_PERIOD = 160
+"""Longest unit in words: a long paragraph. For characters twice as long."""
 
 SENTENCE = 30
 """Characters from which on a sentence is one's own; "Thank you!" stands in many answers."""
@@ -46,6 +48,8 @@ CUT_LENGTH = 120
 CUT_LINE = 60
 """Characters of the last line: below, it may be a signature, a title or a verse."""
 CUT_WORDS = 8
+CUT_OTHERS = 2
+"""Other lines that must all end in a full stop, where the last has none before its end."""
 
 PLACEHOLDER = 40
 """Longest answer that may be nothing but a placeholder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,11 @@ import orjson
 from truetune.data.quality.limits import EXCERPT
 from truetune.data.rows import Content, Conversation, Document, Labelled, Preference, Rated, Turn
 
-DIGITS = dict.fromkeys(map(ord, "0123456789"))
+ODD = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0020-\U000e007f]"
+)
+"""What nobody sees, or what turns the line: an excerpt writes it out."""
+DIGITS = "0123456789"
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Said:
     @cached_property
     def digits(self) -> int:
         """How many there are in all: numbers of accounts have at least nine."""
-        return len(self.text) - len(self.text.translate(DIGITS))
+        return sum(map(self.text.count, DIGITS))
 
 
 def said(content: Content) -> Said:
@@ -73,5 +78,5 @@ def excerpt(text: str, start: int = 0, stop: int = 0) -> str:
     """One line of a text around a place in it."""
     room = max(0, EXCERPT - (stop - start)) // 2
     left, right = max(0, start - room), min(len(text), stop + room if stop else EXCERPT)
-    shown = " ".join(text[left:right].split())
+    shown = " ".join(ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", text[left:right]).split())
     return f"{'…' if left else ''}{shown}{'…' if right < len(text) else ''}"
