@@ -89,8 +89,9 @@ JSON: dict[str, list[bytes]] = {
     ],
     "data.tool_calls": [
         chat(USER, said("", tool_calls=[{"id": 1}])), chat(USER, said(None, function_call={"name": ""})),
-        chat(USER, said(None, tool_calls="[{")), chat(USER, said("", tool_calls=[{"function": {"name": "f", "arguments": "{"}}])),
-        chat({**USER, "tool_calls": [{"name": "f"}]}, ANSWER), chat(USER, said("[]", role="function_call", tool_calls=7)),
+        chat(USER, said(None, tool_calls="[{")), chat({**USER, "tool_calls": [{"name": "f"}]}, ANSWER),
+        chat(USER, said("", tool_calls=[{"function": {"name": "f", "arguments": "{"}}])),
+        chat(USER, said("[]", role="function_call", tool_calls=7)),
         chat(USER, said("", role="function_call")), chat(USER, said("", tool_calls=[{"name": "f", "arguments": [1]}])),
     ],
     "data.weight": [chat(USER, said("x", weight=weight)) for weight in (-1, "1", True, [1], -0.5)],

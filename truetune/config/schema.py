@@ -160,7 +160,7 @@ class Data(Section):
     """File, folder, pattern or address with the rows, or a list. Relative to this file, then to where you stand."""
 
     weights: Weights = None
-    """How often an epoch sees the rows of each entry of path: [2, 0.5] = twice, and a chosen half. null = once."""
+    """How often each epoch sees the rows, for every entry of path: [2, 1, 0.5]. null = once."""
 
     format: Text = "auto"
     """Shape of the rows, such as messages, sharegpt, alpaca or text. auto = found by looking over many rows."""
