@@ -31,25 +31,6 @@ FAST = ("llama", "mistral-window", "gemma2", "gpt2", "gptj")
 EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in tiny.ARCHITECTURES]
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Folders of tiny models, each made once."""
-    root, made = tmp_path_factory.mktemp("tiny"), {}
-
-    def get(name, **settings):
-        key = name + json.dumps(settings)
-        if key not in made:
-            made[key] = tiny.make(root / str(len(made)), name, **settings)
-        return made[key]
-
-    return get
-
-
-@pytest.fixture
-def llama(models):
-    return models("llama")
-
-
 def write(folder, into, seed, **method):
     """An adapter that changes much: B is random too."""
     engine = TorchEngine(EngineSpec(folder, replace(LORA, **method), seed=seed))

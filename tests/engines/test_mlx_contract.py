@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 pytest.importorskip("torch")
@@ -11,25 +9,10 @@ pytest.importorskip("mlx_lm", reason="MLX is not installed")
 
 
 from truetune.engines.mlx.engine import open_engine
-from truetune.engines.torch import tiny
 from truetune.testing import EngineContract
 
 NAMES = ("llama", "mistral-window", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
 EVERY = [name if name == "gemma2" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory):
-    """Folders of tiny models, each made once."""
-    root, made = tmp_path_factory.mktemp("tiny"), {}
-
-    def get(name, **settings):
-        key = name + json.dumps(settings)
-        if key not in made:
-            made[key] = tiny.make(root / str(len(made)), name, **settings)
-        return made[key]
-
-    return get
 
 
 class TestMlx(EngineContract):

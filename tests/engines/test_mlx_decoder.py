@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 pytest.importorskip("torch")
@@ -23,15 +25,14 @@ NAMES = ("llama", "mistral-window", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def made(models, tmp_path_factory):
     """A tiny model by name, and three adapters of it, each made once."""
-    root, found = tmp_path_factory.mktemp("mlx"), {}
+    root = tmp_path_factory.mktemp("mlx")
 
+    @cache
     def get(name):
-        if name not in found:
-            folder = tiny.make(root / name, name)
-            found[name] = folder, [adapter(folder, root / f"{name}-{seed}", seed) for seed in (1, 2, 3)]
-        return found[name]
+        folder = models(name)
+        return folder, [adapter(folder, root / f"{name}-{seed}", seed) for seed in (1, 2, 3)]
 
     return get
 

@@ -57,20 +57,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Folders of tiny models, each made once."""
-    root, made = tmp_path_factory.mktemp("tiny"), {}
-
-    def get(name, **settings):
-        key = name + json.dumps(settings)
-        if key not in made:
-            made[key] = tiny.make(root / str(len(made)), name, **settings)
-        return made[key]
-
-    return get
-
-
 def spec(folder, **changes):
     return replace(EngineSpec(model=folder, method=LORA, token_budget=128), **changes)
 

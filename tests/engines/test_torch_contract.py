@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -24,20 +23,6 @@ FAST = ("llama", "mistral-window", "gemma2", "gptj")
 EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in tiny.ARCHITECTURES]
 
 
-@pytest.fixture(scope="session")
-def models(tmp_path_factory):
-    """Folders of tiny models, each made once."""
-    root, made = tmp_path_factory.mktemp("tiny"), {}
-
-    def get(name, **settings):
-        key = name + json.dumps(settings)
-        if key not in made:
-            made[key] = tiny.make(root / str(len(made)), name, **settings)
-        return made[key]
-
-    return get
-
-
 class TestTorch(EngineContract):
     """Every promise for the main architectures; the others are in the slow suite."""
 
@@ -47,11 +32,6 @@ class TestTorch(EngineContract):
     @pytest.fixture(params=EVERY)
     def folder(self, request, models):
         return models(request.param)
-
-
-@pytest.fixture
-def llama(models):
-    return models("llama")
 
 
 def spec(folder, **changes):
