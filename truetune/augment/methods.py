@@ -49,6 +49,17 @@ class Draft:
     said: str
     """The answer itself; empty where there was none."""
 
+    @property
+    def talk(self) -> Conversation:
+        """The conversation of a draft that is kept."""
+        assert self.conversation is not None
+        return self.conversation
+
+    @property
+    def where(self) -> str:
+        """The places of the rows that it is made from."""
+        return ", ".join(one.where for one in self.origins)
+
 
 @dataclass(frozen=True)
 class Method:

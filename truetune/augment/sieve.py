@@ -48,8 +48,7 @@ class Sieve:
         """What is wrong with the new texts in themselves."""
         pairs = [(question, [one.question for one in draft.origins])]
         if not keeps:
-            assert draft.conversation is not None
-            pairs.append((draft.conversation.turns[-1].content, [one.answer for one in draft.origins]))
+            pairs.append((draft.talk.turns[-1].content, [one.answer for one in draft.origins]))
         if any(self.control(text) for text, _ in pairs):
             return "control"
         if not all(alike(len(text), list(map(len, others))) for text, others in pairs):

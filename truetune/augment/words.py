@@ -11,7 +11,7 @@ REASONS = {
     "no_question": "a question has become something else",
     "numbers": "other numbers than what it was made from",
     "same": "the same question again",
-    "known": "a question that the rows have already",
-    "twice": "written twice",
+    "known": "a question that the rows have already, or nearly",
+    "twice": "written twice, or nearly",
 }
 """Why a row that a model wrote is not kept."""

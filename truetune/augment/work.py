@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from truetune.augment.copies import copies
 from truetune.augment.methods import Draft, Messages, Method, Origins
-from truetune.augment.seeds import GENERATED, Seeds
+from truetune.augment.seeds import GENERATED, Seeds, plain
 from truetune.augment.sieve import Sieve, asked
 from truetune.augment.speakers import Speaker
 from truetune.data.notations import to_row
@@ -33,18 +34,37 @@ class Wish:
 
 @dataclass
 class Harvest:
-    """What has come of it so far: asked = rows + rejected."""
+    """What has come of it so far: asked = kept + rejected."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    examples: list[dict[str, str]] = field(default_factory=list)
-    """The first of the rows: origin, what that asks, what the new one asks and answers."""
+    how: dict[str, Any]
+    """`generated` of the rows: method, model, seed."""
+    kept: list[Draft] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
     """Keys of `words.REASONS`."""
     asked: int = 0
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """As they are written. `from` holds the digests of what they are made from: places change, contents do not."""
+        for draft in self.kept:
+            digests = [one.conversation.digest.hex() for one in draft.origins]
+            yield {**to_row(draft.talk, "openai"), "origin": draft.where, GENERATED: {**self.how, "from": digests}}
+
+    def examples(self) -> list[dict[str, str]]:
+        """The first rows: origin, what that asks, what the new one asks and answers."""
+        return [
+            {
+                "origin": draft.where,
+                "before": draft.origins[0].question,
+                "after": asked(draft.talk),
+                "answer": draft.talk.turns[-1].content,
+            }
+            for draft in self.kept[:EXAMPLES]
+        ]
+
 
 def augment(seeds: Seeds, method: Method, speaker: Speaker, wish: Wish, harvest: Harvest, listener: Listener) -> None:
-    """Fill the harvest, which is whole at any time: an error or Ctrl-C loses the batch alone that is asked for.
+    """Fill the harvest, which is whole at any time: an error or Ctrl-C loses the batch alone that is asked for, and
+    leaves out the search for near copies among all rows.
 
     Raises what the speaker raises.
     """
@@ -56,8 +76,11 @@ def augment(seeds: Seeds, method: Method, speaker: Speaker, wish: Wish, harvest:
             if fault := sieve.fault(draft, method.keeps):
                 harvest.rejected[fault] += 1
             else:
-                keep(harvest, draft, {"method": method.name, "model": speaker.name, "seed": wish.seed})
+                harvest.kept.append(draft)
         listener("answer", {"side": method.name, "done": harvest.asked, "total": len(groups)})
+    found = copies(seeds.questions, [plain(asked(draft.talk)) for draft in harvest.kept])
+    harvest.rejected.update(found.values())
+    harvest.kept = [draft for place, draft in enumerate(harvest.kept) if place not in found]
 
 
 def batches(groups: Sequence[Origins], method: Method, speaker: Speaker, wish: Wish) -> Iterator[list[Draft]]:
@@ -81,15 +104,3 @@ def first_prompt(seeds: Seeds, method: Method, wish: Wish) -> str:
 
     method.write(method.groups(seeds.rows, wish.per_row, wish.seed)[:1], ask)
     return heard[0][-1]["content"]
-
-
-def keep(harvest: Harvest, draft: Draft, how: dict[str, Any]) -> None:
-    """The draft as a row. `from` holds the digests of what it is made from: places change, contents do not."""
-    assert draft.conversation is not None
-    origin = ", ".join(one.where for one in draft.origins)
-    digests = [one.conversation.digest.hex() for one in draft.origins]
-    harvest.rows.append({**to_row(draft.conversation, "openai"), "origin": origin, GENERATED: {**how, "from": digests}})
-    if len(harvest.examples) < EXAMPLES:
-        new, old = draft.conversation, draft.origins[0]
-        texts = {"before": old.question, "after": asked(new), "answer": new.turns[-1].content}
-        harvest.examples.append({"origin": origin, **texts})

@@ -90,13 +90,13 @@ def dataset_augment(
     way, wish = methods(via, language)[method], Wish(per_row, seed, float(temperature), max_new_tokens)
     seeds = gathered(loaded, path, way, limit, seed)
     speaker = speak(wanted.address(model), endpoint, key, loaded.folder, slots, device)
-    harvest = Harvest()
+    harvest = Harvest({"method": method, "model": speaker.name, "seed": seed})
     try:
         if not dry_run:
             augment(seeds, way, speaker, wish, harvest, listener)
     finally:
         speaker.close()
-        save(path, harvest.rows, listener)
+        save(path, list(harvest.rows()), listener)
     return {
         "method": method,
         "model": speaker.name,
@@ -105,11 +105,11 @@ def dataset_augment(
         "rows": dict(seeds.counts),
         "wanted": len(seeds.rows) * per_row,
         "asked": harvest.asked,
-        "written": len(harvest.rows),
+        "written": len(harvest.kept),
         "rejected": dict(harvest.rejected),
-        "out": str(path) if harvest.rows else None,
+        "out": str(path) if harvest.kept else None,
         "prompt": first_prompt(seeds, way, wish),
-        "examples": harvest.examples,
+        "examples": harvest.examples(),
     }
 
 
