@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from truetune.data.fit import portions
 from truetune.data.render import Part, Renderer
 from truetune.data.rows import Conversation, RowError, Turn
 from truetune.models.tokenizer import Tokenizer, load
@@ -101,3 +103,57 @@ def test_reasoning_is_trained_in_its_own_turn_and_gone_from_history(family: str,
     answer = written(encode, one, start, stop)
     assert thought.strip() in answer and answer.endswith(f"{reply.lstrip(chr(10))}<|im_end|>")
     assert "<think>" not in encode.decode(two.ids[: runs(two)[0][0]].tolist())
+
+
+@st.composite
+def weighted(draw: st.DrawFn, system: bool) -> Conversation:
+    """A conversation whose answers have weights of their own, some of them 0."""
+    talk = draw(conversations(system))
+    weights = st.sampled_from([0.0, 0.5, 1.0, 2.0])
+    turns = [replace(turn, weight=draw(weights)) if turn.role == "assistant" else turn for turn in talk.turns]
+    return Conversation(tuple(turns))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(data=st.data(), train_on=st.sampled_from(["assistant", "last"]))
+def test_weights_and_the_last_answer_choose_what_is_trained(
+    family: str, case: Case, data: st.DataObject, train_on: str
+) -> None:
+    """Answers that are wanted are trained whole, with their weight, and of the others nothing."""
+    encode = tokenizer(family, case)
+    talk = data.draw(weighted(case.system))
+    assert encode.template is not None
+    try:
+        rendered = Renderer(encode, encode.template, train_on).one(talk)
+    except RowError as error:
+        assert error.code == "data.control_token"
+        return
+    answers = [turn for turn in talk.turns if turn.role == "assistant"][-1 if train_on == "last" else 0 :]
+    wanted = [turn for turn in answers if turn.weight]
+    found = [(part, *run) for part in rendered.parts for run in runs(part)]
+    assert len(found) == len(wanted)
+    for turn, (part, start, stop) in zip(wanted, found, strict=True):
+        assert set(part.weights[start:stop].tolist()) == {turn.weight}
+        assert spaced(written(encode, part, start, stop), family) == spaced(case.answer(turn.content), family)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(data=st.data(), length=st.integers(8, 60))
+def test_a_conversation_that_is_split_trains_whole_answers(case: Case, data: st.DataObject, length: int) -> None:
+    """Whatever fits is an answer as served with its end, in the order of the conversation, none twice."""
+    encode = tokenizer("bytes", case)
+    talk = data.draw(conversations(case.system))
+    assert encode.template is not None
+    render = Renderer(encode, encode.template)
+    try:
+        found = portions(talk, render.one(talk), render, length)
+    except RowError as error:
+        assert error.code in ("data.control_token", "data.too_long")
+        return
+    texts = [written(encode, part, *run) for part in found.parts for run in runs(part)]
+    answers = iter(case.answer(turn.content) for turn in talk.turns if turn.role == "assistant")
+    assert texts and all(any(text == answer for answer in answers) for text in texts)
+    assert all(part.closed and len(part.ids) <= length for part in found.parts)
