@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from truetune.config.schema import Data
+from truetune.data.convert import convert
 from truetune.data.prepare import prepare
 from truetune.models.tokenizer import Tokenizer
 
@@ -40,3 +41,25 @@ def test_naughty_strings_survive(encode: Tokenizer, tmp_path: Path, name: str) -
     assert list(found.rejects) == []
     decoded = {example.row: encode.decode(example.ids[:-1].tolist()) for example in found.train}
     assert [decoded[row] for row in range(len(texts))] == texts
+
+
+CASES = [
+    (notation, kind) for notation in ("alpaca", "prompt_completion") for kind in ("jsonl", "json", "parquet", "csv")
+]
+CASES += [(notation, kind) for notation in ("openai", "sharegpt") for kind in ("jsonl", "json", "parquet")]
+
+
+@pytest.mark.parametrize(("notation", "kind"), CASES)
+def test_naughty_answers_survive_from_file_to_file_to_tokens(
+    encode: Tokenizer, tmp_path: Path, notation: str, kind: str
+) -> None:
+    """Converted, prepared under a chat template: what is trained is the answer and its end, byte for byte."""
+    texts = naughty()
+    rows = [{"messages": [{"role": r, "content": text} for r in ("user", "assistant")]} for text in texts]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    assert convert(["a.jsonl"], notation, tmp_path / f"b.{kind}", tmp_path)["rows"]["written"] == len(texts)
+    data = Data(path=f"b.{kind}", validation=None, dedupe="none", max_length=8192)
+    found = prepare(data, objective="auto", seed=0, folder=tmp_path, tokenizer=encode)
+    assert list(found.rejects) == []
+    trained = {example.row: encode.decode(example.ids[example.weights > 0].tolist()) for example in found.train}
+    assert [trained[row] for row in range(len(texts))] == [f"{text}<|im_end|>" for text in texts]

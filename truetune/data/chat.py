@@ -90,7 +90,7 @@ def check_order(conversation: Conversation) -> Conversation:
     turns = turns[: places[-1] + 1]
     for place, turn in enumerate(turns):
         _check_place(turn, place, turns[place - 1].role if place else "")
-    return dataclasses.replace(conversation, turns=tuple(turns))
+    return conversation if len(turns) == len(conversation.turns) else Conversation(tuple(turns), conversation.tools)
 
 
 def _check_place(turn: Turn, place: int, before: str) -> None:
@@ -107,9 +107,13 @@ def _check_place(turn: Turn, place: int, before: str) -> None:
 def _turn(item: Any, place: int) -> Turn:
     if not isinstance(item, Mapping):
         raise RowError("data.type", f"message {place} must be an object, not {_kind(item)}")
-    role, where = _role(item), f"message {place}"
+    role = _role(item)
     if not isinstance(role, str) or role not in ROLES:
-        raise RowError("data.role", f"{where} has the role {role!r}; known are {', '.join(sorted(ROLES))}")
+        raise RowError("data.role", f"message {place} has the role {role!r}; known are {', '.join(sorted(ROLES))}")
+    said = item.get("content")
+    if len(item) == 2 and isinstance(said, str) and role not in CALLING:  # nothing else stands there
+        return Turn(ROLES[role], said)
+    where = f"message {place}"
     said, called = item.get("content", item.get("value")), item.get("tool_calls") or item.get("function_call")
     if role in CALLING and not called:
         said, called = "", _present(said, where)

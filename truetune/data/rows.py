@@ -79,8 +79,8 @@ class Turn:
 
     def plain(self) -> list[Any]:
         """What tells it from other turns; the same as ever for turns without tools."""
-        more = [self.calls, self.name, self.call_id] if self.calls or self.name or self.call_id else []
-        return [self.role, self.content, self.weight, *more]
+        own = [self.role, self.content, self.weight]
+        return [*own, self.calls, self.name, self.call_id] if self.calls or self.name or self.call_id else own
 
 
 @dataclass(frozen=True)

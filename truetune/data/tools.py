@@ -28,7 +28,9 @@ def calls(value: Any, where: str) -> tuple[dict[str, Any], ...]:
 def definitions(value: Any) -> tuple[dict[str, Any], ...]:
     """The column `tools`: a list of definitions, each bare or wrapped as OpenAI does. Raises RowError
     (`data.tool_calls`)."""
-    value = parsed(value, "`tools`") if value else []
+    if not value:
+        return ()
+    value = parsed(value, "`tools`")
     if not isinstance(value, list):
         raise _bad("`tools` must be a list of definitions")
     return tuple(_definition(item) for item in value)
