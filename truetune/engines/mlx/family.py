@@ -16,6 +16,8 @@ from truetune.models import facts, gate
 
 ROPES = {"default", "linear", "llama3"}
 """Rotary embeddings that are the same in both libraries."""
+DEEPEST = 4096
+"""Layers of a model; more are a mistake, or meant to fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def lacks(folder: Path) -> str:
 
 
 def _lacks(values: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    if not 0 < values["num_hidden_layers"] <= DEEPEST:  # before anything is made for each of them
+        return "such a number of layers"
     family = FAMILIES[config["model_type"]]
     ropes = {rope["rope_type"] for rope in rotations(config).values()} - family.ropes
     activation = values.get("hidden_activation") or values.get("hidden_act") or family.activation

@@ -39,7 +39,7 @@ def load(folder: Path, dtype: str) -> tuple[nn.Module, Layout]:
     module = MODULES[layout.family.module]
     try:
         model = module.Model(module.ModelArgs.from_dict(dict(layout.settings)))
-    except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
         raise unloadable(str(error), folder) from error
     untie(model, layout)
     put(model, tensors(folder, getattr(mx, dtype), tied=layout.tied), folder)
