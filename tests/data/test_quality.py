@@ -241,6 +241,11 @@ def test_unused_rows_are_gathered_by_code() -> None:
     assert twice.hint
 
 
+def test_few_rows_are_said_but_not_few_documents(encode: Tokenizer) -> None:
+    assert found(look([talk(*row) for row in ROWS[:20]], encode)).keys() == {"data.few_rows"}
+    assert found(look([Document(answer) for _, answer in ROWS[:20]], encode)) == {}
+
+
 def test_memory_does_not_grow_with_the_rows() -> None:
     quality = Quality()
     chance, rendered = random.Random(1), None

@@ -217,6 +217,14 @@ def test_rows_beyond_max_length_have_another_colour() -> None:
     assert "max_length 600" in svg
 
 
+def test_documents_are_not_cut_at_max_length() -> None:
+    [chart] = dataset_bars.lengths({"total": spread(*range(1, 1000))}, 600, documents=True)
+    assert 'class="over"' not in chart.svg
+    assert "in several parts" in chart.alt
+    row = {"where": "a:1", "mode": "document", "examples": [{"tokens": [token("x")], "length": 9000, "trained": 2047}]}
+    assert page(checked(objective="pretrain", examples={"rows": [row]})).rows[0].note.startswith("9,000 tokens;")
+
+
 @pytest.mark.parametrize("name", ["page.html", "page.md", "page", "page.v2"])
 def test_both_files_are_written(name: str, tmp_path: Path) -> None:
     paths = write(checked(), tmp_path / name)

@@ -44,7 +44,7 @@ def html(told: Page) -> str:
     environment.filters["coded"] = coded
     return environment.get_template("dataset.html").render(
         page=told,
-        charts=dataset_bars.lengths(told.lengths, told.max_length),
+        charts=dataset_bars.lengths(told.lengths, told.max_length, told.documents),
         style=Markup((HERE / "page.css").read_text("utf-8") + (HERE / "dataset.css").read_text("utf-8")),
         policy=POLICY,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
+from truetune.data.quality.spread import rounded
 from truetune.report.words import thousands
 
 WIDTH, HEIGHT = 800, 210
@@ -45,23 +45,26 @@ class Frame:
         return round(self.height - BOTTOM - (self.height - TOP - BOTTOM) * count / self.most, 1)
 
 
-def lengths(figures: dict[str, Any], max_length: int) -> list[Chart]:
-    """A wide one of whole rows, small ones of what is read and what is learned."""
+def lengths(figures: dict[str, Any], max_length: int, documents: bool = False) -> list[Chart]:
+    """A wide one of whole examples, small ones of what is read and what is learned. `documents` beyond `max_length`
+    are learned in several parts."""
     drawn = []
     if total := figures.get("total"):
-        drawn.append(histogram("Tokens per row", total, max_length, wide=True))
+        drawn.append(
+            histogram("Tokens per document" if documents else "Tokens per example", total, max_length, True, documents)
+        )
     for name, title in (("prompt", "Tokens that are read (prompts)"), ("answer", "Tokens that are learned (answers)")):
         if name in figures:
-            drawn.append(histogram(title, figures[name], 0, wide=False))
+            drawn.append(histogram(title, figures[name], 0, False))
     return drawn
 
 
-def histogram(title: str, figures: dict[str, Any], max_length: int, *, wide: bool) -> Chart:
+def histogram(title: str, figures: dict[str, Any], max_length: int, wide: bool, parted: bool = False) -> Chart:
     """`figures` as `Histogram.figures` gives them: `bins` of [from, to, rows], the last one open."""
     bins = figures["bins"]
     step = bins[0][1] - bins[0][0]
     frame = Frame(bins[-1][0] + step, max(1, *(rows for _, _, rows in bins)), WIDTH if wide else 390, HEIGHT)
-    parts = [*_grid(frame), *_bars(frame, bins, step, max_length), *_axis(frame, bins, step, wide)]
+    parts = [*_grid(frame), *_bars(frame, bins, step, 0 if parted else max_length), *_axis(frame, bins, step, wide)]
     if wide:
         parts += _marks(frame, figures, max_length)
     svg = Markup('<svg viewBox="0 0 {} {}" aria-hidden="true">{}</svg>').format(
@@ -69,13 +72,15 @@ def histogram(title: str, figures: dict[str, Any], max_length: int, *, wide: boo
     )
     middle, high, most = (f"{figures[name]:,}" for name in ("median", "p95", "max"))
     alt = f"Half have at most {middle} tokens, 95 % at most {high}, the longest {most}."
+    if parted and max_length < figures["max"]:
+        alt += " Those beyond max_length are learned in several parts."
     if max_length >= frame.end:
         alt += f" All are below max_length, which is {max_length:,}."
     return Chart(title, svg, alt, wide)
 
 
 def _grid(frame: Frame) -> Iterator[Markup]:
-    step = _round(frame.most / GRID)
+    step = rounded(frame.most / GRID)
     for count in range(0, frame.most + 1, step):
         y = frame.y(count)
         yield Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(LEFT, frame.width - RIGHT, y, y)
@@ -97,7 +102,7 @@ def _bars(frame: Frame, bins: list[list[int]], step: int, max_length: int) -> It
 
 
 def _axis(frame: Frame, bins: list[list[int]], step: int, wide: bool) -> Iterator[Markup]:
-    every = max(step, _round(frame.end / (TICKS if wide else TICKS / 2)))
+    every = max(step, rounded(frame.end / (TICKS if wide else TICKS / 2)))
     for number in range(0, frame.end + 1, every):
         yield _text(frame.x(number), frame.height - 6, f"{number:,}", "middle" if number < frame.end else "end")
     if bins[-1][1] > frame.end:
@@ -118,9 +123,3 @@ def _marks(frame: Frame, figures: dict[str, Any], max_length: int) -> Iterator[M
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> Markup:
     return Markup('<text x="{}" y="{}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, kind, text)
-
-
-def _round(width: float) -> int:
-    """A round number not below `width`."""
-    scale = 10 ** math.floor(math.log10(max(1.0, width)))
-    return int(next(scale * digit for digit in (1, 2, 5, 10) if scale * digit >= width))

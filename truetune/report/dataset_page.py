@@ -97,6 +97,7 @@ class Page:
     tiles: list[Tile]
     lengths: dict[str, Any]
     max_length: int
+    documents: bool
     findings: list[Item]
     balances: list[Balance]
     words: list[Line]
@@ -120,6 +121,7 @@ def page(result: Mapping[str, Any]) -> Page:
         tiles=list(tiles(result)),
         lengths=figures.get("lengths") or {},
         max_length=result.get("max_length") or 0,
+        documents=result.get("objective") == "pretrain",
         findings=[item(found) for found in ranked(result["findings"])],
         balances=list(balances(figures)),
         words=list(words(figures.get("complexity") or {})),
@@ -174,7 +176,7 @@ def tiles(result: Mapping[str, Any]) -> Iterator[Tile]:
         yield Tile("learned", percent(trained / tokens), f"{trained:,} tokens reach the loss")
     if lengths := ((result.get("figures") or {}).get("lengths") or {}).get("total") or result.get("lengths"):
         spread = f"95 % below {lengths['p95']:,}, longest {lengths['max']:,}"
-        yield Tile("half of the rows below", f"{lengths['median']:,}", f"tokens; {spread}")
+        yield Tile("half have at most", f"{lengths['median']:,}", f"tokens; {spread}")
     if estimate := result.get("estimate"):
         memory = f", {size(estimate['peak_memory'])} at the peak" if estimate.get("peak_memory") else ""
         yield Tile(
@@ -253,7 +255,7 @@ def shown(row: Mapping[str, Any]) -> Shown:
         return Shown(line(row["where"]), f"not used: {line(refused['reason'])}", [])
     examples = row.get("examples") or []
     length, trained = (sum(example[key] for example in examples) for key in ("length", "trained"))
-    note = f"{length:,} tokens, {trained:,} learned"
+    note = f"{length:,} tokens" + ("" if row.get("mode") == "document" else f", {trained:,} learned")
     if length > TOKENS:
         note += f"; the first {TOKENS:,} are shown"
     return Shown(line(row["where"]), note, [list(runs(example["tokens"][:TOKENS])) for example in examples])

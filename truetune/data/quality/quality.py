@@ -19,7 +19,7 @@ from truetune.data.quality.said import Said, said
 from truetune.data.quality.spread import Lengths
 from truetune.data.quality.vocabulary import Vocabulary
 from truetune.data.render import Rendered
-from truetune.data.rows import Content, Reject, Row
+from truetune.data.rows import Content, Document, Reject, Row
 from truetune.models.tokenizer import Tokenizer
 
 Check = Callable[[Said], str]
@@ -60,7 +60,7 @@ class Quality:
     """An `Inspector`. With a tokenizer it says what the tokens are, too."""
 
     def __init__(self, tokenizer: Tokenizer | None = None) -> None:
-        self.rows = self.unusable = 0
+        self.rows = self.documents = self.unusable = 0
         self.tallies: dict[str, Tally] = defaultdict(Tally)
         self.reasons: dict[str, Tally] = defaultdict(Tally)
         self.classes = Classes()
@@ -70,6 +70,7 @@ class Quality:
 
     def used(self, row: Row, content: Content, rendered: Rendered, fitted: Fitted, train: bool) -> None:
         self.rows += 1
+        self.documents += isinstance(content, Document)
         where, text = row.where, said(content)
         for code, check in CHECKS.items():
             if shown := check(text):
@@ -95,7 +96,7 @@ class Quality:
         for observer in self.observers:
             yield from observer.findings()
         yield from self.classes.findings()
-        if 0 < self.rows < limits.FEW_ROWS:
+        if 0 < self.rows < limits.FEW_ROWS and not self.documents:
             yield KINDS["data.few_rows"].found(self.rows, 1.0, message=f"{self.rows} rows are few")
         for names, what in ((characters.MISSING, "mojibake"), (language.MISSING, "languages")):
             if names:

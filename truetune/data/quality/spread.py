@@ -51,14 +51,13 @@ class Histogram:
 
     def figures(self) -> dict[str, Any]:
         """JSON-ready. `bins` are [from, to, rows]; the last one is open where few rows are much longer."""
-        least, middle, high, far = self.at(0, 0.5, 0.95, 0.99)
-        least = min(self.counts)
-        spread = {"min": least, "median": middle, "p95": high, "p99": far, "max": self.most}
+        middle, high, far = self.at(0.5, 0.95, 0.99)
+        spread = {"min": min(self.counts), "median": middle, "p95": high, "p99": far, "max": self.most}
         return {"rows": self.rows, "mean": round(self.sum / self.rows, 1), **spread, "bins": self._bins(far)}
 
     def _bins(self, far: int) -> list[list[int]]:
         end = self.most if self.most <= 2 * far else far
-        step = max(1, _round(end / BARS))
+        step = max(1, rounded(end / BARS))
         bars = [[start, start + step, 0] for start in range(0, end + 1, step)]
         for number, count in self.counts.items():
             bars[min(number // step, len(bars) - 1)][2] += count
@@ -104,7 +103,7 @@ class Extremes:
 
 @dataclass
 class Lengths:
-    """Tokens of the prompts, of what is learned, and of both; characters of the answers."""
+    """Tokens of the prompts, of what is learned, and of both, for each example; characters of the answers."""
 
     prompt: Histogram = field(default_factory=Histogram)
     answer: Histogram = field(default_factory=Histogram)
@@ -112,12 +111,11 @@ class Lengths:
     extremes: Extremes = field(default_factory=Extremes)
 
     def see(self, where: str, said: Said, rendered: Rendered, fitted: Fitted) -> None:
-        total = max((len(part.ids) for part in rendered.parts), default=0)
-        learned = sum(part.supervised for part in rendered.parts)
-        self.total.add(total)
-        if said.asked:
-            self.answer.add(learned)
-            self.prompt.add(max(0, sum(len(part.ids) for part in rendered.parts) - learned))
+        for part in rendered.parts:
+            self.total.add(len(part.ids))
+            if said.asked:
+                self.answer.add(part.supervised)
+                self.prompt.add(len(part.ids) - part.supervised)
         for answer in said.answers:
             self.extremes.add(answer, where)
 
@@ -140,7 +138,7 @@ def _floor(number: int) -> int:
     return int(2 ** (math.floor(math.log2(number) * STEPS) / STEPS))
 
 
-def _round(width: float) -> int:
+def rounded(width: float) -> int:
     """A round number not below `width`: 1, 2, 5, 10, …"""
     scale = 10 ** math.floor(math.log10(max(1.0, width)))
     return int(next(scale * digit for digit in (1, 2, 5, 10) if scale * digit >= width))
