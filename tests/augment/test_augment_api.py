@@ -52,10 +52,8 @@ def test_rows_in_other_words_say_where_they_come_from(server: Any, augment: Any,
     first, *_, last = read(tmp_path / "more.jsonl")
     source = Conversation((Turn("user", "How do I return a bike?"), Turn("assistant", "Within 45 days.")))
     assert first == {
-        "messages": [
-            {"role": "user", "content": "What must I do to send a bike back?"},
-            {"role": "assistant", "content": "Within 45 days."},
-        ],
+        "prompt": "What must I do to send a bike back?",
+        "completion": "Within 45 days.",
         "origin": "support.jsonl:1",
         "generated": {"method": "paraphrase", "model": "large", "seed": 42, "from": [source.digest.hex()]},
     }
@@ -84,7 +82,7 @@ def test_new_pairs_name_all_their_examples(server: Any, augment: Any, tmp_path: 
     result = augment("synthetic", slots=1)
     assert result["written"] == 4
     row = read(tmp_path / "more.jsonl")[0]
-    assert row["messages"][1]["content"] == "It is 1." and len(row["origin"].split(", ")) == 3
+    assert row["completion"] == "It is 1." and len(row["origin"].split(", ")) == 3
     assert len(row["generated"]["from"]) == 3
 
 

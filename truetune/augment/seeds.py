@@ -73,6 +73,8 @@ class Seed:
 class Seeds:
     """What was found in the files."""
 
+    form: Format
+    """How they are read."""
     rows: list[Seed]
     """In the order of the files."""
     questions: frozenset[str]
@@ -101,7 +103,7 @@ def gather(
     rows = sorted((one for rank, _, one in chosen if rank < border), key=lambda one: one.index)
     counts["seeds"], counts["spared"] = len(rows), sum(rank >= border for rank in ranks)
     counts["not_chosen"] = len(ranks) - counts["seeds"] - counts["spared"]
-    return Seeds(rows, frozenset(questions), counts)
+    return Seeds(form, rows, frozenset(questions), counts)
 
 
 def ranked(found: Iterable[Seed], seed: int, ranks: array[int]) -> Iterator[tuple[int, int, Seed]]:

@@ -11,9 +11,10 @@ from typing import Any
 from truetune.augment.copies import copies
 from truetune.augment.methods import Draft, Messages, Method, Origins
 from truetune.augment.seeds import GENERATED, Seeds, plain
+from truetune.augment.shapes import written
 from truetune.augment.sieve import Sieve, asked
 from truetune.augment.speakers import Speaker
-from truetune.data.notations import to_row
+from truetune.data.formats import Format
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Called with `answer` and {side, done, total} in rows asked for."""
@@ -43,11 +44,12 @@ class Harvest:
     """Keys of `words.REASONS`."""
     asked: int = 0
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """As they are written. `from` holds the digests of what they are made from: places change, contents do not."""
+    def rows(self, form: Format) -> Iterator[dict[str, Any]]:
+        """As they are written, in the shape of those they are made from. `from` holds the digests of these: places
+        change, contents do not."""
         for draft in self.kept:
             digests = [one.conversation.digest.hex() for one in draft.origins]
-            yield {**to_row(draft.talk, "openai"), "origin": draft.where, GENERATED: {**self.how, "from": digests}}
+            yield {**written(form, draft.talk), "origin": draft.where, GENERATED: {**self.how, "from": digests}}
 
     def examples(self) -> list[dict[str, str]]:
         """The first rows: origin, what that asks, what the new one asks and answers."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from truetune.augment.methods import Method
     from truetune.augment.seeds import Seeds
     from truetune.augment.speakers import Speaker
+    from truetune.data.formats import Format
 
 Listener = Callable[[str, dict[str, Any]], None]
 LANGUAGE = re.compile(r"\w[\w ()-]{0,39}")
@@ -96,7 +97,7 @@ def dataset_augment(
             augment(seeds, way, speaker, wish, harvest, listener)
     finally:
         speaker.close()
-        save(path, list(harvest.rows()), listener)
+        save(path, list(harvest.rows(seeds.form)), seeds.form, listener)
     return {
         "method": method,
         "model": speaker.name,
@@ -219,10 +220,15 @@ def named(key: str, folder: Path) -> secrets.Secret:
     return found
 
 
-def save(path: Path, rows: Sequence[Mapping[str, Any]], listener: Listener) -> None:
+def save(path: Path, rows: Sequence[Mapping[str, Any]], form: Format, listener: Listener) -> None:
     """What was written, also where the work ended early; no rows make no file."""
+    from truetune.augment.shapes import LAST_RESORT
     from truetune.runs import durable, jsonfile
 
-    if rows:
-        durable.write(path, b"".join(map(jsonfile.line, rows)))
-        listener("saved", {"path": str(path)})
+    if not rows:
+        return
+    durable.write(path, b"".join(map(jsonfile.line, rows)))
+    listener("saved", {"path": str(path)})
+    if form.shape.name != LAST_RESORT and (others := sum(LAST_RESORT in row for row in rows)):
+        text = f"{others} rows are written as messages, and no training reads them beside `{form.shape.name}` rows"
+        listener("warning", {"text": f"{text}: write those as messages, too (`ft dataset convert --to openai`)"})
