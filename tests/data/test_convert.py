@@ -89,6 +89,13 @@ def test_a_kind_of_file_keeps_what_the_rows_hold(tmp_path: Path, row: dict[str, 
     assert contents(tmp_path / "b.parquet") == contents(tmp_path / "a.jsonl")
 
 
+def test_csv_keeps_single_questions_and_names_the_others(tmp_path: Path) -> None:
+    rows = [{"messages": [Q, A]}, {"messages": [Q, A, Q, A]}]
+    found = convert([saved(tmp_path / "a.jsonl", rows)], "csv", tmp_path / "b.csv", tmp_path)
+    assert found["notation"] == "prompt_completion"
+    assert found["codes"] == {"data.notation": 1} and len(contents(tmp_path / "b.csv")) == 1
+
+
 def test_csv_reads_in_other_programs(tmp_path: Path) -> None:
     rows = [{"question": 'Say "hi",\nplease', "answer": "hi"}]
     convert([saved(tmp_path / "a.jsonl", rows)], "prompt_completion", tmp_path / "b.csv", tmp_path)

@@ -246,6 +246,11 @@ def test_sources_name_the_address_without_its_query(
     assert caught.value.code == "data.unsupported_format"
 
 
+def test_a_path_is_shown_as_it_is() -> None:
+    assert remote.shown("data/part-?.jsonl") == "data/part-?.jsonl"
+    assert remote.shown("https://me:word@example.org/a.jsonl?key=1#top") == "https://example.org/a.jsonl"
+
+
 def test_what_a_broken_download_left_is_cleared(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = place.fetch("/rows.jsonl").parent
     (folder / ".part-old").touch()

@@ -48,7 +48,7 @@ def convert(
     files = sources.find(options.paths, folder, options.split)
     _check_place(out, files, replace)
     form = find_format(options, files)
-    notation = natural(form.shape) if to in FILES else to
+    notation = natural(form.shape, table=out.suffix.lower() == ".csv") if to in FILES else to
     account = _Account()
     with write.writer(out, notation) as writer:
         for row in read(files):

@@ -38,10 +38,12 @@ def to_row(content: Content, notation: str, lists: bool = False) -> dict[str, An
     return found.write(content, lists)
 
 
-def natural(shape: Shape) -> str:
-    """The notation that holds all of what rows of this shape hold."""
+def natural(shape: Shape, table: bool = False) -> str:
+    """The notation that holds all of what rows of this shape hold; of a `table` of texts, most of it."""
     if shape.kind == "labelled":
         return "multilabel" if "labels" in shape.columns else "classification" if len(shape.columns) < 3 else "pairs"
+    if shape.kind == "conversation" and table:
+        return "prompt_completion"
     return {"conversation": "openai", "document": "text", "preference": "preference", "rated": "kto"}[shape.kind]
 
 

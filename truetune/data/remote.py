@@ -75,7 +75,9 @@ def fetch(
 
 
 def shown(address: str) -> str:
-    """The address as messages and receipts have it: without its query, which may hold a signature."""
+    """The address as messages and receipts have it: without its query, which may hold a signature. A path as it is."""
+    if "://" not in address:
+        return address
     scheme, mark, rest = address.partition("?")[0].partition("#")[0].partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"

@@ -15,6 +15,7 @@ from typing import Any
 from truetune import engines, paths
 from truetune.config import Config, Loaded
 from truetune.config.secrets import secret
+from truetune.data import remote
 from truetune.data.job import choose
 from truetune.data.prepare import Prepared, prepare
 from truetune.errors import InputError
@@ -139,7 +140,8 @@ def place(session: Session) -> Path:
     output = session.config.output
     if output.dir:
         return Path(output.dir).expanduser()
-    parts = (output.name,) if output.name else (session.source.name, Path(session.config.data.paths[0]).stem)
+    data = Path(remote.shown(session.config.data.paths[0])).stem
+    parts = (output.name,) if output.name else (session.source.name, data)
     return paths.runs() / new_id(*parts, now=datetime.now(UTC))
 
 
