@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from truetune.data.prefix import Prefix
 from truetune.data.rows import Content, Conversation, Document, Labelled, Preference, Rated, RowError, Turn
 from truetune.data.turns import Answer, check_document, talk, trained, written
 from truetune.models.template import Template, TemplateError
@@ -73,6 +74,9 @@ class Renderer:
     train_on: str = "assistant"
     _encoded: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._prefix = Prefix(self.tokenizer)
+
     def chunk(self, rows: Sequence[Content]) -> list[Rendered | RowError]:
         """One result per row, in order. The whole chunk is rendered at once, and encoded in one parallel call."""
         return next(self.stream([rows]))
@@ -92,7 +96,7 @@ class Renderer:
     def _begin(self, rows: Sequence[Content], thread: ThreadPoolExecutor) -> _Chunk:
         pieces = [_pieces(row) for row in rows]
         plans = self._plans([piece for some in pieces for piece in some])
-        texts = list(dict.fromkeys(text for plan in plans if isinstance(plan, list) for text in _texts(plan)))
+        texts = list(dict.fromkeys(text for plan in plans for text in self._texts(plan)))
         return _Chunk(
             rows, [len(some) for some in pieces], plans, texts, thread.submit(self.tokenizer.encode_batch, texts)
         )
@@ -153,7 +157,7 @@ class Renderer:
             return error
 
     def _document(self, document: Document) -> Rendered:
-        ids = self.tokenizer.encode_document(document.text)
+        ids = [*self.tokenizer.encode_document(""), *self._encode(document.text).ids]
         if self.tokenizer.eos_id is not None:
             ids.append(self.tokenizer.eos_id)
         part = _part(ids, [(1, len(ids), 1.0)], ends=self.tokenizer.eos_id is not None)
@@ -171,22 +175,33 @@ class Renderer:
         encoding = self._encode(plan[-1].full)
         ids, spans = list(encoding.ids), []
         for answer in plan:
-            prompt = self._encode(answer.prompt).ids
+            start = self._start(answer.prompt, encoding, ids)
             last = len(ids) - 1 if answer is plan[-1] else encoding.char_to_token(len(answer.full) - 1)
-            if ids[: len(prompt)] != prompt or last is None or last < len(prompt):
+            if start is None or last is None or last < start:
                 return None
             if ids[last] != self.tokenizer.id(answer.end):
                 return None
-            spans.append((len(prompt), last + 1, answer.weight))
+            spans.append((start, last + 1, answer.weight))
         return _part(ids, self._widen(spans, ids), ends=True)
 
     def _turn(self, answer: Answer) -> Part:
         """One example for one answer behind its prompt as served."""
-        prompt, ids = list(self._encode(answer.prompt).ids), list(self._encode(answer.full).ids)
-        end = self.tokenizer.id(answer.end)
-        if ids[: len(prompt)] != prompt or ids[-1] != end:
-            ids = self._join(prompt, answer, ids)
-        return _part(ids, self._widen([(len(prompt), len(ids), answer.weight)], ids), ends=True)
+        encoding = self._encode(answer.full)
+        ids = list(encoding.ids)
+        start = self._start(answer.prompt, encoding, ids)
+        if start is None or ids[-1] != self.tokenizer.id(answer.end):
+            prompt = list(self._encode(answer.prompt).ids)
+            start, ids = len(prompt), self._join(prompt, answer, ids)
+        return _part(ids, self._widen([(start, len(ids), answer.weight)], ids), ends=True)
+
+    def _start(self, prompt: str, encoding: Any, ids: list[int]) -> int | None:
+        """How many ids of a text are those of its prompt as it is served; None if it does not begin with them."""
+        rest = self._prefix.rest(prompt)
+        size = self._prefix.size(prompt, self._encode(rest).ids, encoding, ids) if rest else None
+        if size is not None:
+            return size
+        served = self._encode(prompt).ids
+        return len(served) if ids[: len(served)] == served else None
 
     def _join(self, prompt: list[int], answer: Answer, full: list[int]) -> list[int]:
         """Ids of the prompt, then of the answer encoded by itself, such that they read as the whole text does.
@@ -217,19 +232,18 @@ class Renderer:
             if np.any((part.ids == unknown) & (part.weights != 0)):
                 raise RowError("data.unknown_characters", "the tokenizer has no tokens for some characters of this row")
 
+    def _texts(self, plan: list[Answer] | Document | RowError) -> Iterator[str]:
+        """What must be encoded to judge a plan."""
+        if isinstance(plan, Document):
+            yield plan.text
+        elif isinstance(plan, list):
+            for answer in plan:
+                yield self._prefix.rest(answer.prompt) or answer.prompt
+            yield from (answer.full for answer in (plan[-1:] if _nested(plan) else plan))
+
     def _encode(self, text: str) -> Any:
         found = self._encoded.get(text)
         return found if found is not None else self.tokenizer.encode_batch([text])[0]
-
-
-def _texts(plan: list[Answer]) -> Iterator[str]:
-    """What must be encoded to judge a plan."""
-    for answer in plan:
-        yield answer.prompt
-    if _nested(plan):
-        yield plan[-1].full
-    else:
-        yield from (answer.full for answer in plan)
 
 
 def _nested(plan: list[Answer]) -> bool:
