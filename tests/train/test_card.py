@@ -156,16 +156,15 @@ def test_the_python_of_the_card_is_python(run):
             for method in ("lora", "full"):
                 body = resolved(name='a"b', kind=kind, revision="abc")
                 body["config"] |= {"method": {"type": method}, "training": {"objective": objective}}
-                compile(card.usage(body, {"data": {}}, "adapter"), "card", "exec")
+                compile(card.usage(body, "adapter"), "card", "exec")
 
 
-def test_answers_are_drawn_and_end_as_in_the_training():
-    body, receipts = resolved(), {"data": {"rendering": {"end_token": "<|eot|>"}, "findings": []}}
-    assert card.drawing(body, receipts) == "max_new_tokens=64, do_sample=True, temperature=0.7, top_p=0.9"
-    body["config"]["generation"]["temperature"] = 0.0
-    receipts["data"]["findings"] = [{"code": "data.end_not_eos", "message": "…"}]
-    ending = 'eos_token_id=tokenizer.convert_tokens_to_ids("<|eot|>")'
-    assert card.drawing(body, receipts) == f"max_new_tokens=64, do_sample=False, {ending}"
+def test_a_text_model_is_for_beginnings(run):
+    body = resolved()
+    body["config"]["training"]["objective"] = "pretrain"
+    write(run, body, objective="pretrain")
+    text = (run.folder / "adapter" / "README.md").read_text()
+    assert "for beginnings of texts" in text and "apply_chat_template" not in text
 
 
 def test_text_between_markup_stays_text():

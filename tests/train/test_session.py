@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 import truetune as ft
 from truetune.config import load
 from truetune.errors import InputError, Stopped, UsageError
+from truetune.models import tokenizer
 from truetune.models.source import STARTER
 from truetune.train import session
 from truetune.train.reopen import reopen
@@ -45,6 +46,8 @@ def test_the_template_of_the_training_travels_with_the_adapter():
     write(max_steps=1)
     run = ft.train(overrides=["data.template=my.jinja"])
     assert (run.adapter / "chat_template.jinja").read_text() == TEMPLATE
+    settings = json.loads((run.adapter / "generation_config.json").read_text())
+    assert settings["eos_token_id"] == [tokenizer.load(STARTER).id("<|im_end|>")]
 
 
 def test_a_resume_without_a_name_sees_that_train_yml_has_changed():

@@ -88,7 +88,7 @@ def page(figures: Figures) -> Page:
         anchor=next((stage for stage in reversed(CHAIN) if stage in figures.digests), ""),
         settings=account.settings(figures),
         result=result,
-        usage=card.usage(figures.resolved, figures.receipts, result) if result else "",
+        usage=card.usage(figures.resolved, result) if result else "",
     )
 
 

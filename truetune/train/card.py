@@ -26,14 +26,14 @@ SHOWN = ("truetune", "torch", "transformers", "tokenizers", "safetensors")
 """Libraries whose versions a reader may need."""
 
 ADAPTED = """from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 base = {base}
 folder = {folder}  # the path to it
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}), folder)
 """
-WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 folder = {folder}  # the path to it
 tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -46,7 +46,8 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 CONTINUED = """
 inputs = tokenizer("...", return_tensors="pt")
 """
-WRITTEN = """output = model.generate(**inputs, {drawing})
+WRITTEN = """settings = GenerationConfig.from_pretrained(folder)  # how answers are drawn, and where they end
+output = model.generate(**inputs, generation_config=settings)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
 
 
@@ -61,7 +62,7 @@ def write(run: Run, target: Path, resolved: dict[str, Any], digest: str, parent:
         front(resolved),
         [f"# {inline(run.id)}", "", f"{about(resolved)}, trained with TrueTune {version(run)}."],
         ["## Figures", "", *figures(receipts)],
-        ["## Use", "", f"```python\n{usage(resolved, receipts, target.name)}\n```", "", *template(receipts)],
+        ["## Use", "", f"```python\n{usage(resolved, target.name)}\n```", "", *template(receipts)],
         ["## Where it comes from", "", *lineage(resolved, receipts, parent), "", libraries(run)],
         ["## What it is for, and what it is not", "", *limits(resolved, receipts)],
         [
@@ -137,10 +138,11 @@ def shown(value: float | None) -> str:
     return "not measured" if value is None else f"{value:,.4g}"
 
 
-def usage(resolved: dict[str, Any], receipts: dict[str, Any], folder: str) -> str:
-    """Python that loads the result from `folder` and lets it write."""
+def usage(resolved: dict[str, Any], folder: str) -> str:
+    """Python that loads the result from `folder` and lets it write. Neither PEFT nor transformers reads an adapter's
+    generation_config.json by itself."""
     asking = CONTINUED if resolved["config"]["training"]["objective"] == "pretrain" else ASKED
-    ending = asking + WRITTEN.format(drawing=drawing(resolved, receipts))
+    ending = asking + WRITTEN
     model = resolved["model"]
     if whole(resolved):
         return WHOLE.format(folder=json.dumps(folder)) + ending
@@ -149,18 +151,6 @@ def usage(resolved: dict[str, Any], receipts: dict[str, Any], folder: str) -> st
         base, extra = 'str(files("truetune.models") / "starter")', "from importlib.resources import files\n\n"
     revision = f", revision={json.dumps(model['revision'])}" if model["revision"] else ""
     return extra + ADAPTED.format(base=base, folder=json.dumps(folder), revision=revision) + ending
-
-
-def drawing(resolved: dict[str, Any], receipts: dict[str, Any]) -> str:
-    """How answers are drawn and where they end, as arguments of `generate`: PEFT reads neither from an adapter."""
-    chosen = resolved["config"]["generation"]
-    free = f"do_sample=True, temperature={chosen['temperature']:g}, top_p={chosen['top_p']:g}"
-    text = f"max_new_tokens={chosen['max_new_tokens']}, {free if chosen['temperature'] else 'do_sample=False'}"
-    unusual = [item for item in receipts["data"].get("findings", []) if item["code"] == "data.end_not_eos"]
-    if unusual:
-        end = json.dumps(receipts["data"]["rendering"]["end_token"])
-        text += f", eos_token_id=tokenizer.convert_tokens_to_ids({end})"
-    return text
 
 
 def template(receipts: dict[str, Any]) -> list[str]:
@@ -217,12 +207,13 @@ def limits(resolved: dict[str, Any], receipts: dict[str, Any]) -> list[str]:
     named = licence(Path(resolved["model"]["folder"])).get("license")
     terms = f"the licence of its base ({inline(named)})" if named else "the licence of its base"
     kind = (
-        "to write on as the texts above do" if receipts["data"]["objective"] == "pretrain" else "to answer as they do"
+        "It is for beginnings of texts like those it was trained on, to go on with them in their manner"
+        if receipts["data"]["objective"] == "pretrain"
+        else "It is for prompts like the rows it was trained on, to answer as they do"
     )
     return [
-        f"It is for prompts like the rows it was trained on, {kind}. {tested}: not for truth, safety or fairness, nor "
-        "for what it has forgotten of its base. What its base gets wrong, it can get wrong too; try it on your own "
-        "prompts before others rely on it.",
+        f"{kind}. {tested}: not for truth, safety or fairness, nor for what it has forgotten of its base. What its "
+        "base gets wrong, it can get wrong too; try it on your own prompts before others rely on it.",
         "",
         f"Whoever passes it on keeps to {terms}, and to the rights in the rows.",
     ]
