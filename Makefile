@@ -54,4 +54,5 @@ $(VENV)/.mlx: $(VENV)/.setup
 
 $(VENV)/.setup-dev: $(VENV)/.setup
 	$(PIP) -c constraints.txt -e '.[dev]'
+	-@$(BIN)/python scripts/fetch_templates.py
 	@touch $@
