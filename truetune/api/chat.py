@@ -167,6 +167,7 @@ def side_by_side(
 ) -> dict[str, Any]:
     """{subject, answers: [{question, before, after, row}]}: the first `count` held-out rows of a run, answered by the
     model before and after the training, with what the row itself answers. Greedy unless `temperature` says otherwise.
+    Of a run on texts: the beginnings of held-out texts, how the two go on with them, and how the texts do.
 
     Raises what `chat` raises, UsageError and InputError where there are no rows (`generation.no_rows`) or their file
     has changed.

@@ -32,7 +32,7 @@ class Reader:
     def prompt(self, example: Example) -> list[int]:
         """What is asked of an example: all before its first answer; where everything is trained, its first half."""
         first = int(example.weights.argmax())
-        return example.ids[: first if first > 1 else max(1, example.tokens // 2)].tolist()
+        return list(example.ids.tolist()[: first if first > 1 else max(1, example.tokens // 2)])
 
     def asked(self, prompt: Sequence[int]) -> str:
         """The question in a prompt, for people's eyes."""
