@@ -7,7 +7,6 @@ always. The memory is `digests.json` in the cache: [{place, size, mtime, ctime, 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -66,7 +65,7 @@ def _digest(file: Path, kept: dict[str, Entry], fresh: dict[str, Entry]) -> str 
 def _marks(file: Path) -> Entry:
     """What a changed file does not share with the one before. Links are followed: the hub's cache is made of them."""
     place = file.resolve()
-    seen = os.stat(place)
+    seen = place.stat()
     times = {"mtime": seen.st_mtime_ns, "ctime": seen.st_ctime_ns}
     return {"place": str(place), "size": seen.st_size, **times, "inode": seen.st_ino, "device": seen.st_dev}
 
