@@ -14,7 +14,9 @@ import orjson
 import pytest
 from quality_rows import PLANTS, clean, prose, talk
 
+from truetune.config.schema import Data
 from truetune.data.fit import fit
+from truetune.data.prepare import prepare
 from truetune.data.quality import Quality, limits
 from truetune.data.quality.clean import clean as mend
 from truetune.data.quality.kinds import HINTS, KINDS, LEVELS, SETTLED
@@ -244,6 +246,19 @@ def test_unused_rows_are_gathered_by_code() -> None:
 def test_few_rows_are_said_but_not_few_documents(encode: Tokenizer) -> None:
     assert found(look([talk(*row) for row in ROWS[:20]], encode)).keys() == {"data.few_rows"}
     assert found(look([Document(answer) for _, answer in ROWS[:20]], encode)) == {}
+
+
+def test_every_row_of_a_preparation_is_looked_at_once(encode: Tokenizer, tmp_path: Path) -> None:
+    rows = [{"question": question, "answer": answer} for question, answer in ROWS[:80]]
+    lines = [orjson.dumps(row) for row in [*rows, rows[3], {"question": "And?", "answer": ""}]]
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join([*lines, b"{broken"]))
+    quality, options = Quality(encode), Data(path="rows.jsonl", max_rejects="50%")  # type: ignore[arg-type]
+    found = prepare(options, objective="auto", seed=0, folder=tmp_path, tokenizer=encode, inspector=quality)
+    assert (quality.rows, quality.unusable) == (80, 3)
+    assert quality.rows + quality.unusable == found.report["rows"]["read"]
+    assert {each.code: each.where for each in quality.findings()} == {
+        "data.duplicate": ["rows.jsonl:81"], "data.empty": ["rows.jsonl:82"], "json.syntax": ["rows.jsonl:83"],
+    }  # fmt: skip
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:

@@ -18,6 +18,8 @@ PLACES = 3
 """Places of a finding that stand in the open; the others open on a click."""
 BARS = 12
 """Classes and languages with a bar of their own."""
+UNMARKED = {"document", "labelled"}
+"""Modes of rows of which all is learned, window by window, or none but the label."""
 LEVELS = ("error", "warning", "note")
 FATES = (
     ("train", "to train on", "train"),
@@ -172,7 +174,7 @@ def tiles(result: Mapping[str, Any]) -> Iterator[Tile]:
     tokens, trained = (sum((result.get(key) or {}).get(side, 0) for side in ("train", "validation"))
                        for key in ("tokens", "supervised"))  # fmt: skip
     yield Tile("tokens", f"{tokens:,}", f"in {counted(result['rows'].get('used', 0), 'row')}")
-    if tokens:
+    if trained:
         yield Tile("learned", percent(trained / tokens), f"{trained:,} tokens reach the loss")
     if lengths := ((result.get("figures") or {}).get("lengths") or {}).get("total") or result.get("lengths"):
         spread = f"95 % below {lengths['p95']:,}, longest {lengths['max']:,}"
@@ -255,7 +257,7 @@ def shown(row: Mapping[str, Any]) -> Shown:
         return Shown(line(row["where"]), f"not used: {line(refused['reason'])}", [])
     examples = row.get("examples") or []
     length, trained = (sum(example[key] for example in examples) for key in ("length", "trained"))
-    note = f"{length:,} tokens" + ("" if row.get("mode") == "document" else f", {trained:,} learned")
+    note = f"{length:,} tokens" + (f", {trained:,} learned" if row.get("mode") not in UNMARKED else "")
     if length > TOKENS:
         note += f"; the first {TOKENS:,} are shown"
     return Shown(line(row["where"]), note, [list(runs(example["tokens"][:TOKENS])) for example in examples])
