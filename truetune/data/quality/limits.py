@@ -61,44 +61,6 @@ SAMPLE = 500
 SAMPLE_TEXT = 600
 """Characters that are looked at of each. In half as many, a line of foreign names was Italian."""
 LETTERS = 40
-"""As LOOP_WORDS, in characters, for scripts without spaces."""
-LOOP_SURE = 6
-"""Repetitions in a row that are a loop, however long the text around them is; fewer must be a good part of it."""
-LOOP_SHARE = 0.25
-"""Share of an answer that a shorter loop covers: a table may have equal cells for a while."""
-LOOP_TEXT = 20_000
-"""Characters that are searched, from the end of a text: that is where loops are."""
-LOOP_PERIOD = 160
-"""Longest unit in words: a long paragraph. For characters twice as long."""
-
-SENTENCE = 30
-"""Characters from which on a sentence is one's own; "Thank you!" stands in many answers."""
-COMMON_SHARE = 0.1
-"""Share of the rows in which a sentence is boilerplate. A fact that is asked in eight wordings stays below."""
-COMMON_ROWS = 20
-COUNTERS = 8192
-"""Sentences that are counted at once (Misra and Gries, 1982): none in more than 1 of 8,192 is missed."""
-
-ECHO = 12
-"""Characters from which on an answer that equals its question is no greeting."""
-CUT_LENGTH = 120
-"""Characters from which on an answer is prose that ends in a full stop."""
-CUT_LINE = 60
-"""Characters of the last line: below, it may be a signature, a title or a verse."""
-CUT_WORDS = 8
-CUT_OTHERS = 2
-"""Other lines that must all end in a full stop, where the last has none before its end."""
-
-PLACEHOLDER = 40
-"""Longest answer that may be nothing but a placeholder."""
-ENTROPY = 3.5
-"""Bits per character from which on a quoted value of a `password =` is none from a tutorial."""
-
-SAMPLE = 500
-"""Rows whose language is found: of one row in a hundred, some are seen in 99 of 100 samples. It takes 0.2 s."""
-SAMPLE_TEXT = 250
-"""Characters that are looked at of each."""
-LETTERS = 40
 """Letters that a language needs: shorter texts are names, numbers and words that many languages share."""
 SURE = 0.9
 """Confidence below which a text has no language. Names and code come to less than 0.3."""
