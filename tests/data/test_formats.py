@@ -124,6 +124,7 @@ def test_the_reason_names_both_shapes() -> None:
         ({"instruction": "i", "output": ""}, "data.empty"),
         ({"instruction": "i", "output": None}, "data.type"),
         ({"instruction": "i", "output": "o", "history": [["x"]]}, "data.type"),
+        ({"instruction": "i", "output": "o", "history": True}, "data.type"),
         ({"instruction": "i", "input": 3, "output": "o"}, "data.type"),
     ],
 )

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from truetune.data import formats
 from truetune.data.rows import Conversation, Document, Labelled, Preference, Rated, RowError, Turn
+from truetune.data.shapes.table import SHAPES
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 Q, A, B = ({"role": role, "content": text} for role, text in (("user", "q"), ("assistant", "a"), ("assistant", "b")))
@@ -264,3 +267,66 @@ def test_real_preference_pairs() -> None:
     assert len(rows) == 300
     assert len({pair.digest for pair in pairs}) == len({json.dumps(row) for row in rows}) == 295
     assert all(pair.prompt[-1].role == "user" and len(pair.chosen) == len(pair.rejected) == 1 for pair in pairs)
+
+
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.floats(allow_nan=True)
+    | st.sampled_from(
+        [
+            "",
+            " ",
+            "q",
+            "user",
+            "assistant",
+            "system",
+            "tool",
+            "function_call",
+            "human",
+            "[]",
+            "{}",
+            '{"name": "f"}',
+            "true",
+        ]
+    )
+)
+KEYS = st.sampled_from(
+    [
+        "role",
+        "content",
+        "from",
+        "value",
+        "weight",
+        "name",
+        "tool_calls",
+        "function_call",
+        "function",
+        "arguments",
+        "id",
+        "type",
+        "text",
+        "tool_call_id",
+    ]
+)
+ANYTHING = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
+)
+FITTING = st.sampled_from(["q", [], [Q], [Q, A], [A], [S, Q, A], [["q", "a"]], [{"name": "f"}], True, A, ["a", "b"]])
+COLUMNS = sorted({name for shape in SHAPES.values() for name in (*shape.columns, *shape.others)})
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(SHAPES)), st.data())
+def test_whatever_stands_in_a_row_it_is_content_or_refused(name: str, data: st.DataObject) -> None:
+    shape = SHAPES[name]
+    value = {column: data.draw(FITTING | ANYTHING) for column in (*shape.columns, *shape.others)}
+    value |= data.draw(st.dictionaries(st.sampled_from(COLUMNS), ANYTHING, max_size=2))
+    formats.shape_of(value)
+    try:
+        content = formats.named(name).read(value)
+    except RowError as error:
+        assert error.code.startswith("data.") and error.reason
+    else:
+        assert len(content.digest) == 16

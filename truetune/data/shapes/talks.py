@@ -70,8 +70,9 @@ def _answer(value: Any, column: str) -> tuple[Turn, ...]:
 
 def _history(value: Any) -> tuple[Turn, ...]:
     turns: list[Turn] = []
-    for item in value or ():
-        if not isinstance(item, list | tuple) or len(item) != 2:
-            raise RowError("data.type", "`history` is a list of [question, answer] pairs")
+    pairs = value or []
+    if not isinstance(pairs, list) or not all(isinstance(item, list | tuple) and len(item) == 2 for item in pairs):
+        raise RowError("data.type", "`history` is a list of [question, answer] pairs")
+    for item in pairs:
         turns += [Turn("user", text_of(item[0], "history")), Turn("assistant", text_of(item[1], "history"))]
     return tuple(turns)
