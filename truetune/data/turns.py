@@ -227,6 +227,8 @@ def _left_out(written: str, content: str) -> str:
 
 def _said(turn: Turn) -> Iterator[str]:
     """All texts of a message."""
+    if not (turn.calls or turn.name or turn.call_id):
+        return iter((turn.content,))
     return calls.texts(turn.content, turn.calls, turn.name, turn.call_id)
 
 

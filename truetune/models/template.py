@@ -145,9 +145,11 @@ def _characters(talk: Talk) -> int:
 
 def _letters(value: Any) -> int:
     """Of all texts in a message or a tool definition."""
+    if isinstance(value, str):  # most are
+        return len(value)
     if isinstance(value, Mapping):
         return sum(map(_letters, value.values())) + sum(len(str(key)) for key in value)
-    return len(value) if isinstance(value, str) else sum(map(_letters, value)) if isinstance(value, list | tuple) else 1
+    return sum(map(_letters, value)) if isinstance(value, list | tuple) else 1
 
 
 def _plain(reason: object) -> str:
