@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import ipaddress
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,9 +29,21 @@ class Server(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     pages: dict[str, tuple[int, dict[str, str], bytes]]
     asked: list[tuple[str, str | None]]
+    drips: set[str]
+
+    def drip(self) -> None:
+        """A byte at a time, of the head or of a body that is told to be long, until the other side has gone."""
+        if self.path.startswith("/body"):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.01)
 
     def do_GET(self) -> None:
         self.asked.append((self.path, self.headers["If-None-Match"]))
+        if self.path.removesuffix(".jsonl") in self.drips:
+            return self.drip()
         status, headers, body = self.pages.get(self.path, (404, {}, b""))
         if headers.get("ETag") and headers["ETag"] == self.headers["If-None-Match"]:
             status, body = 304, b""
@@ -40,6 +54,7 @@ class Server(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         self.close_connection = True
+        return None
 
     def log_message(self, *_: object) -> None:
         pass
@@ -49,7 +64,7 @@ class Place:
     """The server, and how a test asks it."""
 
     def __init__(self, handler: type[Server], port: int) -> None:
-        self.pages, self.asked, self.port = handler.pages, handler.asked, port
+        self.pages, self.asked, self.drips, self.port = handler.pages, handler.asked, handler.drips, port
         self.trust = ssl.create_default_context(cafile=str(PEM))
 
     def address(self, path: str) -> str:
@@ -68,7 +83,9 @@ class Place:
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    handler = type("Handler", (Server,), {"pages": {"/rows.jsonl": (200, {"ETag": '"1"'}, BODY)}, "asked": []})
+    handler = type(
+        "Handler", (Server,), {"pages": {"/rows.jsonl": (200, {"ETag": '"1"'}, BODY)}, "asked": [], "drips": set()}
+    )
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(PEM)
@@ -204,6 +221,16 @@ def test_answers_that_are_no_file(place: Place, home: Path, page: Any, code: str
     place.pages["/a.jsonl"] = page
     assert place.code("/a.jsonl", limit=100) == code
     assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("path", ["/head", "/body"])
+def test_a_server_that_never_ends(place: Place, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """It sends a byte now and then, so no single wait is too long."""
+    monkeypatch.setattr(remote, "PATIENCE", 0.3)
+    place.drips.add(path)
+    with pytest.raises(InputError, match="takes longer than") as caught:
+        place.fetch(path + ".jsonl")
+    assert caught.value.code == "data.download"
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:

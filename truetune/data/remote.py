@@ -13,7 +13,7 @@ import http.client
 import ipaddress
 import socket
 import ssl
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,11 +66,10 @@ def fetch(
     store = Store(address, Path(parts.path).name)
     if paths.offline():
         return store.latest() or _raise(_offline(address))
-    deadline = time.monotonic() + PATIENCE
     with _explained(address), _answered(parts, store.etag, allowed, trust or ssl.create_default_context()) as answer:
         if answer.status == 304:
             return store.latest() or _raise(_bad(address, "the server says that it is unchanged, and it is not here"))
-        blocks = _body(answer, address, LIMIT if limit is None else limit, deadline)
+        blocks = _body(answer, address, LIMIT if limit is None else limit)
         return store.keep(blocks, shown(address), answer.getheader("ETag", ""))
 
 
@@ -89,17 +88,25 @@ class _Connection(http.client.HTTPSConnection):
     def __init__(self, host: str, port: int, addresses: list[str], trust: ssl.SSLContext) -> None:
         super().__init__(host, port, timeout=SILENCE, context=trust)
         self._addresses, self._trust = addresses, trust
+        self.late = False
 
     def connect(self) -> None:
         failed: OSError | None = None
         for address in self._addresses:
             try:
                 plain = socket.create_connection((address, self.port), SILENCE)
-                self.sock = self._trust.wrap_socket(plain, server_hostname=self.host)
+                self.sock = self._trust.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+                self.sock.do_handshake()
                 return
             except OSError as error:
                 failed = error
         raise failed or OSError("the name has no address")
+
+    def abort(self) -> None:
+        """End it from another thread, whatever it waits for."""
+        self.late = True
+        with contextlib.suppress(OSError, AttributeError):  # nothing is connected
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
 
 def _checked(address: str) -> SplitResult:
@@ -126,7 +133,8 @@ def _answered(
     for _ in range(REDIRECTS + 1):
         address = parts.geturl()
         host, port = str(parts.hostname), parts.port or 443
-        with contextlib.closing(_Connection(host, port, _resolved(address, host, port, allowed), trust)) as connection:
+        connection = _Connection(host, port, _resolved(address, host, port, allowed), trust)
+        with contextlib.closing(connection), _hurried(connection, address):
             connection.request("GET", _target(parts), headers=_headers(etag))
             answer = connection.getresponse()
             if answer.status not in MOVED:
@@ -135,6 +143,22 @@ def _answered(
                 return
             parts = _checked(urljoin(address, answer.getheader("Location", "")))
     raise _bad(address, f"it leads from one address to the next more than {REDIRECTS} times")
+
+
+@contextmanager
+def _hurried(connection: _Connection, address: str) -> Iterator[None]:
+    """Ends a connection that takes longer than `PATIENCE`: a server may send a byte now and then, for ever."""
+    timer = threading.Timer(PATIENCE, connection.abort)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException, InputError) as error:
+        if connection.late:
+            raise _bad(address, f"the download takes longer than {PATIENCE / 60:.0f} minutes") from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def _resolved(address: str, host: str, port: int, allowed: Check) -> list[str]:
@@ -171,7 +195,7 @@ def _check_status(answer: http.client.HTTPResponse, address: str) -> None:
         raise _bad(address, "the server sends a web page instead of a file")
 
 
-def _body(answer: http.client.HTTPResponse, address: str, limit: int, deadline: float) -> Iterator[bytes]:
+def _body(answer: http.client.HTTPResponse, address: str, limit: int) -> Iterator[bytes]:
     """The file block by block, held to its limits."""
     told = int(length) if (length := answer.getheader("Content-Length", "")).isdecimal() else None
     size = 0
@@ -181,8 +205,6 @@ def _body(answer: http.client.HTTPResponse, address: str, limit: int, deadline: 
         size += len(block)
         if size > limit:
             raise _too_big(address, limit)
-        if time.monotonic() > deadline:
-            raise _bad(address, f"the download takes longer than {PATIENCE / 60:.0f} minutes")
         yield block
     if told is not None and size < told:
         raise _bad(address, f"the download broke off after {size:,} of {told:,} bytes")
