@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from truetune.data import calls
 from truetune.data.render import Rendered, Renderer
 from truetune.data.rows import Conversation, RowError, Turn
-from truetune.models.tokenizer import Tokenizer
-from truetune.testing import field
+from truetune.models.tokenizer import Tokenizer, load
+from truetune.testing import field, gguf, tokens
 
 ANSWERS = {
     "{}<|im_end|>": "Bielik-11B-v3.0-Instruct HuggingFaceTB-SmolLM3-3B Kimi-K2-Instruct LFM2-8B-A1B LFM2.5-8B-A1B "
@@ -119,6 +119,13 @@ REFUSED = {
 """What does not train: kinds of conversations, the code, and the reason."""
 
 PATTERNS = {**TOOLS_ONLY, **{name: text for text, names in ANSWERS.items() for name in names.split()}}
+OWN = {
+    "Qwen-Qwen3-0.6B": "qwen2",
+    "meta-llama-Llama-3.1-8B-Instruct": "llama-bpe",
+    "microsoft-Phi-3.5-mini-instruct": "phi-3",
+    "google-gemma-4-31B-it": "gemma-4",
+}
+"""The vocabularies of some of them."""
 QUICK = {"Qwen-Qwen3-0.6B", "meta-llama-Llama-3.1-8B-Instruct", "mistralai-Mistral-Nemo-Instruct-2407"} | {
     *("google-gemma-4-31B-it", "deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "openai-gpt-oss-120b", "Kimi-K3")
 }
@@ -250,6 +257,23 @@ def test_whatever_is_said(name: str, texts: list[str]) -> None:
         return
     answers = [turn.content for turn in row.turns if turn.role == "assistant"]
     assert [text for _, text in trained(encode, rendered)] == [PATTERNS[name].format(text) for text in answers]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN)
+def test_with_the_models_own_vocabulary(name: str, tmp_path: Path) -> None:
+    """Words join across what the small tokenizers keep apart: the ids before an answer are still those served."""
+    source = (field.folder() / field.TEMPLATES / f"{name}.jinja").read_text("utf-8")
+    values = gguf.read(field.folder() / field.VOCABULARIES / f"{OWN[name]}.gguf")
+    tokens.save(gguf.tokenizer(values), tmp_path, source, {"eos_token": end(name)})
+    encode = load(tmp_path)
+    assert encode.template
+    for row in (TALKS["single"], TALKS["multi"]):
+        places = [place for place, turn in enumerate(row.turns) if turn.role == "assistant"]
+        found = trained(encode, Renderer(encode, encode.template).one(row))
+        for place, (before, text) in zip(places, found, strict=True):
+            assert before == encode.encode(encode.template.render(row.messages()[:place], True))
+            assert text == PATTERNS[name].format(row.turns[place].content)
 
 
 @pytest.mark.slow
