@@ -99,6 +99,7 @@ def test_secrets_are_masked(code: str) -> None:
         "export KEY=sk-your-key-here-please-and-nothing-else",
         "add them:\n472547338\n+960397912423686\n = +4915123456789",
         "on 2024-05-06 10:11:12 at 52.520008, 13.404954",
+        "see the page task-management-2024-version-3-draft-with-notes or sk-learn-tutorial-2024-part-1-of-9",
         "the hash is 3f786850e387550fdab836ed7e6dc881de23001b",
     ],
 )
@@ -241,6 +242,16 @@ def test_unused_rows_are_gathered_by_code() -> None:
     assert (twice.code, twice.level) == ("data.duplicate", "note")
     assert bad.hint
     assert twice.hint
+
+
+@pytest.mark.parametrize(
+    "unit", ["eyJ", "a@", "+1 ", "1 ", "DE00 1234 ", "222-", "```\n", "\n ", "token='", "Ã©", "e\u0301", ". "]
+)
+def test_long_rows_of_one_thing_are_looked_at_in_no_time(unit: str) -> None:
+    """A pattern that tries every end from every start would take hours for this."""
+    text = said(talk("?", unit * (1_000_000 // len(unit))))
+    for check in CHECKS.values():
+        check(text)
 
 
 def test_few_rows_are_said_but_not_few_documents(encode: Tokenizer) -> None:

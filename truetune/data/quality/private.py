@@ -58,11 +58,13 @@ DIGITS, CARD_DIGITS = 9, 15
 """The fewest of a phone number or an account, and of a card: rows with fewer are not searched."""
 LONG = 16
 """Characters of the shortest key."""
+PIECE = 12
+"""Characters without a hyphen that a key has at the least."""
 KEY = re.compile(
-    r"AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,}|glpat-[\w-]{20,}"
+    r"(?<![\w-])(?:AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{50,}|glpat-[\w-]{20,}"
     r"|sk-(?:proj-|ant-|svcacct-|or-)?[\w-]{20,}|[sr]k_live_[A-Za-z0-9]{16,}|xox[abeoprs]-[\w-]{16,}|AIza[\w-]{35}"
     r"|hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|pypi-[\w-]{50,}|SG\.[\w-]{16,}\.[\w-]{16,}|ya29\.[\w-]{20,}"
-    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
+    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
 )
 """Prefixes that services give to their keys so that they are found; the last is a signed JSON web token."""
 SECRET = re.compile(
@@ -149,5 +151,6 @@ def masked(text: str) -> str:
 
 
 def _mixed(text: str) -> bool:
-    """Digits and letters: `sk-your-api-key-goes-here` has none."""
-    return any(char.isdigit() for char in text) and any(char.isalpha() for char in text)
+    """A long piece with digits and letters: `sk-your-api-key-goes-here` and `sk-learn-tutorial-2024` have none."""
+    piece = max(text.split("-"), key=len)
+    return len(piece) >= PIECE and any(map(str.isdigit, piece)) and any(map(str.isalpha, piece))
