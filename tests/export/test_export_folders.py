@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import truetune as ft
 from truetune.engines.base import EngineSpec, Method
+from truetune.engines.mlx import exchange
 from truetune.engines.mlx.engine import open_engine
 from truetune.engines.torch import tiny
 from truetune.errors import TrueTuneError
@@ -116,6 +117,19 @@ def test_what_computes_otherwise_is_not_put_in_place(windowed: Path, tmp_path: P
     place = tmp_path / "elsewhere" / "out"
     assert refused(subject=windowed, format="mlx", out=place) == "1 export.parity"
     assert not place.exists() and not list(place.parent.iterdir())
+
+
+def test_a_wrong_scale_is_noticed(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate itself: an export that is one per cent off."""
+    written = exchange.adapter.write_config
+
+    def sabotaged(folder: Path, body: dict[str, Any]) -> None:
+        body["lora_parameters"]["scale"] *= 1.01
+        written(folder, body)
+
+    monkeypatch.setattr(exchange.adapter, "write_config", sabotaged)
+    assert refused(subject=adapter, format="mlx", out=tmp_path / "out") == "1 export.parity"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_mlx_lacks(windowed: Path, tmp_path: Path) -> None:
