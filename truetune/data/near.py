@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,16 +27,19 @@ from truetune.data.rows import Content, Conversation, Document, Labelled, Prefer
 
 ALIKE = 0.8
 """Jaccard similarity from which two sides are near."""
-LIKELY = 0.65
-"""Estimate from which it is worth a look: three standard deviations of 64 slots below `ALIKE`."""
+LIKELY = 0.6
+"""Estimate from which it is worth a look: three standard deviations of `SLOTS` slots below `ALIKE`."""
 SHINGLE = 5
 """Bytes of a shingle: one typing error in a short question leaves it near, another word does not."""
 LONGEST = 2**16
 """Characters of a side that are looked at."""
-BANDS, WIDTH = 21, 6
-"""Rows as alike as `ALIKE` share a band with a probability of 1 - (1 - 0.8^6)^21 = 0.998."""
-SLOTS = 64
+SLOTS = 32
 """Of each side, for the estimate."""
+BANDS, WIDTH = 21, 6
+"""Of the slots of both sides together: rows as alike as `ALIKE` share a band with a probability of
+1 - (1 - 0.8^6)^21 = 0.998."""
+WHOLE = 128
+"""Slots of both sides together; rensa is quickest with a power of two."""
 FLUSH = 512
 """Rows, or KiB of text, that are sketched in one call."""
 PAIRS = 2**15
@@ -88,10 +92,11 @@ class Sketches:
         self.folder = folder
         self._slots = (folder / "slots").open("wb")
         self._bands = [(folder / f"band-{number}").open("wb") for number in range(BANDS)]
-        self._rows: list[int] = []
         self._places: list[NDArray[np.int64]] = []
         self._pending: list[tuple[int, Sides]] = []
         self._size = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._work: Future[None] | None = None
 
     def add(self, row: int, found: Sides) -> None:
         self._pending.append((row, found))
@@ -102,8 +107,7 @@ class Sketches:
     def groups(self, total: int) -> Labels:
         """For each of `total` rows the number of its group: the first row of those that look alike, through others."""
         self._flush()
-        for stream in (self._slots, *self._bands):
-            stream.close()
+        self.close()
         rows = np.concatenate(self._places) if self._places else np.zeros(0, np.int64)
         union = Union(len(rows))
         with (self.folder / "slots").open("rb") as slots:
@@ -115,18 +119,34 @@ class Sketches:
         labels[rows] = rows[union.roots()]
         return labels
 
+    def close(self) -> None:
+        """Wait for what is being sketched."""
+        with self._thread:
+            self._wait()
+        for stream in (self._slots, *self._bands):
+            stream.close()
+
     def _flush(self) -> None:
-        if not self._pending:
-            return
-        rows, found = zip(*self._pending, strict=True)
-        self._places.append(np.array(rows, np.int64))
+        """Sketch what is pending while the next rows are read."""
+        self._wait()
+        if self._pending:
+            rows, found = zip(*self._pending, strict=True)
+            self._places.append(np.array(rows, np.int64))
+            self._work = self._thread.submit(self._sketch, found)
+            self._pending, self._size = [], 0
+
+    def _wait(self) -> None:
+        if self._work:
+            self._work.result()
+            self._work = None
+
+    def _sketch(self, found: Sequence[Sides]) -> None:
         marks = np.array([each.mark for each in found], np.uint64)
         tokens, stops = shingles([text for each in found for text in (each.prompt, each.answer)])
-        whole = signatures(tokens, np.ascontiguousarray(stops[::2]), 2 * SLOTS)  # of both sides together
+        whole = signatures(tokens, np.ascontiguousarray(stops[::2]), WHOLE)
         for number, stream in enumerate(self._bands):
             stream.write(_band(whole[:, number * WIDTH : (number + 1) * WIDTH], marks).tobytes())
         self._slots.write(signatures(tokens, stops, SLOTS).astype(np.uint8).tobytes())
-        self._pending, self._size = [], 0
 
 
 class Union:
