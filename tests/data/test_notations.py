@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -214,6 +215,20 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     with write.writer(tmp_path / "a.json", "text"):
         pass
     assert (tmp_path / "a.json").read_text() == "[]\n"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_a_disk_that_takes_no_more(tmp_path: Path, kind: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(ResourceError) as caught, write.writer(tmp_path / f"a.{kind}", "text") as writer:
+            for number in range(2000):
+                writer.add(Document(f"a text of some length, and that is number {number * 7919}"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (caught.value.code, caught.value.exit_code) == ("data.write", 4)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_that_cannot_be_written(tmp_path: Path) -> None:
