@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from truetune.data import calls
 from truetune.data.render import Renderer
@@ -39,7 +42,7 @@ CALLS = (
 )
 
 
-def call(name: str, **arguments: Any) -> dict[str, Any]:
+def call(name: str, /, **arguments: Any) -> dict[str, Any]:
     return {"id": "a1", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
@@ -167,6 +170,21 @@ def test_a_call_without_an_end_gets_the_end_of_text(encode: Tokenizer) -> None:
 def test_a_value_is_known_however_it_is_written(written: str) -> None:
     assert calls.stands('a "b"\né', f"<v>{written}</v>")
     assert not calls.stands('a "b"\né!', f"<v>{written}</v>")
+
+
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+values = st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+
+
+@given(arguments=st.dictionaries(st.text(), values, max_size=4))
+def test_whatever_is_said_in_a_call_is_found(arguments: dict[str, Any]) -> None:
+    """In JSON, in JSON within JSON, and as Python writes it."""
+    turn = Turn("assistant", "", calls=(call("f", **arguments),))
+    for ascii_only in (False, True):
+        text = json.dumps(arguments, ensure_ascii=ascii_only)
+        assert not calls.missing(f"f {text}", turn)
+        assert not calls.missing(f"f {json.dumps(text, ensure_ascii=ascii_only)}", turn)
+    assert not calls.missing(f"f {arguments}", turn)
 
 
 def test_numbers_and_words_of_json() -> None:

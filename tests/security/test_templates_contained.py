@@ -211,6 +211,8 @@ def test_a_conversation_beyond_measure_is_its_own_fault() -> None:
         str(BATCH + 1),
         "7",
     ]
+    ((text,),) = template.render_all([([{"content": "a"}], [{"function": {"about": ["a" * LARGEST]}}], [(1, False)])])
+    assert isinstance(text, TemplateError)
 
 
 def test_a_message_that_is_not_json_is_refused() -> None:
