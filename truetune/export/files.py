@@ -13,16 +13,19 @@ BESIDE = tuple(name for name in source.DEFINING if name != "config.json")
 
 
 def model(folder: Path, target: Path) -> None:
-    """All that defines a model, links followed."""
-    copy(source.files(folder), target)
+    """All that defines a model, links followed, with its card."""
+    copy([*source.files(folder), *card(folder)], target)
 
 
 def adapter(folder: Path, target: Path) -> None:
     """An adapter in PEFT's layout, with its card. Raises InputError as `adapter.read_config`."""
     adapters.read_config(folder)
-    card = [folder / "README.md"] if (folder / "README.md").is_file() else []
-    copy([folder / adapters.CONFIG, folder / adapters.WEIGHTS, *card], target)
+    copy([folder / adapters.CONFIG, folder / adapters.WEIGHTS, *card(folder)], target)
     companions(folder, target)
+
+
+def card(folder: Path) -> list[Path]:
+    return [path for path in [folder / "README.md"] if path.is_file()]
 
 
 def companions(folder: Path, target: Path) -> None:

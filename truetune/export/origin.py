@@ -41,7 +41,7 @@ def find(address: str, base: str | None = None) -> Origin:
     """What an address means. `base` is the model of an adapter that mlx_lm made, where its files do not say.
 
     Raises what `find_subject` and `models.source.resolve` raise, InputError `adapter.damaged`, UsageError
-    `export.no_base`, `export.base`, `export.unfinished`.
+    `export.no_base`, `export.base`, `export.checkpoint`.
     """
     place = Path(address).expanduser()
     if (place / WEIGHTS).is_file() and not (place / adapter.WEIGHTS).is_file():
@@ -59,10 +59,10 @@ def find(address: str, base: str | None = None) -> Origin:
 def of_subject(subject: Subject) -> Origin:
     if subject.weights:
         raise UsageError(
-            "full fine-tuning has no result yet, only checkpoints",
-            code="export.unfinished",
+            "this is a checkpoint of full fine-tuning, and only its result is a whole model",
+            code="export.checkpoint",
             where=subject.name,
-            hint="Let the run finish: ft train --resume.",
+            hint="Name the run when it has ended: ft export last.",
         )
     side = Side(Voice(subject).engine, subject.model or subject.base.folder, subject.adapter)
     return Origin(subject.name, side, subject.base, subject.run)
