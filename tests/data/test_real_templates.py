@@ -50,6 +50,7 @@ ANSWERS = {
     "{}<|end_of_text|>": "ibm-granite-granite-3.3-2B-Instruct ibm-granite-granite-4.0 ibm-granite-granite-4.1",
     "{}<|end|>": "microsoft-Phi-3.5-mini-instruct",
     "{}\n<|end|>": "unsloth-Apriel-1.5",
+    "\n[BEGIN FINAL RESPONSE]\n\n{}<|end|>": "Apriel-1.6-15b-Thinker-fixed",
     "<|content|>{}<|end|>": "upstage-Solar-Open-100B",
     "<|channel|>final<|message|>{}<|return|>": "openai-gpt-oss-120b",
     " to=user<|message|>{}<|eot|>": "muse-glimmer",
@@ -78,7 +79,14 @@ TOOLS_ONLY = {
 }
 """Templates for conversations that have tools."""
 
-APPENDED = {"Apertus-8B-Instruct", "GLM-4.6", "GLM-4.7-Flash", "llama-cpp-rwkv-world", "tencent-Hy3"}
+APPENDED = {
+    "Apertus-8B-Instruct",
+    "Apriel-1.6-15b-Thinker-fixed",
+    "GLM-4.6",
+    "GLM-4.7-Flash",
+    "llama-cpp-rwkv-world",
+    "tencent-Hy3",
+}
 """Templates that do not write the token that ends an answer, but after the next question."""
 
 CALL_ENDS = {
@@ -93,9 +101,6 @@ CALL_ENDS = {
 NO_CALLS = "data.template_drops_text", "it writes no calls"
 REFUSED = {
     "Apertus-8B-Instruct": {"tools": ("data.template_prefix", "an answer to a tool has no header in the history")},
-    "Apriel-1.6-15b-Thinker-fixed": {
-        "single multi system call tools": ("data.template_prefix", "the prompt begins the reasoning with words")
-    },
     **{name: {"single multi system": ("data.template", "it wants tools")} for name in TOOLS_ONLY},
     "HuggingFaceTB-SmolLM3-3B": {"call tools": NO_CALLS},
     "Kimi-K2-Instruct": {"call tools": ("data.template", "it changes a list, which the sandbox forbids")},
@@ -186,7 +191,7 @@ def trained(encode: Tokenizer, rendered: Rendered) -> list[tuple[list[int], str]
 
 def test_each_template_is_in_a_table() -> None:
     refused = {name for name, kinds in REFUSED.items() if sum(len(each.split()) for each in kinds) == len(TALKS)}
-    assert refused == {"Apriel-1.6-15b-Thinker-fixed", "fireworks-ai-llama-3-firefunction-v2"}
+    assert refused == {"fireworks-ai-llama-3-firefunction-v2"}
     assert set(NAMES) == set(PATTERNS) | refused and len(NAMES) == 70
     assert len(set(NAMES) - refused) >= 60
 

@@ -90,9 +90,8 @@ def tokenizer(values: dict[str, Any]) -> Tokenizer:
 
 def _bytes(values: dict[str, Any]) -> Tokenizer:
     name = values["tokenizer.ggml.pre"]
-    merges = [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]]
     vocab = {piece: number for number, piece in enumerate(values["tokenizer.ggml.tokens"])}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=name == "llama-bpe"))
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=_merges(values), ignore_merges=name == "llama-bpe"))
     if name in NORMALISED:
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(_cut(name))
@@ -128,13 +127,18 @@ def _pieces(values: dict[str, Any]) -> Tokenizer:
 
 def _gemma(values: dict[str, Any]) -> Tokenizer:
     """Lines are cut off; runs of line breaks are pieces."""
-    backend = _spaced(values, [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]])
+    backend = _spaced(values, _merges(values))
     backend.normalizer = normalizers.Replace(" ", "▁")
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\n]+|[\n]+"), "isolated")
     return backend
 
 
-def _spaced(values: dict[str, Any], merges: list[tuple[str, ...]]) -> Tokenizer:
+def _merges(values: dict[str, Any]) -> list[tuple[str, str]]:
+    halves = (merge.partition(" ") for merge in values["tokenizer.ggml.merges"])
+    return [(one, two) for one, _, two in halves]
+
+
+def _spaced(values: dict[str, Any], merges: list[tuple[str, str]]) -> Tokenizer:
     """A BPE in which `▁` stands for a space, and bytes for what has no piece."""
     pieces = values["tokenizer.ggml.tokens"]
     vocab = {piece: number for number, piece in enumerate(pieces)}
