@@ -20,6 +20,21 @@ from truetune.report import dataset as page
 
 Listener = Callable[[str, dict[str, Any]], None]
 LEVELS = ("error", "warning", "note")
+ADVICE = {
+    "data.too_many_rejects": "Mend them, or allow more: data.max_rejects.",
+    "data.near_duplicate": "`data.dedupe: near` leaves them out; those of a held-out row are on its side.",
+    "data.conflicting_answers": "Look which answer is right; a model that learns both gives either.",
+    "data.plain_template": "Choose one by name, such as `data.template: chatml`, or keep the plain one.",
+    "data.template_date": "Serve with a template that writes no date, or expect other prompts than those learned.",
+    "data.template_tokens": "Choose a template that is made for this model: `data.template`.",
+    "data.end_not_eos": "Nothing to do here: chat and samples stop there. Elsewhere name it as a stop token.",
+    "data.no_eos": "Choose a model whose tokenizer has an end-of-text token, or it will not know when to stop.",
+    "data.lost": "Raise data.max_length, or choose `data.too_long: split`.",
+    "data.no_validation": "Add rows, or name a file: data.validation.",
+    "data.torn_groups": "Hold out a file of other questions: data.validation.",
+    "json.duplicate_key": "Remove one of the two, or give it another name.",
+}
+"""What to do about the findings of the preparation."""
 
 
 def quiet(kind: str, figures: dict[str, Any]) -> None:
@@ -118,7 +133,16 @@ def told(prepared: Prepared) -> Iterator[Finding]:
     """What the preparation itself found worth saying."""
     for each in prepared.report["findings"]:
         where = [each["where"]] if each.get("where") else []
-        yield Finding(each["code"], each["level"], 0, 0.0, where, each["message"].partition("\n")[0], "", [])
+        yield Finding(
+            each["code"],
+            each["level"],
+            0,
+            0.0,
+            where,
+            each["message"].partition("\n")[0],
+            ADVICE.get(each["code"], ""),
+            [],
+        )
 
 
 def trainable(prepared: Prepared) -> bool:
