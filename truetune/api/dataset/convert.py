@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from truetune.api.dataset.settings import settings
-from truetune.data import convert
+from truetune.data import convert, remote
 
 TEXT = ".jsonl"
 
@@ -44,6 +44,7 @@ def dataset_convert(
 
 
 def _beside(name: str, to: str) -> Path:
-    path = Path(name)
+    """Beside a file; of an address, where you stand."""
+    path = Path(remote.shown(name).rpartition("/")[2] if "://" in name else name)
     stem = path.name.partition(".")[0] or path.name
     return path.with_name(f"{stem}.{to}" if to in convert.FILES else f"{stem}.{to}{TEXT}")

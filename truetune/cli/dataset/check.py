@@ -66,7 +66,7 @@ def show(out: Output, result: dict[str, Any]) -> None:
     """The page: what the rows are, the counts, the findings, what is next."""
     rows, form = result["rows"], result["format"]
     files = listed([visible(source["path"]) for source in result["files"]])
-    out.print(f"{files}: {form['name']} ({form['share']:.0%} of {counted(rows['read'], 'row')})", style="bold")
+    out.print(f"{files}: {counted(rows['read'], 'row')}, {shape(form)}", style="bold")
     out.table(("", ""), list(table(result)))
     for finding in result["findings"]:
         for line in lines(finding):
@@ -75,6 +75,11 @@ def show(out: Output, result: dict[str, Any]) -> None:
         out.print("\nnothing is wrong with these rows", style="green")
     for path in result.get("report", ()):
         out.print(f"page    {path}", style="dim")
+
+
+def shape(form: dict[str, Any]) -> str:
+    """`alpaca`, and how sure that is where it was found by looking."""
+    return f"{form['name']} ({form['share']:.0%} of {form['seen']:,} looked at)" if form["detected"] else form["name"]
 
 
 def table(result: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from truetune.api import load
 from truetune.cli import common, visible
 from truetune.cli.common import Output
 from truetune.cli.dataset import options
-from truetune.cli.dataset.check import FATES
+from truetune.cli.dataset.check import FATES, shape
 from truetune.cli.evaluate import Watch
 from truetune.report.words import counted, listed
 
@@ -53,7 +53,7 @@ def prepare(
 def show(out: Output, result: dict[str, Any]) -> None:
     rows, form = result["rows"], result["format"]
     files = listed([visible(source["path"]) for source in result["files"]])
-    out.print(f"{files}: {form['name']} ({form['share']:.0%} of {counted(rows['read'], 'row')})", style="bold")
+    out.print(f"{files}: {counted(rows['read'], 'row')}, {shape(form)}", style="bold")
     out.table(("", "", ""), list(table(result)))
     if rejected := [found for found in result["findings"] if found["level"] != "note"]:
         out.print(
