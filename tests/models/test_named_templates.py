@@ -164,6 +164,17 @@ def test_tokens_that_the_model_lacks_are_named(tmp_path: Path) -> None:
     assert served.remarks(encode.custom(file), encode)[0][1].startswith("<|a|> and <|b|> are no tokens")
 
 
+@pytest.mark.parametrize("name", named.TOKENS)
+def test_a_model_without_the_tokens_ends_its_answers_itself(tmp_path: Path, name: str) -> None:
+    encode = load(tokens.byte_level(tmp_path, specials=("<s>", "</s>", "<pad>")))
+    row = Conversation(tuple(Turn(role, content) for role, content in TALK))
+    rendered = Renderer(encode, encode.named(name)).one(row)
+    text = "".join(encode.decode(part.ids[part.weights != 0].tolist()) for part in rendered.parts)
+    end = {"llama-2": " </s>", "phi": "<|end|>\n</s>"}.get(name, "</s>")
+    assert text.replace(" Two", "Two").replace(" Four", "Four") == f"Two.{end}Four.{end}"
+    assert bool(served.remarks(encode.named(name), encode)) == bool(named.TOKENS[name])
+
+
 def test_the_models_own_template_is_not_judged(tmp_path: Path) -> None:
     encode = load(tokens.byte_level(tmp_path, template="<|odd|>{{ messages[0].content }}"))
     assert encode.template and not served.remarks(encode.template, encode)

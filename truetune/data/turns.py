@@ -176,11 +176,15 @@ def _check_end(end: str, turns: tuple[Turn, ...]) -> None:
         raise RowError("data.control_token", f"the text contains {end!r}, which ends a turn")
 
 
+MARK = re.compile(r"\s*(<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\])")
+"""What looks like a token that ends a turn."""
+
+
 def _ending(written: str, content: str, tokenizer: Tokenizer) -> tuple[int, str]:
     """Where the answer ends in what the template wrote, and the token that ends it (empty if there is none).
 
     The last marker that directly follows the content; some templates write markers before it, too. If it closes the
-    content only, and a token that ends texts follows in the same line, that one.
+    content only, and a token that ends texts follows in the same line, that one. A mark of another model's is no end.
     """
     for mark in reversed(list(tokenizer.markers.finditer(written))):
         if _closes(written[: mark.start()], content):
@@ -192,6 +196,9 @@ def _ending(written: str, content: str, tokenizer: Tokenizer) -> tuple[int, str]
     for mark in tokenizer.special.finditer(written):
         if content.strip() in written[: mark.start()]:
             return mark.end(), mark[0]
+    exact = written.rfind(content.strip())
+    if exact >= 0 and MARK.match(written, exact + len(content.strip())):
+        return exact + len(content.strip()), ""
     raise RowError("data.template_drops_text", f"the template drops a part of the answer: it writes {written[:80]!r}")
 
 
