@@ -74,7 +74,6 @@ def test_what_is_wrong_with_the_text(text: str | bytes, code: str, line: int | N
         ("method: {type: dora}", "config.not_yet", "'dora' is not in this version", "auto, lora or full"),
         ("training: {objective: dpo}", "config.not_yet", "'dpo'", "auto, sft or pretrain"),
         ("profile: classification", "config.not_yet", "'classification'", "small-gpu"),
-        ("data: {path: x, too_long: split}", "config.not_yet", "'split'", "drop, truncate or error"),
         ("method: {type: lroa}", "config.choice", "auto, lora or full, not 'lroa'", "`lora`"),
         ("version: 2", "config.choice", "must be 1, not 2", ""),
         ("output: {log: [tensorbord]}", "config.choice", "must be tensorboard", "`tensorboard`"),

@@ -184,13 +184,14 @@ class Data(Section):
     """Longest example, in tokens."""
 
     too_long: Literal["drop", "truncate", "split", "error"] = "drop"
-    """A longer conversation: drop, truncate (its end is lost), split (where a question begins) or error."""
+    """What happens to a longer conversation: drop, truncate, split or error. truncate = its end is lost; split = it
+    becomes several, parted where a question begins."""
 
     max_rejects: Part = Amount(5, percent=True)
     """Most bad rows that are skipped, as 5% or a number. With more, the run does not start."""
 
     dedupe: Literal["exact", "near", "none"] = "exact"
-    """Whether a row that stands twice is learned once: exact, near (also where it is nearly the same) or none."""
+    """Whether a row that stands twice is learned once: exact, near or none. near = also one nearly the same."""
 
     @property
     def paths(self) -> tuple[str, ...]:
