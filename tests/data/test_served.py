@@ -33,6 +33,7 @@ LATE = (
 """The system message stands before the question that is asked, and nowhere once it is answered."""
 TALK = Conversation((Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"), Turn("assistant", "four")))
 THOUGHT = Conversation((Turn("user", "one"), Turn("assistant", "<think>\nso\n</think>\n\ntwo")))
+TIGHT = Conversation((Turn("user", "one"), Turn("assistant", "<think>so</think>two")))
 CALLS = (
     "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
@@ -69,8 +70,9 @@ def trained(encode: Tokenizer, source: str, row: Conversation) -> list[tuple[str
         (CLOSER, TALK, ["</think>two<|im_end|>", "</think>four<|im_end|>"]),
         (DROPPED, THOUGHT, ["so\n</think>\n\ntwo<|im_end|>"]),
         (OPEN, THOUGHT, ["so\n</think>\n\ntwo<|im_end|>"]),
+        (OPEN, TIGHT, ["so</think>two<|im_end|>"]),
     ],
-    ids=["open", "terse", "closed", "empty", "closer", "dropped", "own"],
+    ids=["open", "terse", "closed", "empty", "closer", "dropped", "own", "tight"],
 )
 def test_a_thought_that_the_prompt_opens_is_closed(
     encode: Tokenizer, source: str, row: Conversation, expected: list[str]

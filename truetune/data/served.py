@@ -87,7 +87,7 @@ def _closed(body: str, own: str, opening: str, closing: str, inside: str) -> str
     else the answer's own thought, or none, in the layout that the prompt began."""
     bare = body.removeprefix(opening)
     if bare != body or body.startswith(closing):
-        return bare.lstrip() if inside else bare
+        return bare
     if "\n" not in inside:
         return f"{own}{closing}{body}"
     return f"{own}\n{closing}\n\n{body.lstrip()}"
