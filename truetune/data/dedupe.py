@@ -17,13 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from truetune.data.near import ALIKE, Sides, Sketches, Union, plain, resemblance, sides
+from truetune.data.near import ALIKE, Sets, Sides, Sketches, Union, plain, resemblance, sides
 from truetune.data.rows import Content, Conversation, Document, Labelled, Rated, Reject, Row, RowError
 
 VALIDATION, FOREIGN, TRAIN = 0, 1, 2
 """What a row is for, by right of way: a training row gives way to the same row of a validation file, or of a file that
 is kept apart from the training rows (foreign)."""
-COMPARED = 32
+COMPARED = 16
 """Rows of a group that a new one is compared with: the ones kept last."""
 
 Places = NDArray[np.int64]
@@ -132,26 +132,25 @@ class Surveyor:
 
 
 class Near:
-    """Proves that a row is nearly the same as one that is used. The texts of used rows that may be asked for again lie
-    in a file in `folder`."""
+    """Proves that a row is nearly the same as one that is used. The shingles of used rows that may be asked for again
+    lie in a file in `folder`."""
 
     def __init__(self, survey: Survey, folder: Path) -> None:
         self.survey = survey
         self._left = np.bincount(survey.alike, minlength=len(survey.alike))
         self._kept: dict[int, list[tuple[int, int, int, int, int]]] = {}
-        self._texts = (folder / "kept").open("w+b")
+        self._shingles = (folder / "kept").open("w+b")
 
     def find(self, row: int, content: Content) -> Kin | None:
         """A row that was `keep`t and is nearly the same."""
         kept = self._kept.get(int(self.survey.alike[row]), ())
         if not kept:
             return None
-        found = sides(content)
+        found = sides(content).sets()
         for other, start, prompt, answer, mark in reversed(kept[-COMPARED:]):
-            if mark != found.mark:
-                continue
-            self._texts.seek(start)
-            similarity = resemblance(found, Sides(self._texts.read(prompt), self._texts.read(answer), mark))
+            self._shingles.seek(start)
+            asked, said = (np.frombuffer(self._shingles.read(8 * count), np.uint64) for count in (prompt, answer))
+            similarity = resemblance(found, Sets(asked, said, mark))
             if similarity >= ALIKE:
                 return Kin(other, similarity)
         return None
@@ -159,9 +158,9 @@ class Near:
     def keep(self, row: int, content: Content) -> None:
         """Later rows are compared with this one."""
         if self.wanted(row):
-            found = sides(content)
-            entry = (row, self._texts.seek(0, 2), len(found.prompt), len(found.answer), found.mark)
-            self._texts.write(found.prompt + found.answer)
+            found = sides(content).sets()
+            entry = (row, self._shingles.seek(0, 2), len(found.prompt), len(found.answer), found.mark)
+            self._shingles.write(found.prompt.tobytes() + found.answer.tobytes())
             self._kept.setdefault(int(self.survey.alike[row]), []).append(entry)
 
     def wanted(self, row: int) -> bool:
@@ -176,7 +175,7 @@ class Near:
             self._kept.pop(group, None)
 
     def close(self) -> None:
-        self._texts.close()
+        self._shingles.close()
 
 
 def _keys(content: Content, found: Sides) -> tuple[int, int, int]:

@@ -59,6 +59,18 @@ class Sides:
     answer: bytes
     mark: int
 
+    def sets(self) -> Sets:
+        return Sets(np.unique(shingles([self.prompt])[0]), np.unique(shingles([self.answer])[0]), self.mark)
+
+
+@dataclass(frozen=True, eq=False)
+class Sets:
+    """The shingles of both sides, each once and in order."""
+
+    prompt: NDArray[np.uint64]
+    answer: NDArray[np.uint64]
+    mark: int
+
 
 def sides(content: Content) -> Sides:
     """The sides of a row; a document is all answer, a labelled text all prompt."""
@@ -78,11 +90,13 @@ def plain(texts: Sequence[str]) -> bytes:
     return " ".join("\n".join(texts)[:LONGEST].casefold().split()).encode("utf-8", "replace")
 
 
-def resemblance(one: Sides, other: Sides) -> float:
-    """Jaccard similarity of the sides that are less alike; 0 where numbers or labels differ."""
+def resemblance(one: Sets, other: Sets) -> float:
+    """Jaccard similarity of the sides that are less alike; 0 where numbers or labels differ. Below `ALIKE`, where
+    it makes no difference, it may be less."""
     if one.mark != other.mark:
         return 0.0
-    return min(_jaccard(one.prompt, other.prompt), _jaccard(one.answer, other.answer))
+    prompt = _jaccard(one.prompt, other.prompt)
+    return min(prompt, _jaccard(one.answer, other.answer)) if prompt >= ALIKE else 0.0
 
 
 class Sketches:
@@ -241,12 +255,12 @@ def _alike(pairs: NDArray[np.int64], slots: int) -> NDArray[np.bool_]:
     return np.asarray(((equal - chance) / (1 - chance)).min(axis=1, initial=1.0) >= LIKELY)
 
 
-def _jaccard(one: bytes, other: bytes) -> float:
-    if one == other:
-        return 1.0
-    first, second = (np.unique(shingles([text])[0]) for text in (one, other))
-    shared = len(np.intersect1d(first, second, assume_unique=True))
-    return shared / (len(first) + len(second) - shared)
+def _jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
+    small, large = sorted((len(one), len(other)))
+    if small < ALIKE * large:  # the most that it could be
+        return 0.0
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / (small + large - shared)
 
 
 def _talk(content: Conversation, labels: tuple[str, ...]) -> Sides:
