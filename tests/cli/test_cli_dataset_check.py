@@ -74,7 +74,9 @@ def test_prepared_rows_say_where_they_came_from(folder: Path, capsys: pytest.Cap
     command = ["dataset", "prepare", "rows.jsonl", "--out", "clean.jsonl", "--split", "10%", "--clean"]
     assert run([*command, "--json"]) == 0
     found = orjson.loads(capsys.readouterr().out)
-    kept = [orjson.loads(line) for name in ("out", "validation") for line in Path(found[name]).read_bytes().splitlines()]
+    kept = [
+        orjson.loads(line) for name in ("out", "validation") for line in Path(found[name]).read_bytes().splitlines()
+    ]
     assert len(kept) == 41 and {row["origin"] for row in kept} == {f"rows.jsonl:{n}" for n in [*range(1, 41), 42]}
     assert any(row["messages"][0]["content"] == "Where is the café?" for row in kept)
     assert found["mended"] == {"mojibake": 1}

@@ -56,9 +56,8 @@ def show(out: Output, result: dict[str, Any]) -> None:
     out.print(f"{files}: {counted(rows['read'], 'row')}, {shape(form)}", style="bold")
     out.table(("", "", ""), list(table(result)))
     if rejected := [found for found in result["findings"] if found["level"] != "note"]:
-        out.print(
-            f"{counted(len(rejected), 'finding')}: `ft dataset check {visible(result['out'])}` tells", style="yellow"
-        )
+        told = f"{counted(len(rejected), 'finding')} in what was read: `ft dataset check {files}` tells"
+        out.print(told, style="yellow")
     held = f" --set data.validation={result['validation']}" if result["validation"] else ""
     out.print(f"next    ft train --model {result['model']} --data {visible(result['out'])}{visible(held)}")
 
