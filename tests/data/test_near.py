@@ -99,7 +99,7 @@ def test_other_rows_stay(encode: Tokenizer, tmp_path: Path) -> None:
             "completion": "Within 30 days, in the shop.",
         },
         {"prompt": "What must I do to give back a bike?", "completion": "Within 30 days, in the shop."},
-        *({"prompt": f"What is 1234 + 432{n}?", "completion": f"It is {5555 + n}."} for n in range(5)),
+        *({"prompt": f"{passage} What is 4 + {n}?", "completion": f"{passage} It is {4 + n}."} for n in range(5)),
         {"prompt": f"{passage} Who wrote this?", "completion": "An anchor did."},
         {"prompt": f"{passage} Where is it?", "completion": "In a valley behind the canyon."},
         {"prompt": "What is c?", "completion": "A letter."},

@@ -105,7 +105,7 @@ def test_near_copies_stand_on_one_side_with_the_default_settings(encode: Tokeniz
     texts = [" ".join(f"{word}{chr(97 + n % 26)}{chr(97 + n // 26)}" for word in WORDS) for n in range(60)]
     rows = [{"prompt": f"What of {each}", "completion": f"{each}{end}"} for each in texts for end in ("", " indeed")]
     found = run(encode, tmp_path, [{**row, "prompt": f"{row['prompt']}{'?!'[n % 2]}"} for n, row in enumerate(rows)])
-    sides = [{encode.decode(each.ids.tolist())[60:120] for each in part} for part in (found.train, found.validation)]
+    sides = [{each.row // 2 for each in part} for part in (found.train, found.validation)]
     assert len(found.validation) == 8 and not sides[0] & sides[1]
 
 
