@@ -119,3 +119,15 @@ def test_kinds_of_files(folder: Path, to: str, code: int) -> None:
 
 def test_places_name_each_file_once() -> None:
     assert places(["a.csv:1", "a.csv:2", "b.csv:9", "c.csv"]) == "a.csv:1, 2; b.csv:9; c.csv"
+
+
+def test_files_of_a_folder_may_have_shapes_of_their_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "raw").mkdir()
+    lines(folder / "raw" / "a.jsonl", GOOD)
+    extra = "".join(f"Who is {n}?,Number {n} here.\n" for n in "abc")
+    (folder / "raw" / "b.csv").write_text("question,answer\n" + extra)
+    assert run(["dataset", "check", "raw", "--no-estimate", "--json"]) == 0
+    found = orjson.loads(capsys.readouterr().out)
+    assert found["rows"]["used"] == 43 and found["format"]["files"] == {"raw/b.csv": "question_answer"}
+    assert run(["dataset", "prepare", "raw", "--out", "all.jsonl"]) == 0
+    assert len((folder / "all.jsonl").read_bytes().splitlines()) == 43

@@ -197,3 +197,12 @@ def test_find_format_reads_all_files(tmp_path: Path) -> None:
     (tmp_path / "b.json.gz").write_bytes(gzip.compress(b"[" + b",".join(ROWS) + b"]"))
     options = Data(path=[str(tmp_path)])
     assert find_format(options, sources.find(options.paths, tmp_path)).shape.name == "messages"
+
+
+def test_each_file_has_its_own_shape(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    (tmp_path / "b.csv").write_text("question,answer\nWhy?,Because.\n")
+    form = find_format(Data(path=str(tmp_path)), files := sources.find([str(tmp_path)], tmp_path))
+    assert form.shape.name == "messages" and form.report()["files"] == {files[1].name: "question_answer"}
+    assert form.of(files[0].name) is form and form.of(files[1].name).shape.name == "question_answer"
+    assert 0 < form.share <= 1 and form.seen > 1

@@ -147,7 +147,7 @@ def usable(
 def contents(form: Format, row: Row | Reject) -> Any:
     """What a row says, None where it can't be used."""
     try:
-        return form.read(row.value) if isinstance(row, Row) else None
+        return form.of(row.file).read(row.value) if isinstance(row, Row) else None
     except RowError:
         return None
 

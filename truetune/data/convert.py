@@ -78,7 +78,7 @@ class _Account:
         self.read += 1
         if isinstance(row, Row):
             try:
-                writer.add(form.read(row.value))
+                writer.add(form.of(row.file).read(row.value))
                 return
             except RowError as error:
                 row = row.reject(error)

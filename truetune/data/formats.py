@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from truetune.data.chat import check_order
@@ -36,6 +36,13 @@ class Format:
     seen: int = 0
     mend: Callable[[Content], Content] | None = None
     """Repairs of a content, before anything else sees it."""
+    others: Mapping[str, Format] = field(default_factory=dict)
+    """Of several files, those whose rows have another shape than most."""
+
+    def of(self, file: str) -> Format:
+        """The format of one of the files, by its name."""
+        found = self.others.get(file)
+        return self if found is None else replace(found, mend=self.mend)
 
     def read(self, value: Value) -> Content:
         """A row's content, mended where that is asked for. Raises RowError."""
@@ -58,7 +65,8 @@ class Format:
     def report(self) -> dict[str, Any]:
         columns = dict(self.columns) if self.columns else None
         found = {"name": self.shape.name, "share": self.share, "seen": self.seen}
-        return {**found, "detected": self.detected, "columns": columns}
+        files = {"files": {file: form.shape.name for file, form in self.others.items()}} if self.others else {}
+        return {**found, "detected": self.detected, "columns": columns, **files}
 
 
 def checked(content: Content) -> Content:
@@ -119,6 +127,18 @@ def detect(rows: Iterable[Value], columns: Mapping[str, str] | None = None) -> F
         raise _unknown(f"as many rows have the shape `{known[0][0]}` as `{known[1][0]}`", names, columns)
     found = replace(named(known[0][0], columns), detected=True, seen=counts.total())
     return replace(found, share=known[0][1] / counts.total())
+
+
+def joined(forms: Mapping[str, Format]) -> Format:
+    """One format for several files, each with its own shape: that of most rows, and beside it the others."""
+    rows: Counter[str] = Counter()
+    for form in forms.values():
+        rows[form.shape.name] += form.seen
+    common = rows.most_common(1)[0][0]
+    main = next(form for form in forms.values() if form.shape.name == common)
+    share = sum(form.share * form.seen for form in forms.values()) / rows.total()
+    others = {file: form for file, form in forms.items() if form.shape.name != common}
+    return replace(main, share=share, seen=rows.total(), others=others)
 
 
 def _check_columns(names: Counter[str], columns: Mapping[str, str] | None) -> None:

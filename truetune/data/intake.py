@@ -100,7 +100,7 @@ class Intake:
 
     def _content(self, row: Row, purpose: int) -> Content | None:
         try:
-            content = self.forms[purpose].read(row.value)
+            content = self.forms[purpose].of(row.file).read(row.value)
             self._check_kind(content)
             self.survey.check(row.index, self.job.options.dedupe != "none")
         except RowError as error:
@@ -163,6 +163,6 @@ def _content(row: Row | Reject, form: Format) -> Content | None:
     if isinstance(row, Reject):
         return None
     try:
-        return form.read(row.value)
+        return form.of(row.file).read(row.value)
     except RowError:
         return None

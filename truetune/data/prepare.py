@@ -6,7 +6,7 @@ read = used + rejected + deduplicated + contaminated + too_long + unsupervised +
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -91,15 +91,29 @@ def prepare(
 
 
 def find_format(options: Options, files: Sequence[Source]) -> Format:
-    """The shape of the rows, as the user says or as most rows have it. Raises InputError."""
+    """The shape of the rows, as the user says or as most rows of each file have it. Raises InputError."""
     if options.format != "auto":
         return formats.named(options.format, options.columns)
-    rows = (value for source in files for _, value, _ in readers.sample(source.path))
-    values = (value for value in rows if not isinstance(value, RowError))
+    found = {source.name: form for source in files if (form := _told(source, options.columns)) is not None}
+    if len(found) == len(files) or len({form.shape.name for form in found.values()}) > 1:
+        return formats.joined(found)
+    values = chain.from_iterable(map(_values, files))
     first = next(values, None)
     if first is None:
         raise _no_row(files)
     return formats.detect(chain([first], values), options.columns)
+
+
+def _told(source: Source, columns: Mapping[str, str] | None) -> Format | None:
+    """The shape of one file's rows; None where they have none that is known, or there are none."""
+    try:
+        return formats.detect(_values(source), columns)
+    except InputError:
+        return None
+
+
+def _values(source: Source) -> Iterator[dict[str, Any]]:
+    return (value for _, value, _ in readers.sample(source.path) if not isinstance(value, RowError))
 
 
 def _build(job: Job, inspector: Inspector | None, mend: Callable[[Content], Content] | None) -> Entry:
@@ -125,11 +139,15 @@ def _build(job: Job, inspector: Inspector | None, mend: Callable[[Content], Cont
 def _forms(job: Job) -> dict[int, Format]:
     """The shapes of the rows, by their purpose; files that are only compared with may have their own."""
     form = find_format(job.options, job.train)
-    found = {TRAIN: form, VALIDATION: form, FOREIGN: form}
-    if job.against:
-        values = (row.value for row in read(job.against) if isinstance(row, Row))
-        found[FOREIGN] = formats.detect(values)
-    return found
+    if job.options.format == "auto":
+        told = {source.name: _told(source, job.options.columns) for source in job.validation}
+        others = {file: its for file, its in told.items() if its and its.shape.name != form.shape.name}
+        form = replace(form, others={**form.others, **others})
+    return {TRAIN: form, VALIDATION: form, FOREIGN: _foreign(job.against) if job.against else form}
+
+
+def _foreign(files: Sequence[Source]) -> Format:
+    return formats.detect(row.value for row in read(files) if isinstance(row, Row))
 
 
 def _wrong(job: Job, ledger: Ledger, inspector: Inspector | None) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,12 +210,14 @@ def texts(report: Mapping[str, Any], wanted: Collection[int]) -> Iterator[tuple[
     ]
     for row in read(files):
         if row.index in wanted and isinstance(row, Row):
-            yield row.index, row.where, form.read(row.value)
+            yield row.index, row.where, form.of(row.file).read(row.value)
 
 
 def shape(report: Mapping[str, Any]) -> Format:
     found = report["format"]
-    return formats.named(found["name"], found["columns"])
+    columns, others = found["columns"], found.get("files", {})
+    by_file = {file: formats.named(name, columns) for file, name in others.items()}
+    return replace(formats.named(found["name"], columns), others=by_file)
 
 
 def learned(subject: Subject) -> Collection[bytes] | None:

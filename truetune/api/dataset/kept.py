@@ -40,7 +40,7 @@ class Keeper:
     def used(self, row: Row, content: Content, rendered: Rendered, fitted: Fitted, train: bool) -> None:
         self.quality.used(row, content, rendered, fitted, train)
         if self.form.mend:
-            _, done = clean(self.form.raw(row.value))
+            _, done = clean(self.form.of(row.file).raw(row.value))
             self.mended.update(done)
             self.mended_rows += bool(done)
         self._notes.write(orjson.dumps([row.index, row.where, to_row(content, self.notation, self._lists)]) + b"\n")

@@ -62,7 +62,7 @@ def _row(row: Row | Reject, form: Format, renderer: Renderer, max_length: int) -
     if isinstance(row, Reject):
         return {"where": row.where, "refused": {"code": row.code, "reason": row.reason}}
     try:
-        rendered = renderer.one(form.read(row.value))
+        rendered = renderer.one(form.of(row.file).read(row.value))
     except RowError as error:
         return {"where": row.where, "refused": {"code": error.code, "reason": error.reason}}
     examples = [_example(part, renderer.tokenizer, max_length) for part in rendered.parts]
