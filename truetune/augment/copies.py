@@ -39,8 +39,8 @@ def copies(known: Iterable[str], new: Sequence[str]) -> dict[int, str]:
 
 
 def kindred(texts: Sequence[str], place: int, others: Sequence[int]) -> int | None:
-    one = question(texts[place])
-    return next((other for other in others if resemblance(one, question(texts[other])) >= ALIKE), None)
+    one = question(texts[place]).sets()
+    return next((other for other in others if resemblance(one, question(texts[other]).sets()) >= ALIKE), None)
 
 
 def question(text: str) -> Sides:

@@ -69,7 +69,7 @@ class Sieve:
 
 def near(one: str, other: str) -> bool:
     """Whether two questions are told apart by little more than a typing error."""
-    sides = [Sides(likeness.plain([text]), b"", 0) for text in (one, other)]
+    sides = [Sides(likeness.plain([text]), b"", 0).sets() for text in (one, other)]
     return likeness.resemblance(*sides) >= likeness.ALIKE
 
 
