@@ -51,7 +51,7 @@ def train(
         from truetune.train import carry, session
 
         loaded = _load(config, model, data, method, overrides)
-        gathered = session.gather(loaded.config, loaded.folder)
+        gathered = session.gather(loaded.config, loaded.folder, listener)
         for warning in gathered.warnings:
             listener("warning", {"text": warning})
         folder, state = session.place(gathered), carry.start_state(gathered)

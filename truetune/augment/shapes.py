@@ -1,8 +1,9 @@
-"""New rows in the shape of those they are made from, because a training reads all its files as one shape."""
+"""New rows in one shape, that of those they are made from: a training reads a file as one shape, and where the user
+named shape or columns, all files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from truetune.data.formats import Format
@@ -14,9 +15,11 @@ NOTATIONS = {"messages": "openai", "sharegpt": "sharegpt", "alpaca": "alpaca"}
 LAST_RESORT = "messages"
 
 
-def written(form: Format, talk: Conversation) -> dict[str, Any]:
-    """A row that `form` reads as this conversation; one of `LAST_RESORT` where no notation of ours makes one."""
-    return next((row for row in attempts(form, talk) if reads(form, row, talk)), to_row(talk, "openai"))
+def written(form: Format, talks: Sequence[Conversation]) -> list[dict[str, Any]]:
+    """Rows that `form` reads as these conversations; all in `LAST_RESORT` where no notation of ours makes each."""
+    found = [next((row for row in attempts(form, talk) if reads(form, row, talk)), None) for talk in talks]
+    rows = [row for row in found if row is not None]
+    return rows if len(rows) == len(talks) else [to_row(talk, "openai") for talk in talks]
 
 
 def attempts(form: Format, talk: Conversation) -> Iterator[dict[str, Any]]:

@@ -47,9 +47,10 @@ class Harvest:
     def rows(self, form: Format) -> Iterator[dict[str, Any]]:
         """As they are written, in the shape of those they are made from. `from` holds the digests of these: places
         change, contents do not."""
-        for draft in self.kept:
+        rows = written(form, [draft.talk for draft in self.kept])
+        for draft, row in zip(self.kept, rows, strict=True):
             digests = [one.conversation.digest.hex() for one in draft.origins]
-            yield {**written(form, draft.talk), "origin": draft.where, GENERATED: {**self.how, "from": digests}}
+            yield {**row, "origin": draft.where, GENERATED: {**self.how, "from": digests}}
 
     def examples(self) -> list[dict[str, str]]:
         """The first rows: origin, what that asks, what the new one asks and answers."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from truetune.api import load
 from truetune.cli import common, visible
 from truetune.cli.common import Output, pairs
-from truetune.cli.progress import QUIET_SECONDS
-from truetune.report.words import clock, counted
+from truetune.cli.work import Work
+from truetune.report.words import counted
 
 VERDICTS = {
     "better": ("better", "green"),
@@ -93,24 +91,14 @@ class Watch:
     """Listens to an evaluation: a bar with the time that is left, or plain lines where there is no terminal."""
 
     def __init__(self, out: Output) -> None:
-        self.out = out
+        self.out, self.work = out, Work(out)
         self.saved: list[str] = []
-        self.stage = ""
-        self.started = self.printed = time.monotonic()
-        self.bar: Progress | None = None
-        self.task = TaskID(0)
 
     def __enter__(self) -> Watch:
-        if self.out.progress.is_terminal and not self.out.quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=self.out.progress, transient=True)
-            self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.stop()
-            self.bar = None
+        self.work.stop()
 
     def __call__(self, kind: str, figures: dict[str, Any]) -> None:
         if kind == "warning":
@@ -119,21 +107,10 @@ class Watch:
             self.out.note(figures["text"], style="dim")
         elif kind == "saved":
             self.saved.append(figures["path"])
+        elif kind == "rows":
+            self.work(figures["stage"], figures["done"], figures["total"], ends=False)
         else:
             self.work(f"{figures['side']}: {WORK[kind]}", figures["done"], figures["total"])
-
-    def work(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if stage != self.stage:
-            self.stage, self.started, self.printed = stage, now, now
-            if self.bar:
-                self.task = self.bar.add_task(stage, total=total)
-        if self.bar:
-            self.bar.update(self.task, completed=done)
-        elif done == total or now - self.printed >= QUIET_SECONDS:
-            left = (now - self.started) / max(done, 1) * (total - done)
-            self.printed = now
-            self.out.note(f"{stage} {done}/{total}" + (f"  ETA {clock(left)}" if left else ""))
 
 
 def show(out: Output, result: dict[str, Any]) -> None:

@@ -8,17 +8,15 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from truetune.cli.common import Output
+from truetune.cli.work import QUIET_SECONDS, Work
 from truetune.report.words import clock, counted, size, thousands
-
-QUIET_SECONDS = 10.0
-"""Without a terminal: most seconds between two lines."""
 
 
 class Watch:
     """Listens to a run: `Watch(out)` is the listener, used as a context manager around the training."""
 
     def __init__(self, out: Output) -> None:
-        self.out = out
+        self.out, self.work = out, Work(out)
         self.figures: dict[str, Any] = {}
         self.eval_loss: float | None = None
         self.bar: Progress | None = None
@@ -33,6 +31,7 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.work.stop()
         if self.bar:
             self.bar.stop()
             self.bar = None
@@ -42,7 +41,11 @@ class Watch:
         if hear:
             hear(figures)
 
+    def on_rows(self, figures: dict[str, Any]) -> None:
+        self.work(figures["stage"], figures["done"], figures["total"], ends=False)
+
     def on_run(self, figures: dict[str, Any]) -> None:
+        self.work.stop()
         self.texts = figures["config"]["training"]["objective"] == "pretrain"
         for line in introduction(figures):
             self.out.note(line)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from truetune.data import cache, readers
 from truetune.data.dedupe import FOREIGN, TRAIN, VALIDATION, Near, Survey, Surveyor
@@ -21,6 +22,8 @@ from truetune.data.sources import Source
 CHUNK = 256
 """Rows that are encoded in one parallel call."""
 
+Listener = Callable[[str, dict[str, Any]], None]
+"""Hears ("rows", {stage, done, total}) as the work goes on; `total` is None where nobody knows it yet."""
 Formats = Mapping[int, Format]
 """The shape of the rows for each purpose (`dedupe.TRAIN`, …)."""
 
@@ -37,13 +40,15 @@ def read(files: Sequence[Source], start: int = 0, notes: Notes | None = None) ->
             index += 1
 
 
-def survey(job: Job, forms: Formats, folder: Path) -> Survey:
+def survey(job: Job, forms: Formats, folder: Path, listener: Listener) -> Survey:
     """Read all rows once for what they have to do with each other: training rows first, then the others."""
     surveyor, index = Surveyor(folder), 0
     for purpose, files in ((TRAIN, job.train), (VALIDATION, job.validation), (FOREIGN, job.against)):
         for row in read(files, index):
             surveyor.add(row, _content(row, forms[purpose]), purpose)
             index = row.index + 1
+            if index % CHUNK == 0:
+                listener("rows", {"stage": "reading rows", "done": index, "total": None})
     return surveyor.finish()
 
 
@@ -51,10 +56,17 @@ class Intake:
     """Takes in the rows of a job. Validation rows and foreign ones come first: training rows give way to them."""
 
     def __init__(
-        self, job: Job, forms: Formats, ledger: Ledger, writer: cache.Writer, found: Survey, inspector: Inspector | None
+        self,
+        job: Job,
+        forms: Formats,
+        ledger: Ledger,
+        writer: cache.Writer,
+        found: Survey,
+        inspector: Inspector | None,
+        listener: Listener,
     ) -> None:
         self.job, self.forms, self.ledger, self.writer, self.survey = job, forms, ledger, writer, found
-        self.inspector = inspector
+        self.inspector, self.listener = inspector, listener
         train_on = job.options.train_on if ledger.objective == "sft" else "assistant"
         self.renderer = Renderer(job.tokenizer, job.template, train_on)
 
@@ -80,6 +92,8 @@ class Intake:
         for results in self.renderer.stream(self._chunks(files, index, purpose, rows)):
             for result in results:
                 self._settle(*rows.popleft(), result, purpose)
+            done, total = self.ledger.rows["read"], len(self.survey.purpose)
+            self.listener("rows", {"stage": "preparing rows", "done": done, "total": total})
 
     def _chunks(
         self, files: Sequence[Source], index: int, purpose: int, rows: deque[tuple[Row, Content]]

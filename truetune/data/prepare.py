@@ -18,7 +18,7 @@ from truetune.data.cache import Entry, Examples, Rejects
 from truetune.data.dedupe import FOREIGN, TRAIN, VALIDATION
 from truetune.data.formats import Format
 from truetune.data.inspector import Inspector
-from truetune.data.intake import Intake, survey
+from truetune.data.intake import Intake, Listener, survey
 from truetune.data.intake import read as read
 from truetune.data.job import Job, Options, plan
 from truetune.data.ledger import OBJECTIVES, Ledger
@@ -50,6 +50,14 @@ UNTRAINED = {
 """What can be checked but not trained, and what to do instead."""
 
 
+Mend = Callable[[Content], Content]
+"""Repairs of a content."""
+
+
+def unheard(kind: str, figures: dict[str, Any]) -> None:
+    """The listener that hears nothing."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What a run trains and measures on. `report` is JSON-ready; `rejects` are the rows not used, each with why."""
@@ -71,20 +79,21 @@ def prepare(
     template: Template | None = None,
     inspector: Inspector | None = None,
     against: Sequence[str] = (),
-    mend: Callable[[Content], Content] | None = None,
+    mend: Mend | None = None,
+    listener: Listener = unheard,
 ) -> Prepared:
     """Read, check, render and split the rows, or take them from the cache.
 
     `objective` is `auto`, `sft` or `pretrain`; `folder` is where relative paths start; `template` goes before
     `options.template`. Rows that also stand in the files `against`, or nearly, are not trained. With an `inspector`
-    (which `mend`, repairs of every content, needs) this is a check: it sees every row, rows that cannot be trained yet
+    (which `mend` needs) this is a check: it sees every row, rows that cannot be trained yet
     are taken in, too, and too many bad rows are a finding of the level `error`. Raises InputError with a code `data.…`
     for input that can't be used, UsageError (`data.objective`) for an objective that does not fit the rows.
     """
     given = {"seed": seed, "folder": folder, "tokenizer": tokenizer, "template": template, "against": against}
     job = plan(options, objective=objective, **given)  # type: ignore[arg-type]
     entry = None if inspector else cache.find(job.key)
-    entry = entry or _build(job, inspector, mend)
+    entry = entry or _build(job, inspector, mend, listener)
     if not inspector:
         _refuse_untrained(entry.report["objective"])
     return Prepared(entry.train, entry.validation, entry.report["objective"], entry.report, entry.rejects)
@@ -116,7 +125,7 @@ def _values(source: Source) -> Iterator[dict[str, Any]]:
     return (value for _, value, _ in readers.sample(source.path) if not isinstance(value, RowError))
 
 
-def _build(job: Job, inspector: Inspector | None, mend: Callable[[Content], Content] | None) -> Entry:
+def _build(job: Job, inspector: Inspector | None, mend: Mend | None, listener: Listener) -> Entry:
     """1. the shapes, 2. what rows have to do with each other, 3. rows to examples, 4. is it enough, 5. the split,
     6. the report, 7. into the cache."""
     forms = {purpose: replace(form, mend=mend) for purpose, form in _forms(job).items()}
@@ -124,8 +133,8 @@ def _build(job: Job, inspector: Inspector | None, mend: Callable[[Content], Cont
     if not inspector:
         _refuse_untrained(ledger.objective)
     with cache.writing(job.key) as writer, tempfile.TemporaryDirectory(dir=writer.folder) as aside:
-        found = survey(job, forms, Path(aside))
-        Intake(job, forms, ledger, writer, found, inspector).run(Path(aside))
+        found = survey(job, forms, Path(aside), listener)
+        Intake(job, forms, ledger, writer, found, inspector, listener).run(Path(aside))
         wrong = _wrong(job, ledger, inspector)
         split = ledger.split(found, job.options.validation if not job.validation else None, job.seed)
         weights = partial(weighed, survey=found, sources=job.train, seed=job.seed)

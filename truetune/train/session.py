@@ -16,8 +16,9 @@ from truetune import engines, paths
 from truetune.config import Config, Loaded
 from truetune.config.secrets import secret
 from truetune.data import remote
+from truetune.data.intake import Listener
 from truetune.data.job import choose
-from truetune.data.prepare import Prepared, prepare
+from truetune.data.prepare import Prepared, prepare, unheard
 from truetune.errors import InputError
 from truetune.models import facts, memory, source, tokenizer
 from truetune.models.source import Source
@@ -53,7 +54,7 @@ class Session:
         return choose(self.config.data.template, self.tokenizer, self.folder)
 
 
-def gather(config: Config, folder: Path) -> Session:
+def gather(config: Config, folder: Path, listener: Listener = unheard) -> Session:
     """Find the model, prepare the data, settle every `auto`. `folder` is where train.yml stands."""
     if config.output.dir:
         refuse_used(Path(config.output.dir).expanduser())
@@ -63,7 +64,7 @@ def gather(config: Config, folder: Path) -> Session:
     refuse_other_kinds(known, found)
     encode = tokenizer.load(found.folder)
     refuse_foreign_tokens(encode, known, found)
-    prepared = rows(config, folder, encode)
+    prepared = rows(config, folder, encode, listener)
     # Only now: the engine takes seconds to import, and most mistakes are in the model's name and the data.
     chosen = engines.choose(config.resources.engine, found.folder)
     engine = engines.module(chosen.name)
@@ -80,10 +81,17 @@ def free(config: Config, engine: Any, device: str) -> int:
     return there if config.resources.memory == "auto" else min(there, config.resources.memory)
 
 
-def rows(config: Config, folder: Path, encode: Tokenizer) -> Prepared:
+def rows(config: Config, folder: Path, encode: Tokenizer, listener: Listener = unheard) -> Prepared:
     """The rows of a configuration as examples, from the cache where they are in it."""
     training = config.training
-    return prepare(config.data, objective=training.objective, seed=training.seed, folder=folder, tokenizer=encode)
+    return prepare(
+        config.data,
+        objective=training.objective,
+        seed=training.seed,
+        folder=folder,
+        tokenizer=encode,
+        listener=listener,
+    )
 
 
 def warnings(resolved: Resolved, machine: Iterable[str], ignored: list[str]) -> Iterator[str]:

@@ -229,6 +229,7 @@ def save(path: Path, rows: Sequence[Mapping[str, Any]], form: Format, listener: 
         return
     durable.write(path, b"".join(map(jsonfile.line, rows)))
     listener("saved", {"path": str(path)})
-    if form.shape.name != LAST_RESORT and (others := sum(LAST_RESORT in row for row in rows)):
-        text = f"{others} rows are written as messages, and no training reads them beside `{form.shape.name}` rows"
+    given = form.columns or not form.detected
+    if given and form.shape.name != LAST_RESORT and LAST_RESORT in rows[0]:
+        text = f"the rows are written as messages, and no training reads them beside `{form.shape.name}` rows"
         listener("warning", {"text": f"{text}: write those as messages, too (`ft dataset convert --to openai`)"})

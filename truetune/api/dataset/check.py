@@ -11,9 +11,8 @@ from truetune.api.dataset.settings import encoder, settings
 from truetune.api.dataset.show import shown
 from truetune.config import Loaded
 from truetune.data.inspector import Inspector
-from truetune.data.prepare import UNTRAINED, Prepared, prepare
+from truetune.data.prepare import UNTRAINED, Mend, Prepared, prepare
 from truetune.data.quality import Finding, Quality
-from truetune.data.rows import Content
 from truetune.errors import TrueTuneError
 from truetune.models.tokenizer import Tokenizer
 from truetune.report import dataset as page
@@ -80,7 +79,7 @@ def dataset_check(
     loaded = settings(data, model, folder, values)
     tokenizer = encoder(loaded)
     quality = Quality(tokenizer)
-    prepared = look(loaded, tokenizer, quality, against)
+    prepared = look(loaded, tokenizer, quality, against, listener=listener)
     result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures())
     result["examples"] = shown(loaded, tokenizer, examples)
     result["estimate"] = timed(loaded, prepared, listener) if estimate and trainable(prepared) else None
@@ -94,7 +93,8 @@ def look(
     tokenizer: Tokenizer,
     inspector: Inspector,
     against: Sequence[str] = (),
-    mend: Callable[[Content], Content] | None = None,
+    mend: Mend | None = None,
+    listener: Listener = quiet,
 ) -> Prepared:
     """Prepare the rows under the eyes of an inspector."""
     config = loaded.config
@@ -107,6 +107,7 @@ def look(
         inspector=inspector,
         against=against,
         mend=mend,
+        listener=listener,
     )
 
 

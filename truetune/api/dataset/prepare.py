@@ -70,7 +70,7 @@ def dataset_prepare(
     quality = Quality(tokenizer)
     with tempfile.TemporaryFile() as notes:
         keeper = Keeper(notes, quality, form, target.suffix)
-        prepared = look(loaded, tokenizer, keeper, against, mend)
+        prepared = look(loaded, tokenizer, keeper, against, mend, listener)
         refuse_broken(prepared)
         written = places.fill(prepared, keeper)
     result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures()) | written
