@@ -45,6 +45,6 @@ def test_a_row_or_a_reason(seed: Callable[..., Seed], name: str, said: str, shap
         assert fault in REASONS
         return
     form = named(shape)
-    row = written(form, draft.talk)
+    (row,) = written(form, [draft.talk])
     assert "messages" not in row or shape == "messages"
     assert form.read(row) == draft.talk

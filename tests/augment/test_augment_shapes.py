@@ -56,7 +56,22 @@ def test_a_training_reads_old_and_new_rows_together(server: Any, tmp_path: Path,
     assert texts[0].rpartition("<|im_start|>")[2] == texts[1].rpartition("<|im_start|>")[2]
 
 
-def test_where_the_shape_cannot_hold_them_it_is_said(server: Any, tmp_path: Path) -> None:
-    new, warnings = augmented(server, tmp_path, {"text": "A long text?", "summary": "Short."})
-    assert new["messages"][0]["content"] == "Would you, please?"
+def test_where_the_shape_cannot_hold_them_all_are_messages(server: Any, tmp_path: Path) -> None:
+    row = {"text": "A long text?", "summary": "Short."}
+    new, warnings = augmented(server, tmp_path, row)
+    assert new["messages"][0]["content"] == "Would you, please?" and not warnings
+    shown = ft.dataset_show(["rows.jsonl", "more.jsonl"], n=2, folder=tmp_path)
+    assert all(row["examples"] for row in shown["rows"])
+    _, warnings = augmented(server, tmp_path, row, format="text_summary", yes=True)
     assert len(warnings) == 1 and "`text_summary` rows" in warnings[0]
+
+
+def test_files_of_several_shapes_are_read_together(server: Any, tmp_path: Path) -> None:
+    (tmp_path / "chats.jsonl").write_bytes(orjson.dumps({"messages": LONG}))
+    (tmp_path / "pairs.jsonl").write_bytes(orjson.dumps({"question": "Hi?", "answer": "Yes."}))
+    server.say = lambda prompt: f"Please, {prompt.rpartition(chr(10))[2]}"
+    chosen = {"per_row": 1, "endpoint": server.address, "folder": tmp_path, "validation": "none"}
+    result = ft.dataset_augment(["chats.jsonl", "pairs.jsonl"], "paraphrase", "m", tmp_path / "more.jsonl", **chosen)
+    assert result["written"] == 2
+    shown = ft.dataset_show([str(tmp_path / "more.jsonl")], n=2)
+    assert all(row["examples"] for row in shown["rows"])
