@@ -8,7 +8,7 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,8 +18,6 @@ from truetune.data.rows import Conversation, Reject, Row, RowError, Turn
 from truetune.data.sources import Source
 from truetune.data.split import Amount, size
 
-GENERATED = "generated"
-"""The key of a row that a model has written."""
 WORD = re.compile(r"\w+")
 
 
@@ -153,9 +151,7 @@ def contents(form: Format, row: Row | Reject) -> Any:
 
 
 def made(row: Row | Reject) -> bool:
-    """Whether a model has written the row; other people's columns of this name hold other things."""
-    how = row.value.get(GENERATED) if isinstance(row, Row) else None
-    return isinstance(how, Mapping) and "method" in how
+    return isinstance(row, Row) and row.generated is not None
 
 
 def aside(one: Seed, generated: bool, simple: bool, seen: set[bytes]) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 
 from truetune.augment.copies import copies
 from truetune.augment.methods import Draft, Messages, Method, Origins
-from truetune.augment.seeds import GENERATED, Seeds, plain
+from truetune.augment.seeds import Seeds, plain
 from truetune.augment.shapes import written
 from truetune.augment.sieve import Sieve, asked
 from truetune.augment.speakers import Speaker
 from truetune.data.formats import Format
+from truetune.data.rows import GENERATED
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Called with `answer` and {side, done, total} in rows asked for."""

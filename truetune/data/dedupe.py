@@ -7,12 +7,14 @@ A row can equal another, be nearly the same, or ask what another asks. So it is 
 from __future__ import annotations
 
 import hashlib
+import re
+import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ VALIDATION, FOREIGN, TRAIN = 0, 1, 2
 is kept apart from the training rows (foreign)."""
 COMPARED = 16
 """Rows of a group that a new one is compared with: the ones kept last."""
+
+DIGEST = re.compile("[0-9a-f]{32}")
 
 Places = NDArray[np.int64]
 
@@ -59,6 +63,12 @@ class Survey:
     """Of what is asked first."""
     own: NDArray[np.uint64]
     """Of the whole row."""
+    made: NDArray[np.bool_]
+    """A model wrote it."""
+    pinned: NDArray[np.bool_]
+    """A model wrote it, or has made more of it: it is never held out, or the training would know it in other words."""
+    tainted: NDArray[np.bool_]
+    """A model made it of a row that must not be trained on."""
     conflict: Conflict
 
     def start(self, purpose: int) -> int:
@@ -73,7 +83,11 @@ class Survey:
         return self.files[bisect_right(self.files, row, key=lambda start: start[0]) - 1][1]
 
     def check(self, row: int, exact: bool) -> None:
-        """Raises RowError: `data.contaminated`, or `data.duplicate` where `exact` is wanted."""
+        """Raises RowError: `data.generated`, `data.contaminated`, or `data.duplicate` where `exact` is wanted."""
+        if self.made[row] and self.purpose[row] == VALIDATION:
+            raise RowError("data.generated", "a model wrote the row: what is measured on are rows of people")
+        if self.tainted[row] and self.purpose[row] == TRAIN:
+            raise RowError("data.contaminated", "a model made the row from one that stands in the validation file")
         first = int(self.first[row])
         if first == row:
             return
@@ -102,6 +116,7 @@ class Surveyor:
         self._files: list[tuple[int, str]] = []
         self._lines, self._purposes = array("q"), array("b")
         self._digests, self._keys = bytearray(), array("Q")
+        self._made, self._children, self._origins = array("q"), array("q"), array("Q")
 
     def add(self, row: Row | Reject, content: Content | None, purpose: int) -> None:
         """`content` is None where the row can't be read."""
@@ -113,6 +128,11 @@ class Surveyor:
             self._digests += _number(f"row {row.index}").to_bytes(16, "little")
             self._keys.extend((_number(f"row {row.index}"),) * 3)
             return
+        if isinstance(row, Row) and (how := row.generated) is not None:
+            self._made.append(row.index)
+            for origin in _origins(how):
+                self._children.append(row.index)
+                self._origins.append(origin)
         found = sides(content)
         self._digests += content.digest
         self._keys.extend(_keys(content, found))
@@ -126,9 +146,20 @@ class Surveyor:
         lines = np.frombuffer(self._lines, np.int64)
         first, alike = _first(digests, purpose), self._sketches.groups(total)
         opening, own = np.ascontiguousarray(opening), np.ascontiguousarray(digests[:, 0])
-        found = Survey(self._files, lines, purpose, first, alike, opening, own, Conflict(0, []))
+        marks = self._marks(own, purpose)
+        found = Survey(self._files, lines, purpose, first, alike, opening, own, *marks, Conflict(0, []))
         found.conflict = _conflict(asked, said, purpose != FOREIGN, found)
         return found
+
+    def _marks(
+        self, own: NDArray[np.uint64], purpose: NDArray[np.int8]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """`made`, `pinned` and `tainted` of the survey."""
+        made, tainted = np.zeros(len(own), bool), np.zeros(len(own), bool)
+        made[np.array(self._made, np.int64)] = True
+        origins = np.array(self._origins, np.uint64)
+        tainted[np.array(self._children, np.int64)[np.isin(origins, own[purpose != TRAIN])]] = True
+        return made, made | np.isin(own, origins), tainted
 
 
 class Near:
@@ -176,6 +207,14 @@ class Near:
 
     def close(self) -> None:
         self._shingles.close()
+
+
+def _origins(how: Mapping[str, Any]) -> Iterator[int]:
+    """What `Survey.own` has for the rows that a row is made from, as far as it names them."""
+    named = how.get("from")
+    for text in named if isinstance(named, list) else ():
+        if isinstance(text, str) and DIGEST.fullmatch(text):
+            yield int.from_bytes(bytes.fromhex(text)[:8], sys.byteorder)
 
 
 def _keys(content: Content, found: Sides) -> tuple[int, int, int]:

@@ -36,6 +36,7 @@ FATES = {
     "data.duplicate": "deduplicated",
     "data.near_duplicate": "deduplicated",
     "data.contaminated": "contaminated",
+    "data.generated": "contaminated",
     "data.too_long": "too_long",
     "data.unsupervised": "unsupervised",
 }
@@ -156,11 +157,16 @@ class Ledger:
         raise InputError(message + lines, code=code, where=named[0].where if named else "", hint=hint)
 
     def split(self, survey: Survey, amount: Any, seed: int) -> Split:
-        """Rows that are held out: chosen by `amount`, and all of an explicit validation file."""
+        """Rows that are held out: chosen by `amount`, and all of an explicit validation file. No row that a model wrote
+        or has made more of, nor any that goes together with one; an amount is a part of the rows that people wrote."""
         rows = np.array(self.train, np.int64)
-        traits = Traits(survey.opening[rows], survey.own[rows], survey.groups()[rows], self.kinds)
-        chosen = hold_out(traits, amount, seed)
-        return Split({int(rows[place]) for place in chosen.held} | set(self.measured), chosen.whole)
+        groups = survey.groups()[rows]
+        free = np.flatnonzero(~np.isin(groups, groups[survey.pinned[rows]]))
+        places = rows[free]
+        kinds = [self.kinds[place] for place in free]
+        traits = Traits(survey.opening[places], survey.own[places], groups[free], kinds)
+        chosen = hold_out(traits, amount, seed, int((~survey.made[rows]).sum()))
+        return Split({int(places[place]) for place in chosen.held} | set(self.measured), chosen.whole)
 
     def report(self, form: Format, job: Job, survey: Survey, split: Split, index: NDArray[np.int64]) -> dict[str, Any]:
         """JSON-ready. Tokens are counted per side, lengths over all examples."""

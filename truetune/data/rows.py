@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,10 @@ class RowError(Exception):
         self.code, self.reason = code, reason
 
 
+GENERATED = "generated"
+"""The key of rows that a model wrote: `{method, model, seed, from}`, with the digests of what they are made from."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A row as it stands in a file. `index` counts the rows of all files, `line` is where it begins (from 1)."""
@@ -32,6 +37,12 @@ class Row:
     @property
     def where(self) -> str:
         return f"{self.file}:{self.line}"
+
+    @property
+    def generated(self) -> Mapping[str, Any] | None:
+        """How a model wrote the row; None where people did. Columns of the same name hold other things."""
+        how = self.value.get(GENERATED)
+        return how if isinstance(how, Mapping) and "method" in how else None
 
     def reject(self, error: RowError) -> Reject:
         raw = orjson.dumps(self.value, default=str).decode()

@@ -49,12 +49,12 @@ class _Group:
     kind: str
 
 
-def hold_out(traits: Traits, amount: Amount | str | None, seed: int) -> Split:
-    """Choose rows to hold out; at least one is left to train on.
+def hold_out(traits: Traits, amount: Amount | str | None, seed: int, rows: int | None = None) -> Split:
+    """Choose rows to hold out; at least one is left to train on. `amount` is a part of `rows`, by default of these.
 
     Raises InputError (`data.validation`) if more is asked for than there is.
     """
-    count = size(len(traits.keys), amount)
+    count = min(size(len(traits.keys) if rows is None else rows, amount), len(traits.keys))
     held = _choose(_gather(traits.keys, traits.groups, traits.kinds, seed), count)
     if 2 * len(held) >= count:
         return Split(held)
