@@ -49,8 +49,9 @@ def test_good_rows_pass_and_the_account_adds_up(folder: Path, capsys: pytest.Cap
 def test_a_check_reads_the_data_of_a_train_yml(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines(folder / "rows.jsonl", GOOD)
     (folder / "train.yml").write_text("version: 1\nmodel: starter\ndata: {path: rows.jsonl, max_length: 20}\n")
-    assert run(["dataset", "check", "train.yml", "--no-estimate", "--json"]) == 3
-    assert orjson.loads(capsys.readouterr().out)["error"]["code"] == "data.no_rows"
+    assert run(["dataset", "check", "train.yml", "--no-estimate", "--json"]) == 1
+    found = orjson.loads(capsys.readouterr().out)
+    assert [each["code"] for each in found["findings"]] == ["data.no_rows", "data.too_long"]
 
 
 def test_the_time_is_measured_not_guessed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -236,7 +236,7 @@ def _digest(path: Path) -> str:
 
 def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
     """The file's numbers, read on demand. Copy-on-write: whoever changes an example changes neither file nor cache."""
-    return np.asarray(np.memmap(path, dtype, mode="c"))
+    return np.asarray(np.memmap(path, dtype, mode="c")) if path.stat().st_size else np.zeros(0, dtype)
 
 
 @contextmanager

@@ -41,6 +41,16 @@ FATES = {
     "data.unsupervised": "unsupervised",
 }
 """Why a row that is not bad is not used; every other code is a rejected row."""
+MENDED = {
+    "data.too_long": "Raise data.max_length, or choose `data.too_long: truncate`.",
+    "data.unsupervised": "Look at data.train_on, and at the weights of the messages.",
+    "data.contaminated": "Give rows that do not stand in what is measured on.",
+    "data.generated": "Name a file of rows that people wrote: data.validation.",
+    "data.other_shape": "Name the shape of the rows: data.format.",
+}
+"""What to do where no row is left, by the commonest reason."""
+TEMPLATES = ("data.template", "data.no_end_of_turn", "data.token_boundary")
+"""How the reasons begin that lie in the template and not in the rows."""
 NAMED = 100
 """Unused rows of each fate that the report names; all of them stand in `rejects.jsonl`."""
 EXAMPLES = 5
@@ -127,9 +137,8 @@ class Ledger:
             self._stop("data.too_long", f"{self.rows['too_long']} rows are longer than max_length", ["data.too_long"])
         if not self.train:
             common = "; ".join(f"{reason} ({count}×)" for reason, count in self._common())
-            long = self.rows["too_long"] == self.rows["read"]
-            hint = "Raise data.max_length." if long else "`ft dataset show` shows how each row is read."
-            raise InputError(f"no row can be trained: {common}", code="data.no_rows", where=where, hint=hint)
+            message = f"no row can be trained: {common}" if common else "there is no row to train on"
+            raise InputError(message, code="data.no_rows", where=where, hint=self._mended())
         if measured and not self.measured:
             hint = "Name another file, or write `validation: auto`."
             raise InputError("no row of it can be used", code="data.validation", where=measured[0].name, hint=hint)
@@ -148,6 +157,16 @@ class Ledger:
             words.setdefault(code, reason)
         return [(words[code], count) for code, count in kinds.most_common(3)]
 
+    def _mended(self) -> str:
+        """What to do where no row is left."""
+        codes: Counter[str] = Counter()
+        for (code, _), count in self.reasons.items():
+            codes[code] += count
+        common = codes.most_common(1)[0][0] if codes else ""
+        if common.startswith(TEMPLATES):
+            return "Choose another template, such as `data.template: chatml`, or one that is made for this model."
+        return MENDED.get(common, "Mend the rows; `ft dataset show` shows how each is read.")
+
     def _stop(self, code: str, message: str, codes: list[str] | None) -> None:
         named = [item for item in self.rejects if (item.code in codes if codes else item.code not in FATES)]
         lines = "".join(f"\n  {item.where}: {item.reason}" for item in named[:10])
@@ -160,6 +179,8 @@ class Ledger:
         """Rows that are held out: chosen by `amount`, and all of an explicit validation file. No row that a model wrote
         or has made more of, nor any that goes together with one; an amount is a part of the rows that people wrote."""
         rows = np.array(self.train, np.int64)
+        if not len(rows):
+            return Split(set(self.measured))
         groups = survey.groups()[rows]
         free = np.flatnonzero(~np.isin(groups, groups[survey.pinned[rows]]))
         places = rows[free]
@@ -206,16 +227,19 @@ class Ledger:
         if self.objective == "classification":
             return None
         total = self.rows["used"] if self.objective == "pretrain" else self.examples
-        return self.closed / total
+        return self.closed / total if total else None
+
+    def _end(self) -> str:
+        """The token that most answers end in."""
+        return self.ends.most_common(1)[0][0] if self.ends else ""
 
     def _rendering(self, job: Job) -> dict[str, Any]:
         chat = self.objective in CHATS
-        end = self.ends.most_common(1)[0][0]
         return {
             "template": job.template.origin if chat else "none",
             "template_sha256": job.template.digest if chat else None,
             "end_of_turn": "appended" if self.appended else "template" if chat else "document",
-            "end_token": end or None,
+            "end_token": self._end() or None,
             "whole": self.modes["whole"],
             "per_turn": self.modes["per_turn"],
             "documents": self.modes["document"],
@@ -225,7 +249,7 @@ class Ledger:
         found = [*self._about_ends(job), *self._about_rows(survey)]
         if self.lost:
             found.append(("data.lost", f"{self.lost} tokens of {self.rows['truncated']} rows are cut by max_length"))
-        if not split.held and job.options.validation is not None:
+        if self.train and not split.held and job.options.validation is not None and not job.validation:
             found.append(("data.no_validation", "too few rows to hold any out: there will be no held-out loss"))
         if not split.whole:
             message = "most rows ask the same, so rows with the same question stand among trained and held-out ones"
@@ -234,13 +258,13 @@ class Ledger:
         return [{"code": code, "level": _level(code), "message": message} for code, message in found]
 
     def _about_ends(self, job: Job) -> list[tuple[str, str]]:
-        tokenizer, end, found = job.tokenizer, self.ends.most_common(1)[0][0], []
+        tokenizer, end, found = job.tokenizer, self._end(), []
         if self.objective in CHATS:
             found += _about_template(job, self.appended, self.modes["per_turn"])
         if end and tokenizer.id(end) not in tokenizer.eos_ids:
             message = f"{end} ends an answer, but the model's configuration does not stop there"
             found.append(("data.end_not_eos", message))
-        if not end:
+        if not end and self.ends:
             found.append(("data.no_eos", "the tokenizer has no end-of-text token, so texts are trained without an end"))
         return found
 
@@ -288,5 +312,7 @@ def _sides(values: NDArray[np.int64], held: NDArray[np.bool_]) -> dict[str, int]
 
 
 def _lengths(lengths: NDArray[np.int64]) -> dict[str, int]:
+    if not len(lengths):
+        return dict.fromkeys(("min", "median", "p95", "max"), 0)
     middle, high = np.percentile(lengths, [50, 95], method="nearest")
     return {"min": int(lengths.min()), "median": int(middle), "p95": int(high), "max": int(lengths.max())}

@@ -50,8 +50,8 @@ UNTRAINED = {
 """What can be checked but not trained, and what to do instead."""
 
 
-Mend = Callable[[Content], Content]
-"""Repairs of a content."""
+Mend = Callable[[int, Content], Content]
+"""Repairs of a content, beside what its row is for (`dedupe.TRAIN`, …). Raises RowError for a row that is refused."""
 
 
 def unheard(kind: str, figures: dict[str, Any]) -> None:
@@ -87,7 +87,8 @@ def prepare(
     `objective` is `auto`, `sft` or `pretrain`; `folder` is where relative paths start; `template` goes before
     `options.template`. Rows that also stand in the files `against`, or nearly, are not trained. With an `inspector`
     (which `mend` needs) this is a check: it sees every row, rows that cannot be trained yet
-    are taken in, too, and too many bad rows are a finding of the level `error`. Raises InputError with a code `data.…`
+    are taken in, too, and what forbids a training, such as too many bad rows or no good one, is a finding of the
+    level `error`. Raises InputError with a code `data.…`
     for input that can't be used, UsageError (`data.objective`) for an objective that does not fit the rows.
     """
     given = {"seed": seed, "folder": folder, "tokenizer": tokenizer, "template": template, "against": against}
@@ -128,7 +129,9 @@ def _values(source: Source) -> Iterator[dict[str, Any]]:
 def _build(job: Job, inspector: Inspector | None, mend: Mend | None, listener: Listener) -> Entry:
     """1. the shapes, 2. what rows have to do with each other, 3. rows to examples, 4. is it enough, 5. the split,
     6. the report, 7. into the cache."""
-    forms = {purpose: replace(form, mend=mend) for purpose, form in _forms(job).items()}
+    forms = {
+        purpose: replace(form, mend=partial(mend, purpose) if mend else None) for purpose, form in _forms(job).items()
+    }
     ledger = Ledger(objective=_objective(job, forms[TRAIN]))
     if not inspector:
         _refuse_untrained(ledger.objective)
@@ -160,14 +163,15 @@ def _foreign(files: Sequence[Source]) -> Format:
 
 
 def _wrong(job: Job, ledger: Ledger, inspector: Inspector | None) -> list[dict[str, str]]:
-    """What forbids training on these rows: raised, but a finding in a check, as far as there are rows to tell of."""
+    """What forbids training on these rows: raised, but a finding in a check."""
     try:
         ledger.check(job.options, job.train, job.validation)
     except InputError as error:
-        if inspector is None or error.finding.code in ("data.no_rows", "data.validation"):
+        if inspector is None:
             raise
         about = error.finding
-        return [{"code": about.code, "level": "error", "message": about.message, "where": about.where}]
+        told = {"code": about.code, "message": about.message, "where": about.where, "hint": about.hint}
+        return [{**told, "level": "error"}]
     return []
 
 

@@ -27,6 +27,8 @@ def weighed(index: Index, survey: Survey, sources: Sequence[Source], seed: int) 
     if all(source.weight == 1 for source in sources):
         return index
     rows = np.unique(index[index[:, PART] == 0, ROW])
+    if not len(rows):
+        return index
     times = _times(rows, survey, sources, seed)
     often = np.where(index[:, PART] == 0, times[np.searchsorted(rows, index[:, ROW]).clip(max=len(rows) - 1)], 1)
     return np.repeat(index, often, axis=0)

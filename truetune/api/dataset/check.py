@@ -20,7 +20,6 @@ from truetune.report import dataset as page
 Listener = Callable[[str, dict[str, Any]], None]
 LEVELS = ("error", "warning", "note")
 ADVICE = {
-    "data.too_many_rejects": "Mend them, or allow more: data.max_rejects.",
     "data.near_duplicate": "`data.dedupe: near` leaves them out; those of a held-out row are on its side.",
     "data.conflicting_answers": "Look which answer is right; a model that learns both gives either.",
     "data.plain_template": "Choose one by name, such as `data.template: chatml`, or keep the plain one.",
@@ -141,7 +140,7 @@ def told(prepared: Prepared) -> Iterator[Finding]:
             0.0,
             where,
             each["message"].partition("\n")[0],
-            ADVICE.get(each["code"], ""),
+            each.get("hint") or ADVICE.get(each["code"], ""),
             [],
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ from truetune.api.dataset.check import Listener, document, look, quiet, told
 from truetune.api.dataset.kept import Keeper, Places
 from truetune.api.dataset.settings import encoder, settings
 from truetune.api.dataset.show import shown
-from truetune.data import quality as looks
 from truetune.data.prepare import Prepared, find_format
 from truetune.data.quality import Quality
-from truetune.data.rows import Content
 from truetune.data.sources import find
 from truetune.errors import InputError
 from truetune.report import dataset as page
@@ -65,12 +62,11 @@ def dataset_prepare(
     options = loaded.config.data
     files, places = find(options.paths, loaded.folder, options.split), Places(target, split is not None)
     places.check((file.path for file in files), replace, report)
-    mend = mended if clean else None
-    tokenizer, form = encoder(loaded), replaced(find_format(options, files), mend=mend)
+    tokenizer, form = encoder(loaded), find_format(options, files)
     quality = Quality(tokenizer)
     with tempfile.TemporaryFile() as notes:
-        keeper = Keeper(notes, quality, form, target.suffix)
-        prepared = look(loaded, tokenizer, keeper, against, mend, listener)
+        keeper = Keeper(notes, quality, form, target.suffix, clean)
+        prepared = look(loaded, tokenizer, keeper, against, keeper.mend if keeper.mends else None, listener)
         refuse_broken(prepared)
         written = places.fill(prepared, keeper)
     result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures()) | written
@@ -80,13 +76,9 @@ def dataset_prepare(
     return result
 
 
-def mended(content: Content) -> Content:
-    return looks.clean(content)[0]
-
-
 def refuse_broken(prepared: Prepared) -> None:
-    """Rows behind a break can't be read, so they would be lost unseen. Raises InputError `data.broken_file`."""
+    """Rows behind a break can't be read, so they would be lost unseen; of no rows there is no file. Raises InputError
+    `data.broken_file`, `data.no_rows`."""
     for found in prepared.report["findings"]:
-        if found["code"] == "data.broken_file":
-            hint = "Mend the file here."
-            raise InputError(found["message"], code=found["code"], where=found["where"], hint=hint)
+        if found["code"] in ("data.broken_file", "data.no_rows"):
+            raise InputError(found["message"], code=found["code"], where=found["where"], hint=found["hint"])
