@@ -125,9 +125,7 @@ class Table:
         self._write(self._columns)
 
     def row(self, row: Mapping[str, Any]) -> None:
-        lists = next((name for name, value in row.items() if not isinstance(value, str | bool)), None)
-        if lists is not None:
-            raise RowError("data.notation", f"CSV can't hold the list in {lists!r}; JSON lines and Parquet can")
+        flat(row)
         cells = [row.get(name, "") for name in self._columns]
         self._write([str(cell).lower() if isinstance(cell, bool) else cell for cell in cells])
 
@@ -140,6 +138,13 @@ class Table:
         self._text.seek(0)
         self._text.truncate()
         self._stream.write(text.encode())
+
+
+def flat(row: Mapping[str, Any]) -> None:
+    """Raises RowError (`data.notation`) for a row that a table of texts can't hold."""
+    lists = next((name for name, value in row.items() if not isinstance(value, str | bool)), None)
+    if lists is not None:
+        raise RowError("data.notation", f"CSV can't hold the list in {lists!r}; JSON lines and Parquet can")
 
 
 class Parquet:

@@ -12,8 +12,9 @@ from typing import IO, Any
 import orjson
 
 from truetune.data import write
+from truetune.data.dedupe import FOREIGN
 from truetune.data.fit import Fitted
-from truetune.data.formats import Format
+from truetune.data.formats import Format, checked
 from truetune.data.notations import natural, to_row
 from truetune.data.prepare import Prepared
 from truetune.data.quality import Quality, clean
@@ -31,19 +32,35 @@ class Keeper:
     Lines are (number of the row, its place, the row in the form in which it will be written).
     """
 
-    def __init__(self, notes: IO[bytes], quality: Quality, form: Format, suffix: str) -> None:
-        self.quality, self.form, self.notation = quality, form, natural(form.shape)
-        self._notes, self._lists = notes, suffix == ".parquet"
+    def __init__(self, notes: IO[bytes], quality: Quality, form: Format, suffix: str, clean: bool) -> None:
+        self.quality, self.form, self.clean = quality, form, clean
+        self.table = suffix.lower() == ".csv"
+        self.notation = natural(form.shape, self.table)
+        self._notes, self._lists = notes, suffix.lower() == ".parquet"
         self.mended: Counter[str] = Counter()
         self.mended_rows = 0
 
     def used(self, row: Row, content: Content, rendered: Rendered, fitted: Fitted, train: bool) -> None:
         self.quality.used(row, content, rendered, fitted, train)
-        if self.form.mend:
+        if self.clean:
             _, done = clean(self.form.of(row.file).raw(row.value))
             self.mended.update(done)
             self.mended_rows += bool(done)
         self._notes.write(orjson.dumps([row.index, row.where, to_row(content, self.notation, self._lists)]) + b"\n")
+
+    def mend(self, purpose: int, content: Content) -> Content:
+        """As it will be written. Raises RowError where that can't be; rows that are compared with are not written."""
+        content = clean(content)[0] if self.clean else content
+        if purpose != FOREIGN:
+            row = to_row(checked(content), self.notation, self._lists)
+            if self.table:
+                write.flat(row)
+        return content
+
+    @property
+    def mends(self) -> bool:
+        """Whether `mend` has anything to do: most notations hold all rows of their kind."""
+        return self.clean or self.table or self.form.shape.kind == "labelled"
 
     def unused(self, reject: Reject) -> None:
         self.quality.unused(reject)
