@@ -222,7 +222,7 @@ def test_lengths(lengths: list[int], start: int, too_long: str, kept: list[int],
     [
         (12, 1, "drop", "data.too_long"),
         (12, 1, "error", "data.too_long"),
-        (12, 10, "truncate", "data.unsupervised"),
+        (12, 10, "truncate", "data.too_long"),
         (5, 5, "drop", "data.unsupervised"),
     ],
 )

@@ -14,7 +14,8 @@ from truetune.config.schema import Data
 from truetune.data.fit import fit, portions
 from truetune.data.prepare import Prepared, prepare
 from truetune.data.render import Renderer
-from truetune.data.rows import Conversation, RowError, Turn
+from truetune.data.rows import Conversation, Preference, RowError, Turn
+from truetune.errors import InputError
 from truetune.models.tokenizer import Tokenizer
 
 BUSY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -89,7 +90,7 @@ def test_a_cut_end_is_never_counted_as_closed(encode: Tokenizer, sizes: list[int
     try:
         found = fit(rendered, length, "truncate")
     except RowError as error:
-        assert error.code == "data.unsupervised"
+        assert error.code == "data.too_long"
         return
     (part,), (full,) = found.parts, rendered.parts
     assert found.lost == len(full.ids) - len(part.ids)
@@ -121,3 +122,26 @@ def test_split_is_counted(encode: Tokenizer, tmp_path: Path) -> None:
 def test_short_rows_are_the_same_under_every_rule(encode: Tokenizer, tmp_path: Path, too_long: str) -> None:
     found = run(encode, tmp_path, [{"messages": talk([1, 2], True).messages()}], too_long=too_long)
     assert len(found.train) == 1 and found.report["tokens"]["lost"] == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"), [("split", "one question and answer of"), ("truncate", "nothing of the answer is left")]
+)
+def test_one_exchange_that_is_too_long_is_told_what_helps(
+    encode: Tokenizer, tmp_path: Path, rule: str, words: str
+) -> None:
+    asked = [{"prompt": f"{number} " + "seven " * 99, "completion": "reply " * 99} for number in range(3)]
+    found = run(encode, tmp_path, [*asked, {"prompt": "a", "completion": "b"}], too_long=rule, max_length=64)
+    assert {(each["code"], words in each["reason"]) for each in found.rejects} == {("data.too_long", True)}
+    with pytest.raises(InputError) as caught:
+        run(encode, tmp_path, asked, too_long=rule, max_length=64)
+    assert ("truncate" in caught.value.finding.hint) == (rule == "split")
+
+
+def test_a_side_of_a_pair_whose_answer_is_cut_away_is_too_long(encode: Tokenizer) -> None:
+    question = (Turn("user", "ask"),)
+    sides = [(Turn("assistant", "yes"),), (Turn("tool", "seven " * 99), Turn("assistant", "no"))]
+    rendered = renderer(encode).one(Preference(question, sides[0], sides[1]))
+    with pytest.raises(RowError) as caught:
+        fit(rendered, 64, "truncate")
+    assert caught.value.code == "data.too_long"

@@ -19,7 +19,7 @@ class Fitted:
 def fit(rendered: Rendered, max_length: int, too_long: str) -> Fitted:
     """Examples of at most `max_length` tokens, each with at least one that is trained.
 
-    Raises RowError: `data.too_long` if nothing fits, `data.unsupervised` if nothing is trained.
+    Raises RowError: `data.too_long` if nothing fits or no answer is left, `data.unsupervised` if nothing is trained.
     """
     if rendered.mode == "document":
         return _trained(Fitted([window for part in rendered.parts for window in windows(part, max_length)]))
@@ -35,6 +35,10 @@ def fit(rendered: Rendered, max_length: int, too_long: str) -> Fitted:
     if rendered.mode == "labelled":
         return Fitted(parts, lost)
     trained = [part for part in parts if part.supervised]
+    if len(trained) < (len(parts) if whole else 1) and sum(part.supervised > 0 for part in rendered.parts) > len(
+        trained
+    ):
+        raise RowError("data.too_long", f"nothing of the answer is left within max_length {max_length}")
     if whole and len(trained) < len(parts):
         raise RowError("data.unsupervised", "no token of one of the sides would be trained")
     return _trained(Fitted(trained, total - sum(len(part.ids) for part in trained)))
@@ -52,7 +56,7 @@ def portions(row: Conversation, rendered: Rendered, renderer: Renderer, max_leng
     row = _settled(row, renderer.train_on)
     found = _portions(row, rendered, replace(renderer, train_on=_each(renderer.train_on)), max_length)
     if not found.parts:
-        raise _too_long(longest, max_length)
+        raise _too_long(longest, max_length, "" if _halves(row) else "one question and answer of ")
     return found
 
 
@@ -102,8 +106,10 @@ def _lengths(rendered: Rendered) -> tuple[int, int]:
     return max(lengths, default=0), sum(lengths)
 
 
-def _too_long(longest: int, max_length: int) -> RowError:
-    return RowError("data.too_long", f"{longest} tokens, more than max_length {max_length}")
+def _too_long(longest: int, max_length: int, what: str = "") -> RowError:
+    """`what` is long, where splitting it is no help."""
+    advice = ": raise it, or use `too_long: truncate`" if what else ""
+    return RowError("data.too_long", f"{what}{longest} tokens, more than max_length {max_length}{advice}")
 
 
 def cut(part: Part, length: int) -> Part:

@@ -42,7 +42,6 @@ FATES = {
 }
 """Why a row that is not bad is not used; every other code is a rejected row."""
 MENDED = {
-    "data.too_long": "Raise data.max_length, or choose `data.too_long: truncate`.",
     "data.unsupervised": "Look at data.train_on, and at the weights of the messages.",
     "data.contaminated": "Give rows that do not stand in what is measured on.",
     "data.generated": "Name a file of rows that people wrote: data.validation.",
@@ -138,7 +137,7 @@ class Ledger:
         if not self.train:
             common = "; ".join(f"{reason} ({count}×)" for reason, count in self._common())
             message = f"no row can be trained: {common}" if common else "there is no row to train on"
-            raise InputError(message, code="data.no_rows", where=where, hint=self._mended())
+            raise InputError(message, code="data.no_rows", where=where, hint=self._mended(options))
         if measured and not self.measured:
             hint = "Name another file, or write `validation: auto`."
             raise InputError("no row of it can be used", code="data.validation", where=measured[0].name, hint=hint)
@@ -157,12 +156,15 @@ class Ledger:
             words.setdefault(code, reason)
         return [(words[code], count) for code, count in kinds.most_common(3)]
 
-    def _mended(self) -> str:
+    def _mended(self, options: Options) -> str:
         """What to do where no row is left."""
         codes: Counter[str] = Counter()
         for (code, _), count in self.reasons.items():
             codes[code] += count
         common = codes.most_common(1)[0][0] if codes else ""
+        if common == "data.too_long":
+            other = "" if options.too_long == "truncate" else ", or choose `data.too_long: truncate`"
+            return f"Raise data.max_length{other}."
         if common.startswith(TEMPLATES):
             return "Choose another template, such as `data.template: chatml`, or one that is made for this model."
         return MENDED.get(common, "Mend the rows; `ft dataset show` shows how each is read.")

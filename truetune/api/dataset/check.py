@@ -27,7 +27,7 @@ ADVICE = {
     "data.template_tokens": "Choose a template that is made for this model: `data.template`.",
     "data.end_not_eos": "Nothing to do here: chat and samples stop there. Elsewhere name it as a stop token.",
     "data.no_eos": "Choose a model whose tokenizer has an end-of-text token, or it will not know when to stop.",
-    "data.lost": "Raise data.max_length, or choose `data.too_long: split`.",
+    "data.lost": "Raise data.max_length. `data.too_long: split` loses only what is too long by itself.",
     "data.no_validation": "Add rows, or name a file: data.validation.",
     "data.torn_groups": "Hold out a file of other questions: data.validation.",
     "json.duplicate_key": "Remove one of the two, or give it another name.",

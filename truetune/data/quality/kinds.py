@@ -157,7 +157,7 @@ HINTS = {
     "data.duplicate": "Nothing to do: each stands once. `dedupe: none` keeps them.",
     "data.near_duplicate": "Nothing to do if they are copies; `dedupe: exact` keeps rows that resemble each other.",
     "data.contaminated": "Nothing to do: what is measured on is not learned.",
-    "data.too_long": "Raise data.max_length, or choose `data.too_long: split` or `truncate`.",
+    "data.too_long": "Raise data.max_length. `data.too_long: split` parts longer talks, `truncate` cuts the end.",
     "data.unsupervised": "Look at `data.train_on` and at the weights of the messages.",
     "data.empty": "Write what is missing, or remove the row.",
     "data.no_answer": "Add the assistant's answer, or remove the row.",
