@@ -172,6 +172,23 @@ def test_contradictions_are_told(encode: Tokenizer, tmp_path: Path) -> None:
     assert "rows.jsonl:4 and rows.jsonl:10" in finding["message"]
 
 
+@pytest.mark.parametrize(("dedupe", "used", "rows"), [("exact", 7, 4), ("near", 5, 4), ("none", 9, 4)])
+def test_only_rows_that_are_used_contradict_each_other(
+    encode: Tokenizer, tmp_path: Path, dedupe: str, used: int, rows: int
+) -> None:
+    rng = random.Random(8)
+    one, other, third = (row(rng) for _ in range(3))
+    against = [{**each, "completion": "No, not at all."} for each in (one, other)]
+    nearly = [{**each, "completion": f"{each['completion']} Indeed."} for each in (third, other)]
+    bad = {**third, "completion": "</s>"}
+    write(tmp_path / "rows.jsonl", [one, other, third, *against, *nearly, bad, one, against[0]])
+    found = run(encode, tmp_path, dedupe=dedupe, max_rejects="100%", validation=None)
+    assert found.report["rows"]["used"] == used
+    (finding,) = [each for each in found.report["findings"] if each["code"] == "data.conflicting_answers"]
+    assert finding["message"].startswith(f"{rows} rows")
+    assert "such as rows.jsonl:1 and rows.jsonl:4; " in finding["message"]
+
+
 def talk(*texts: str) -> Conversation:
     return Conversation(tuple(Turn("assistant" if n % 2 else "user", each) for n, each in enumerate(texts)))
 

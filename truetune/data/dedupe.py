@@ -11,7 +11,7 @@ import re
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,8 @@ from truetune.data.rows import Content, Conversation, Document, Labelled, Rated,
 VALIDATION, FOREIGN, TRAIN = 0, 1, 2
 """What a row is for, by right of way: a training row gives way to the same row of a validation file, or of a file that
 is kept apart from the training rows (foreign)."""
+EXAMPLES = 5
+"""Pairs of a conflict that are named."""
 COMPARED = 16
 """Rows of a group that a new one is compared with: the ones kept last."""
 
@@ -69,7 +71,10 @@ class Survey:
     """A model wrote it, or has made more of it: it is never held out, or the training would know it in other words."""
     tainted: NDArray[np.bool_]
     """A model made it of a row that must not be trained on."""
-    conflict: Conflict
+    asked: NDArray[np.uint64]
+    """Of all that is asked; shared only by rows with one right answer."""
+    said: NDArray[np.uint64]
+    """Of what is answered."""
 
     def start(self, purpose: int) -> int:
         """Index of the first row for this."""
@@ -95,6 +100,19 @@ class Survey:
             raise RowError("data.contaminated", f"the row also stands in {self.where(first)}")
         if exact:
             raise RowError("data.duplicate", f"the row equals {self.where(first)}")
+
+    def conflict(self, rows: Places) -> Conflict:
+        """Which of these rows, in order, ask the same and are answered differently."""
+        asked, said = self.asked[rows], self.said[rows]
+        order = np.lexsort((said, asked))
+        same = asked[order[1:]] == asked[order[:-1]]
+        differ = np.flatnonzero(same & (said[order[1:]] != said[order[:-1]]))
+        starts = np.flatnonzero(np.concatenate([[True], ~same])[: len(order)])
+        sizes = np.diff(np.append(starts, len(order)))
+        which = np.unique(np.searchsorted(starts, differ, side="right") - 1)
+        pairs = np.sort(rows[np.stack([order[differ], order[differ + 1]], axis=1)], axis=1)
+        first = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))[:EXAMPLES]].tolist()
+        return Conflict(int(sizes[which].sum()), [f"{self.where(one)} and {self.where(other)}" for one, other in first])
 
     def groups(self) -> Places:
         """For each row a number that it shares with all that begin with the same question or may be nearly the same."""
@@ -147,9 +165,8 @@ class Surveyor:
         first, alike = _first(digests, purpose), self._sketches.groups(total)
         opening, own = np.ascontiguousarray(opening), np.ascontiguousarray(digests[:, 0])
         marks = self._marks(own, purpose)
-        found = Survey(self._files, lines, purpose, first, alike, opening, own, *marks, Conflict(0, []))
-        found.conflict = _conflict(asked, said, purpose != FOREIGN, found)
-        return found
+        asked, said = np.ascontiguousarray(asked), np.ascontiguousarray(said)
+        return Survey(self._files, lines, purpose, first, alike, opening, own, *marks, asked, said)
 
     def _marks(
         self, own: NDArray[np.uint64], purpose: NDArray[np.int8]
@@ -252,23 +269,3 @@ def _first(digests: NDArray[np.uint64], purpose: NDArray[np.int8]) -> Places:
     first = np.empty(len(order), np.int64)
     first[order] = np.repeat(order[starts], np.diff(np.append(starts, len(order))))
     return first
-
-
-def _conflict(asked: NDArray[np.uint64], said: NDArray[np.uint64], own: NDArray[np.bool_], found: Survey) -> Conflict:
-    """Rows that ask the same and are answered differently."""
-    order = np.lexsort((said, asked))
-    order = order[own[order]]
-    same = asked[order[1:]] == asked[order[:-1]]
-    differ = same & (said[order[1:]] != said[order[:-1]])
-    starts = np.flatnonzero(np.concatenate([[True], ~same])[: len(order)])
-    sizes = np.diff(np.append(starts, len(order)))
-    which = np.unique(np.searchsorted(starts, np.flatnonzero(differ), side="right") - 1)
-    examples = []
-    for pair in _pairs(order, np.flatnonzero(differ)):
-        one, other = sorted(pair)
-        examples.append(f"{found.where(one)} and {found.where(other)}")
-    return Conflict(int(sizes[which].sum()), examples)
-
-
-def _pairs(order: Places, places: Places, most: int = 5) -> Iterable[tuple[int, int]]:
-    return [(int(order[place]), int(order[place + 1])) for place in places[:most].tolist()]

@@ -153,7 +153,7 @@ class Intake:
             raise RowError("data.contaminated", reason)
         if self.job.options.dedupe == "near":
             raise RowError("data.near_duplicate", reason)
-        self.ledger.alike(f"{row.where} and {other} ({kin.similarity:.0%})")
+        self.ledger.alike(row.index, f"{row.where} and {other} ({kin.similarity:.0%})")
 
     def _use(self, row: Row, content: Content, rendered: Rendered, fitted: Fitted, purpose: int) -> None:
         for part in fitted.parts:

@@ -88,7 +88,8 @@ class Ledger:
     """The class of each."""
     measured: array[int] = field(default_factory=lambda: array("q"))
     """Rows of an explicit validation file that are used."""
-    near: int = 0
+    near: array[int] = field(default_factory=lambda: array("q"))
+    """Rows that are used although they are nearly the same as another."""
     near_examples: list[str] = field(default_factory=list)
     notes: Notes = field(default_factory=Notes)
     """What the readers say about the files."""
@@ -119,10 +120,10 @@ class Ledger:
         if train:
             self.kinds.append(_kind(content))
 
-    def alike(self, example: str) -> None:
+    def alike(self, row: int, example: str) -> None:
         """A row is used although it is nearly the same as another."""
-        self.near += 1
-        if self.near <= EXAMPLES:
+        self.near.append(row)
+        if len(self.near) <= EXAMPLES:
             self.near_examples.append(example)
 
     def check(self, options: Options, files: Sequence[Source], measured: Sequence[Source]) -> None:
@@ -274,11 +275,13 @@ class Ledger:
         """What rows have to do with each other and are used all the same."""
         found = []
         if self.near:
-            message = f"{self.near} rows are nearly the same as another and are used all the same, such as "
+            message = f"{len(self.near)} rows are nearly the same as another and are used all the same, such as "
             found.append(("data.near_duplicate", message + "; ".join(self.near_examples)))
-        if survey.conflict.rows:
-            message = f"{survey.conflict.rows} rows ask what another asks and answer it differently, such as "
-            found.append(("data.conflicting_answers", message + "; ".join(survey.conflict.examples)))
+        used = np.sort(np.array(self.train + self.measured, np.int64))
+        conflict = survey.conflict(np.setdiff1d(used, np.array(self.near, np.int64), assume_unique=True))
+        if conflict.rows:
+            message = f"{conflict.rows} rows ask what another asks and answer it differently, such as "
+            found.append(("data.conflicting_answers", message + "; ".join(conflict.examples)))
         return found
 
 
