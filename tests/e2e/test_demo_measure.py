@@ -13,7 +13,7 @@ import pytest
 from truetune import demo
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "starter"
-BEFORE, FLOOR, BAR, LOSS = 0.1, 0.7, 0.8, 0.5
+BEFORE, BAR, LOSS = 0.1, 0.8, 0.5
 ASKED = len(demo.paraphrases())
 
 
@@ -46,7 +46,5 @@ def test_held_out_loss_is_halved_with_each_seed(runs: list[dict[str, Any]]) -> N
 
 @pytest.mark.slow
 def test_most_facts_are_learned_whatever_the_wording(runs: list[dict[str, Any]]) -> None:
-    """Four of five answers over the three seeds, and no seed far below."""
-    right = [run["right"] for run in runs]
-    assert sum(right) >= BAR * ASKED * len(runs), [run["missed"] for run in runs]
-    assert min(right) >= FLOOR * ASKED, [run["missed"] for run in runs]
+    """Four of five answers with each seed."""
+    assert min(run["right"] for run in runs) >= BAR * ASKED, [run["missed"] for run in runs]
