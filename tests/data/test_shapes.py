@@ -181,7 +181,7 @@ def test_rated_answers(value: dict[str, Any], name: str) -> None:
     [
         ({"prompt": "q", "completion": "a", "label": None}, "data.label"),
         ({"prompt": "q", "completion": "a", "label": 0.5}, "data.label"),
-        ({"prompt": "q", "completion": "a", "label": "good"}, "data.label"),
+        ({"prompt": "q", "completion": "a", "label": "so-so"}, "data.label"),
         ({"prompt": "q", "label": True}, "data.other_shape"),
         ({"prompt": "q", "completion": "a"}, "data.other_shape"),
         ({"prompt": "q", "completion": "", "label": True}, "data.empty"),

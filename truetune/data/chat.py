@@ -49,9 +49,9 @@ def from_messages(value: Any, column: str = "messages", tools: Any = None) -> Co
 
 
 def from_sharegpt(value: Mapping[str, Any]) -> Conversation:
-    """`conversations` of `{from, value}`, with optional columns `system` and `tools`."""
+    """`conversations` of `{from, value}`, with optional columns `system` (or `system_prompt`) and `tools`."""
     conversation = from_messages(value["conversations"], "conversations", value.get("tools"))
-    if system := value.get("system"):
+    if system := value.get("system") or value.get("system_prompt"):
         first = Turn("system", text_of(system, "system"))
         return dataclasses.replace(conversation, turns=(first, *conversation.turns))
     return conversation
@@ -130,7 +130,9 @@ def _turn(item: Any, place: int) -> Turn:
 
 
 def _role(item: Mapping[str, Any]) -> Any:
-    return item.get("role") or item.get("from")
+    """As we write it, in whatever capitals it stands there."""
+    role = item.get("role") or item.get("from")
+    return role.strip().lower() if isinstance(role, str) and role not in ROLES else role
 
 
 def _present(said: Any, where: str) -> Any:

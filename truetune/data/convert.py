@@ -37,7 +37,7 @@ def convert(
     """Write the rows of `paths` (looked for in `folder`) to `out` and report on it, JSON-ready:
 
     `{out, notation, format, inputs: [{path, bytes, sha256}], rows: {read, written, rejected}, codes: {code: count},
-    rejects: [{where, code, reason}], bytes, sha256}`; `rejects` are the first `NAMED` of them.
+    rejects: [{where, code, reason}], unused_columns: [name], bytes, sha256}`; `rejects` are the first `NAMED` of them.
 
     `to` is a notation, or a kind of file (`parquet`, …), which keeps what the rows hold in its natural notation.
     Raises InputError: what `sources.find` and `find_format` raise, `data.out_exists`, `data.no_rows` if no row can be
@@ -63,6 +63,7 @@ def convert(
         "rows": {"read": account.read, "written": writer.count, "rejected": account.codes.total()},
         "codes": dict(account.codes),
         "rejects": [reject.brief() for reject in account.rejects],
+        "unused_columns": form.unused.names(),
         **_described(out),
     }
 

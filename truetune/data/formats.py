@@ -15,10 +15,19 @@ from typing import Any
 from truetune.data.chat import check_order
 from truetune.data.rows import Content, Conversation, Preference, Rated, RowError
 from truetune.data.shapes import Shape, Value, plugins
-from truetune.data.shapes.table import SHAPES
+from truetune.data.shapes.choices import WORDS, rating, word
+from truetune.data.shapes.names import Unused, spelled, tidy
+from truetune.data.shapes.table import KTO, SHAPES, TALKS
 from truetune.errors import InputError
 
-ALIASES = {"openai": "messages", "classification": "text_label", "dpo": "preference"}
+ALIASES = {
+    "openai": "messages",
+    "classification": "text_label",
+    "dpo": "preference",
+    "dolly": "instruction_response",
+    "instruction_context_response": "instruction_response",
+    "question_context_answer": "question_answer",
+}
 """Other names that people have for a shape."""
 
 
@@ -38,11 +47,20 @@ class Format:
     """Repairs of a content, before anything else sees it."""
     others: Mapping[str, Format] = field(default_factory=dict)
     """Of several files, those whose rows have another shape than most."""
+    spelled: Mapping[str, str] = field(default_factory=dict)
+    """Our names of columns that stand there in other capitals or with spaces around them, and theirs."""
+    file: str = ""
+    """The file that it reads, where it is that of one file."""
+    unused: Unused = field(default_factory=Unused)
+    files: dict[str, Format] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What `of` has given."""
 
     def of(self, file: str) -> Format:
-        """The format of one of the files, by its name."""
-        found = self.others.get(file)
-        return self if found is None else replace(found, mend=self.mend)
+        """The format of one of the files, by its name. What it reads is told by `unused`."""
+        if file not in self.files:
+            its = self.others.get(file, self)
+            self.files[file] = replace(its, mend=self.mend, file=file, unused=self.unused)
+        return self.files[file]
 
     def read(self, value: Value) -> Content:
         """A row's content, mended where that is asked for. Raises RowError."""
@@ -51,22 +69,25 @@ class Format:
 
     def raw(self, value: Value) -> Content:
         """A row's content as it stands there. Raises RowError."""
-        value = rename(value, self.columns)
-        missing = [name for name in self.shape.columns if name not in value]
+        row = rename(value, self.columns)
+        missing = [name for name in self.shape.columns if name not in row]
         if missing:
-            found = shape_of(value)
+            found = shape_of(row)
             if found is not None and found is not self.shape:
                 reason = f"the row has the shape `{found.name}`, not `{self.shape.name}`"
             else:
                 reason = f"column {missing[0]!r} is missing (shape `{self.shape.name}`)"
             raise RowError("data.other_shape", reason)
-        return self.shape.read(value)
+        if self.file:
+            self.unused.see(self.file, value, self.shape, self.columns, row)
+        return self.shape.read(row)
 
     def report(self) -> dict[str, Any]:
         columns = dict(self.columns) if self.columns else None
         found = {"name": self.shape.name, "share": self.share, "seen": self.seen}
         files = {"files": {file: form.shape.name for file, form in self.others.items()}} if self.others else {}
-        return {**found, "detected": self.detected, "columns": columns, **files}
+        names = {"spelled": dict(self.spelled)} if self.spelled else {}
+        return {**found, "detected": self.detected, "columns": columns, **names, **files}
 
 
 def checked(content: Content) -> Content:
@@ -95,9 +116,9 @@ def shape_of(value: Value) -> Shape | None:
 
 
 def rename(value: Value, columns: Mapping[str, str] | None) -> Value:
-    """The row under our names; a column that the user did not name is left out."""
+    """The row under our names; of columns that the user named, those that he did not are left out."""
     if columns is None:
-        return value
+        return tidy(value)
     return {ours: value[theirs] for ours, theirs in columns.items() if theirs in value}
 
 
@@ -115,18 +136,49 @@ def detect(rows: Iterable[Value], columns: Mapping[str, str] | None = None) -> F
     """The shape that most rows have. Raises InputError (`data.unknown_format`) if none is known, or two are equal."""
     counts: Counter[str | None] = Counter()
     names: Counter[str] = Counter()
+    rated = _Rated()
     for value in rows:
         names.update(map(str, value))
-        shape = shape_of(rename(value, columns))
+        row = rename(value, columns)
+        shape = shape_of(row)
         counts[shape.name if shape else None] += 1
+        rated.see(row, shape)
     _check_columns(names, columns)
+    rated.settle(counts)
     known = [(name, count) for name, count in counts.most_common() if name is not None]
     if not known or counts[None] > known[0][1]:
         raise _unknown("these rows have no shape that is known", names, columns)
     if len(known) > 1 and known[0][1] == known[1][1]:
         raise _unknown(f"as many rows have the shape `{known[0][0]}` as `{known[1][0]}`", names, columns)
     found = replace(named(known[0][0], columns), detected=True, seen=counts.total())
+    if columns is None:
+        used = {name for shape in (found.shape, *found.shape.inner) for name in shape.names}
+        found = replace(found, spelled={ours: theirs for ours, theirs in spelled(names).items() if ours in used})
     return replace(found, share=known[0][1] / counts.total())
+
+
+class _Rated:
+    """Whether a column `label` beside an answer rates it: all rows say so, or none."""
+
+    def __init__(self) -> None:
+        self.words: set[str] = set()
+        self.talks: Counter[str | None] = Counter()
+        """The shapes that rated rows have otherwise."""
+
+    def see(self, row: Value, shape: Shape | None) -> None:
+        if shape is None or "label" not in row:
+            return
+        talk = shape if shape in TALKS else next((each for each in TALKS if shape is KTO and each.takes(row)), None)
+        if talk is not None and len(self.words) <= len(WORDS) and (said := word(row["label"])):
+            self.words.add(said)
+        if talk is not None and shape is KTO:
+            self.talks[talk.name] += 1
+
+    def settle(self, counts: Counter[str | None]) -> None:
+        """Correct how many rows have which shape."""
+        if not rating(self.words):
+            counts.subtract({KTO.name: self.talks.total()})
+            counts.update(self.talks)
 
 
 def joined(forms: Mapping[str, Format]) -> Format:

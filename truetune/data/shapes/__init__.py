@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from truetune.data.rows import Content
@@ -32,7 +33,7 @@ class Shape:
     """`columns` must all be there; `others` may be. `read` turns a row into content or raises RowError.
 
     `kind` says which content that is, a key of `KINDS`. `fits` looks into a row that has the columns, where the same
-    columns can mean another thing.
+    columns can mean another thing. `inner` are shapes of which a row has one beside the columns.
     """
 
     name: str
@@ -41,6 +42,16 @@ class Shape:
     others: tuple[str, ...] = ()
     kind: str = "conversation"
     fits: Callable[[Value], bool] = always
+    inner: tuple[Shape, ...] = ()
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset((*self.columns, *self.others))
 
     def takes(self, value: Value) -> bool:
         return all(name in value for name in self.columns) and self.fits(value)
+
+    def used(self, value: Value) -> frozenset[str]:
+        """The names of columns that `read` looks into."""
+        within = next((shape for shape in self.inner if shape.takes(value)), None)
+        return self.names if within is None else within.names.union(self.columns)

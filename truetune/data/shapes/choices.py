@@ -6,18 +6,30 @@ what they begin with in common is the prompt then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from truetune.data.chat import from_messages, single
 from truetune.data.rows import Content, Conversation, Preference, Rated, RowError, Turn
 from truetune.data.shapes import Shape, Value
-from truetune.data.shapes.talks import instruction, system
+from truetune.data.shapes.talks import instruction, system, within
 from truetune.data.tools import definitions
 
 PROMPTS = ("prompt", "question", "input")
 """Columns that may hold a pair's prompt, a text or a list of messages; `instruction` and `conversations` may, too."""
-WORDS = {"true": True, "false": False, "1": True, "0": False}
+RATINGS = (
+    ("true", "false"),
+    ("1", "0"),
+    ("1", "-1"),
+    ("yes", "no"),
+    ("good", "bad"),
+    ("up", "down"),
+    ("thumbs_up", "thumbs_down"),
+    ("👍", "👎"),
+    ("desirable", "undesirable"),
+)
+"""What people write for a good answer and a bad one."""
+WORDS = {word: place == 0 for pair in RATINGS for place, word in enumerate(pair)}
 
 
 def preference(value: Value) -> Content:
@@ -51,15 +63,25 @@ def rated(flag: str, shapes: Sequence[Shape]) -> Callable[[Value], Content]:
 
 
 def rates(flag: str, shapes: Sequence[Shape]) -> Callable[[Value], bool]:
-    """Whether a row is rated: its flag says true or false, and the rest is a conversation."""
+    """Whether a row may be rated: its flag is one of `WORDS`, and the rest is a conversation. Whether it is, all rows
+    say together (see `rating`)."""
 
     def fits(value: Value) -> bool:
-        said = value[flag]
-        plain = isinstance(said, bool) or (isinstance(said, str) and said.strip().lower() in ("true", "false"))
-        rest = _without(value, flag)
-        return plain and any(shape.takes(rest) for shape in shapes)
+        return word(value[flag]) in WORDS and any(shape.takes(value) for shape in shapes)
 
     return fits
+
+
+def word(value: Any) -> str:
+    """A flag as one of `WORDS` is written; empty where it is none or nothing."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value)
+    return str(value).strip().lower().replace(" ", "_") if isinstance(value, bool | int | str) else ""
+
+
+def rating(words: Collection[str]) -> bool:
+    """Whether flags that say this, over all rows, are ratings: the two words of one of `RATINGS`."""
+    return any(set(words) <= set(pair) for pair in RATINGS)
 
 
 def _prompt(value: Value) -> tuple[Turn, ...]:
@@ -68,7 +90,7 @@ def _prompt(value: Value) -> tuple[Turn, ...]:
     if value.get("instruction"):
         return (Turn("user", instruction(value)),)
     column = next((name for name in PROMPTS if value.get(name)), None)
-    return single(value[column], column, "user") if column else ()
+    return within(single(value[column], column, "user"), value) if column else ()
 
 
 def _side(value: Any, column: str) -> tuple[Turn, ...]:
@@ -90,9 +112,9 @@ def _parted(prompt: tuple[Turn, ...], chosen: tuple[Turn, ...], rejected: tuple[
 
 
 def _judged(value: Any, flag: str) -> bool:
-    known = WORDS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
+    known = WORDS.get(word(value))
     if known is None:
-        raise RowError("data.label", f"{flag!r} must say true (a good answer) or false")
+        raise RowError("data.label", f"{flag!r} must say true (a good answer) or false, or such as 1 or 0, good or bad")
     return known
 
 

@@ -7,25 +7,28 @@ from truetune.data.chat import from_sharegpt
 from truetune.data.shapes import Shape
 from truetune.data.shapes.choices import preference, rated, rates
 from truetune.data.shapes.labels import document, has_label, has_labels, labelled, several
-from truetune.data.shapes.talks import alpaca, messages, pair, summary
+from truetune.data.shapes.talks import SYSTEM, alpaca, messages, pair, summary
 
+ASIDE = ("context", *SYSTEM)
+"""What may stand beside a prompt."""
 TALKS = (
     Shape("messages", ("messages",), messages, ("tools",)),
-    Shape("sharegpt", ("conversations",), from_sharegpt, ("system", "tools")),
-    Shape("alpaca", ("instruction", "output"), alpaca, ("input", "system", "history")),
-    Shape("instruction_response", ("instruction", "response"), pair("instruction", "response"), ("system",)),
-    Shape("prompt_completion", ("prompt", "completion"), pair("prompt", "completion"), ("system", "tools")),
-    Shape("prompt_response", ("prompt", "response"), pair("prompt", "response"), ("system",)),
-    Shape("input_output", ("input", "output"), pair("input", "output"), ("system",)),
-    Shape("question_answer", ("question", "answer"), pair("question", "answer"), ("system",)),
-    Shape("text_summary", ("text", "summary"), summary("text", "summary"), ("system",)),
-    Shape("document_summary", ("document", "summary"), summary("document", "summary"), ("system",)),
-    Shape("dialogue_summary", ("dialogue", "summary"), summary("dialogue", "summary"), ("system",)),
-    Shape("article_highlights", ("article", "highlights"), summary("article", "highlights"), ("system",)),
+    Shape("sharegpt", ("conversations",), from_sharegpt, (*SYSTEM, "tools")),
+    Shape("alpaca", ("instruction", "output"), alpaca, ("input", "history", *ASIDE)),
+    Shape("instruction_response", ("instruction", "response"), pair("instruction", "response"), (*ASIDE, "tools")),
+    Shape("prompt_completion", ("prompt", "completion"), pair("prompt", "completion"), (*ASIDE, "tools")),
+    Shape("prompt_response", ("prompt", "response"), pair("prompt", "response"), (*ASIDE, "tools")),
+    Shape("input_output", ("input", "output"), pair("input", "output"), (*ASIDE, "tools")),
+    Shape("question_response", ("question", "response"), pair("question", "response"), (*ASIDE, "tools")),
+    Shape("question_answer", ("question", "answer"), pair("question", "answer"), (*ASIDE, "tools")),
+    Shape("text_summary", ("text", "summary"), summary("text", "summary"), SYSTEM),
+    Shape("document_summary", ("document", "summary"), summary("document", "summary"), SYSTEM),
+    Shape("dialogue_summary", ("dialogue", "summary"), summary("dialogue", "summary"), SYSTEM),
+    Shape("article_highlights", ("article", "highlights"), summary("article", "highlights"), SYSTEM),
 )
 PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"))
 """Columns of two texts that one label is about."""
-PROMPT = ("prompt", "question", "instruction", "input", "conversations", "system", "tools")
+PROMPT = ("prompt", "question", "instruction", "input", "conversations", "tools", *ASIDE)
 
 LABELS = (
     *(
@@ -37,12 +40,14 @@ LABELS = (
     Shape("text_labels", ("text", "labels"), several, (), "labelled", has_labels),
 )
 
+KTO = Shape("kto", ("label",), rated("label", TALKS), PROMPT, "rated", rates("label", TALKS), TALKS)
+
 SHAPES = {
     shape.name: shape
     for shape in (
         Shape("preference", ("chosen", "rejected"), preference, PROMPT, "preference"),
-        Shape("kto", ("label",), rated("label", TALKS), PROMPT, "rated", rates("label", TALKS)),
-        Shape("kto_tag", ("kto_tag",), rated("kto_tag", TALKS), PROMPT, "rated", rates("kto_tag", TALKS)),
+        KTO,
+        Shape("kto_tag", ("kto_tag",), rated("kto_tag", TALKS), PROMPT, "rated", rates("kto_tag", TALKS), TALKS),
         *TALKS,
         *LABELS,
         Shape("text", ("text",), document, (), "document"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from truetune.data.chat import from_messages, single, text_of
@@ -10,6 +11,8 @@ from truetune.data.rows import Content, Conversation, RowError, Turn
 from truetune.data.shapes import Value
 from truetune.data.tools import definitions
 
+SYSTEM = ("system", "system_prompt")
+"""Columns that may hold the system message."""
 SUMMARISE = "Summarise this text:"
 """What stands before the text in rows of a text and its summary."""
 
@@ -20,10 +23,12 @@ def messages(value: Value) -> Content:
 
 
 def pair(prompt: str, answer: str) -> Callable[[Value], Content]:
-    """One prompt and one answer, each a text or a list of messages; optional `system`, and `tools` beside messages."""
+    """One prompt and one answer, each a text or a list of messages; optional `context` below the prompt, `system`, and
+    `tools` beside messages."""
 
     def read(value: Value) -> Content:
-        turns = (*system(value), *single(value[prompt], prompt, "user"), *_answer(value[answer], answer))
+        asked = within(single(value[prompt], prompt, "user"), value)
+        turns = (*system(value), *asked, *_answer(value[answer], answer))
         return Conversation(turns, definitions(value.get("tools")) if isinstance(value[answer], list) else ())
 
     return read
@@ -53,15 +58,31 @@ def summary(long: str, short: str) -> Callable[[Value], Content]:
 
 
 def instruction(value: Value) -> str:
-    """Alpaca's `instruction` with its `input`, if there is any, below it."""
+    """Alpaca's `instruction` with its `input` and `context`, if there are any, below it."""
     text, extra = text_of(value["instruction"], "instruction"), value.get("input")
-    return f"{text}\n\n{text_of(extra, 'input')}" if extra else text
+    return "\n\n".join(filter(None, (text, text_of(extra, "input") if extra else "", context(value))))
 
 
 def system(value: Value) -> tuple[Turn, ...]:
-    """The turn of the column `system`, if there is any."""
-    said = value.get("system")
-    return (Turn("system", text_of(said, "system")),) if said else ()
+    """The turn of the column `system` or `system_prompt`, if there is any."""
+    column = next((name for name in SYSTEM if value.get(name)), None)
+    return (Turn("system", text_of(value[column], column)),) if column else ()
+
+
+def context(value: Value) -> str:
+    """What the column `context` holds, a text or several; empty where there is none."""
+    said = value.get("context")
+    if isinstance(said, list) and all(isinstance(text, str) for text in said):
+        return "\n\n".join(said)
+    return text_of(said, "context") if said else ""
+
+
+def within(turns: tuple[Turn, ...], value: Value) -> tuple[Turn, ...]:
+    """The turns of a prompt, its `context` below the last of them."""
+    extra = context(value)
+    if not extra.strip() or not turns:
+        return turns
+    return (*turns[:-1], replace(turns[-1], content=f"{turns[-1].content}\n\n{extra}"))
 
 
 def _answer(value: Any, column: str) -> tuple[Turn, ...]:
