@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+import truetune
 from truetune.cli import run
+from truetune.errors import UsageError
 
 GOOD = [{"prompt": f"What is {n} and {n}?", "completion": f"It is {n + n}, as everybody knows."} for n in range(40)]
-LONG = {"messages": [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd")]}
+LONG = {"messages": [{"role": role, "content": role} for role in ["user", "assistant"] * 2]}
 
 
 def lines(path: Path, rows: list[Any]) -> str:
@@ -54,3 +57,90 @@ def test_a_table_that_can_hold_no_row_is_one_sentence(folder: Path, capsys: pyte
     lines(folder / "rows.jsonl", [LONG])
     found = prepare(capsys, "rows.jsonl", "--out", "out.csv", code=3)
     assert "CSV" in found["error"]["message"] and not (folder / "out.csv").exists()
+
+
+def trains(command: str) -> int:
+    """Whether the command that is named next can be run."""
+    return run([*shlex.split(command)[1:], "--dry-run", "--json"])
+
+
+def test_the_rows_of_a_train_yml_are_written_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines(folder / "a.jsonl", GOOD[:20])
+    lines(folder / "b.jsonl", GOOD[20:])
+    (folder / "train.yml").write_text("version: 1\nmodel: starter\ndata: {path: [a.jsonl, b.jsonl], weights: [2, 0.5]}")
+    found = prepare(capsys, "train.yml", "--out", "out.jsonl")
+    assert found["rows"]["used"] == len(rows(folder / "out.jsonl")) == 40 and not found["rows"]["sampled_out"]
+    assert "weights" in found["next"] and trains(found["next"]) == 0
+
+
+def test_rows_of_the_validation_file_are_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines(folder / "rows.jsonl", GOOD)
+    lines(folder / "held.jsonl", GOOD[3:6])
+    (folder / "train.yml").write_text("version: 1\nmodel: starter\ndata: {path: rows.jsonl, validation: held.jsonl}")
+    found = prepare(capsys, "train.yml", "--out", "out.jsonl")
+    assert found["rows"]["contaminated"] == 3 and len(rows(folder / "out.jsonl")) == 37
+    assert {row["code"] for row in rows(folder / "out.rejects.jsonl")} == {"data.contaminated"}
+    assert "data.validation=held.jsonl" in found["next"] and trains(found["next"]) == 0
+    capsys.readouterr()
+    assert prepare(capsys, "train.yml", "--out", "b.jsonl", "--split", "5", code=2)["error"]["code"] == "data.split"
+
+
+def test_the_next_command_runs_as_it_stands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines(
+        folder / "my rows.jsonl",
+        [*GOOD, {"prompt": "?", "completion": "Long. " * 80}, {"prompt": "", "completion": ""}],
+    )
+    template, name = ["--template", "chatml", "--max-length", "300"], "out (1).jsonl"
+    assert run(["dataset", "prepare", "my rows.jsonl", "--out", name, *template, "--split", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert "`ft dataset check 'my rows.jsonl'` tells" in shown
+    command = shown.partition("next    ")[2].strip()
+    assert "data.template=chatml" in command and "data.max_length=300" in command and "'out (1).jsonl'" in command
+    assert trains(command) == 0
+    plan = orjson.loads(capsys.readouterr().out)
+    assert plan["config"]["data"]["template"] == "chatml" and plan["data"]["rows"]["validation"] == 5
+
+
+def test_rows_that_no_training_takes_are_called_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines(
+        folder / "rows.jsonl",
+        [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "No."} for row in GOOD],
+    )
+    found = prepare(capsys, "rows.jsonl", "--out", "out.jsonl")
+    assert found["next"] is None and len(rows(folder / "out.jsonl")) == 40
+    (told,) = (each for each in found["findings"] if each["code"] == "data.untrained")
+    assert told["level"] == "warning" and "preference pairs" in told["message"]
+
+
+def test_a_folder_that_is_not_there_is_said_before_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines(folder / "rows.jsonl", GOOD)
+    assert run(["dataset", "check", "rows.jsonl", "--report", "no/page.html", "--no-estimate"]) == 3
+    shown = capsys.readouterr()
+    assert "no/page.html: there is no folder 'no'" in shown.err and not shown.out
+    assert prepare(capsys, "rows.jsonl", "--out", "no/a.jsonl", code=3)["error"]["code"] == "data.no_folder"
+
+
+def test_a_page_that_fails_takes_nothing_else_with_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines(folder / "rows.jsonl", GOOD)
+    (folder / "page.md").mkdir()
+    assert run(["dataset", "check", "rows.jsonl", "--report", "page.html", "--no-estimate"]) == 4
+    shown = capsys.readouterr()
+    assert "40 used" in shown.out and "the page can't be written" in shown.err
+
+
+def test_files_may_be_paths(folder: Path) -> None:
+    lines(folder / "rows.jsonl", GOOD)
+    lines(folder / "test.jsonl", GOOD[:2])
+    for data in (folder / "rows.jsonl", [folder / "rows.jsonl"], ["rows.jsonl"]):
+        found = truetune.dataset_check(data, against=folder / "test.jsonl", estimate=False)
+        assert found["rows"]["contaminated"] == 2
+    assert truetune.dataset_show(folder / "rows.jsonl")["rows"]
+
+
+@pytest.mark.parametrize("data", [None, 5, [{"prompt": "a"}], [], {}])
+@pytest.mark.parametrize("verb", ["check", "show", "prepare", "convert"])
+def test_anything_else_is_refused_in_a_sentence(folder: Path, verb: str, data: Any) -> None:
+    more = {"prepare": ["out.jsonl"], "convert": ["openai"]}.get(verb, [])
+    with pytest.raises(UsageError, match="file") as refused:
+        getattr(truetune, f"dataset_{verb}")(data, *more)
+    assert refused.value.code == "usage.bad_value"

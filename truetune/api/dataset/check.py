@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from truetune.api.dataset.settings import encoder, settings
+from truetune.api.dataset.settings import Names, encoder, names, refuse_nowhere, settings
 from truetune.api.dataset.show import shown
 from truetune.config import Loaded
 from truetune.data.inspector import Inspector
-from truetune.data.prepare import UNTRAINED, Mend, Prepared, prepare
+from truetune.data.prepare import KINDS, UNTRAINED, Mend, Prepared, prepare
 from truetune.data.quality import Finding, Quality
 from truetune.errors import TrueTuneError
 from truetune.models.tokenizer import Tokenizer
@@ -28,6 +28,7 @@ ADVICE = {
     "data.end_not_eos": "Nothing to do here: chat and samples stop there. Elsewhere name it as a stop token.",
     "data.no_eos": "Choose a model whose tokenizer has an end-of-text token, or it will not know when to stop.",
     "data.lost": "Raise data.max_length. `data.too_long: split` loses only what is too long by itself.",
+    "data.files_left_out": "Nothing to do; a file that shall be trained on is named by itself in data.path.",
     "data.no_validation": "Add rows, or name a file: data.validation.",
     "data.torn_groups": "Hold out a file of other questions: data.validation.",
     "json.duplicate_key": "Remove one of the two, or give it another name.",
@@ -40,7 +41,7 @@ def quiet(kind: str, figures: dict[str, Any]) -> None:
 
 
 def dataset_check(
-    data: str | Sequence[str],
+    data: Names,
     model: str | None = None,
     *,
     format: str | None = None,
@@ -51,7 +52,7 @@ def dataset_check(
     too_long: str | None = None,
     dedupe: str | None = None,
     validation: Any = None,
-    against: Sequence[str] = (),
+    against: Names = (),
     examples: int = 2,
     estimate: bool = True,
     report: str | Path | None = None,
@@ -69,22 +70,33 @@ def dataset_check(
     The others are keys of train.yml's section `data`.
 
     JSON-ready: `verdict` (`ok`, `warnings`, `errors`), `rows`, `tokens`, `lengths`, `findings` (each with code, level,
-    count, places and what to do), `figures`, `examples`, `estimate`. Raises InputError where no row can be read.
+    count, places and what to do), `figures`, `examples`, `estimate`, `report`; `unwritten` is the error
+    that kept the page from being written. Raises InputError where no row can be read or `report` has no folder.
     """
     values = {
         "format": format, "columns": columns, "template": template, "train_on": train_on, "max_length": max_length,
         "too_long": too_long, "dedupe": dedupe, "validation": validation,
     }  # fmt: skip
-    loaded = settings(data, model, folder, values)
+    refuse_nowhere("report", report)
+    loaded, foreign = settings(data, model, folder, values), names("against", against)
     tokenizer = encoder(loaded)
     quality = Quality(tokenizer)
-    prepared = look(loaded, tokenizer, quality, against, listener=listener)
+    prepared = look(loaded, tokenizer, quality, foreign, listener=listener)
     result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures())
     result["examples"] = shown(loaded, tokenizer, examples)
     result["estimate"] = timed(loaded, prepared, listener) if estimate and trainable(prepared) else None
-    if report is not None:
-        result["report"] = [str(path) for path in page.write(result, Path(report))]
-    return result
+    return result | (pages(result, Path(report)) if report is not None else {})
+
+
+def pages(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Where the page stands; where it can't be written, why: what was found out is told all the same."""
+    try:
+        return {"report": [str(each) for each in page.write(result, path)]}
+    except TrueTuneError as error:
+        return {"report": [], "unwritten": error.to_json()}
+    except OSError as error:
+        reason = {"message": (error.strerror or str(error)).lower(), "where": str(path), "hint": ""}
+        return {"report": [], "unwritten": {"code": "file.unusable", **reason}}
 
 
 def look(
@@ -131,6 +143,9 @@ def document(
 
 def told(prepared: Prepared) -> Iterator[Finding]:
     """What the preparation itself found worth saying."""
+    if (kind := prepared.objective) in UNTRAINED:
+        message = f"these are {KINDS[kind]}: they can be checked and converted; training on them is not in this version"
+        yield Finding("data.untrained", "warning", 0, 0.0, [], message, UNTRAINED[kind][1], [])
     for each in prepared.report["findings"]:
         where = [each["where"]] if each.get("where") else []
         yield Finding(

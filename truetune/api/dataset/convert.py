@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from truetune.api.dataset.settings import settings
+from truetune.api.dataset.settings import Names, refuse_nowhere, settings
 from truetune.data import convert, remote
 
 TEXT = ".jsonl"
 
 
 def dataset_convert(
-    data: str | Sequence[str],
+    data: Names,
     to: str,
     out: str | Path | None = None,
     *,
@@ -30,6 +30,7 @@ def dataset_convert(
     """
     loaded = settings(data, None, folder, {"format": format, "columns": columns})
     options = loaded.config.data
+    refuse_nowhere("out", out)
     target = Path(out) if out is not None else _beside(options.paths[0], to)
     return convert.convert(
         options.paths,

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
-from truetune.api.dataset.check import Listener, document, look, quiet, told
+from truetune.api.dataset.check import Listener, document, look, pages, quiet, told
 from truetune.api.dataset.kept import Keeper, Places
-from truetune.api.dataset.settings import encoder, settings
+from truetune.api.dataset.settings import Names, encoder, names, refuse_nowhere, settings
 from truetune.api.dataset.show import shown
-from truetune.data.prepare import Prepared, find_format
+from truetune.config import Loaded, load
+from truetune.data.prepare import UNTRAINED, Prepared, find_format
 from truetune.data.quality import Quality
 from truetune.data.sources import find
-from truetune.errors import InputError
-from truetune.report import dataset as page
+from truetune.errors import InputError, UsageError
 
+RESETS = {"format": "auto", "columns": "null", "weights": "null"}
+"""Settings of the files that were read, which the prepared one does not need."""
 EXAMPLES = 2
 """Rows that the page shows token by token."""
 
 
 def dataset_prepare(
-    data: str | Sequence[str],
+    data: Names,
     out: str | Path,
     model: str | None = None,
     *,
@@ -35,7 +39,7 @@ def dataset_prepare(
     max_length: int | None = None,
     too_long: str | None = None,
     dedupe: str | None = None,
-    against: Sequence[str] = (),
+    against: Names = (),
     report: bool = False,
     replace: bool = False,
     folder: Path | None = None,
@@ -51,14 +55,18 @@ def dataset_prepare(
     replace  files that are there
     The others are those of `dataset_check`. What is left out stands in `NAME.rejects.jsonl`, with its reason.
 
-    JSON-ready: the result of `dataset_check`, and `out`, `validation`, `rejects`, `report`, `mended`. Raises InputError
-    (`data.out_exists`, `data.broken_file`, and what reading raises), UsageError `data.out`, ResourceError `data.write`.
+    Of a train.yml, rows that also stand in its validation file are left out, and weights are left to the training.
+
+    JSON-ready: the result of `dataset_check`, and `out`, `validation`, `rejects`, `report`, `mended`, `next` (the
+    command that trains on the rows). Raises InputError (`data.out_exists`, `data.no_folder`, `data.broken_file`, and
+    what reading raises), UsageError (`data.out`, `data.split`), ResourceError `data.write`.
     """
-    values = {
-        "format": format, "columns": columns, "template": template, "train_on": train_on, "max_length": max_length,
-        "too_long": too_long, "dedupe": dedupe, "validation": "none" if split is None else split,
-    }  # fmt: skip
-    loaded, target = settings(data, model, folder, values), Path(out)
+    learning = {"template": template, "train_on": train_on, "max_length": max_length, "too_long": too_long}
+    values = {**learning, "format": format, "columns": columns, "dedupe": dedupe, "validation": split}
+    given, target = settings(data, model, folder, values), Path(out)
+    refuse_nowhere("out", target)
+    measured, foreign = validation(given, split), names("against", against)
+    loaded = written_once(given, split, listener)
     options = loaded.config.data
     files, places = find(options.paths, loaded.folder, options.split), Places(target, split is not None)
     places.check((file.path for file in files), replace, report)
@@ -66,14 +74,54 @@ def dataset_prepare(
     quality = Quality(tokenizer)
     with tempfile.TemporaryFile() as notes:
         keeper = Keeper(notes, quality, form, target.suffix, clean)
-        prepared = look(loaded, tokenizer, keeper, against, keeper.mend if keeper.mends else None, listener)
+        prepared = look(
+            loaded, tokenizer, keeper, [*measured, *foreign], keeper.mend if keeper.mends else None, listener
+        )
         refuse_broken(prepared)
         written = places.fill(prepared, keeper)
     result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures()) | written
     result |= {"mended": dict(keeper.mended), "mended_rows": keeper.mended_rows, "estimate": None}
     result["examples"] = shown(loaded, tokenizer, EXAMPLES)
-    result["report"] = [str(path) for path in page.write(result, places.page)] if report else []
-    return result
+    held = written["validation"] or (given.config.data.validation if measured else None)
+    result["next"] = following(given, model, target, learning, held) if prepared.objective not in UNTRAINED else None
+    return result | (pages(result, places.page) if report else {"report": []})
+
+
+def validation(loaded: Loaded, split: Any) -> list[str]:
+    """The files that a train.yml measures on: their rows must not be learned. Raises UsageError `data.split`."""
+    named = load(loaded.path).config.data.validation if loaded.path else None
+    if not isinstance(named, str) or named == "auto":
+        return []
+    if split is not None:
+        raise UsageError(
+            f"the validation rows are a file already: {named}",
+            code="data.split",
+            where=str(loaded.path),
+            hint="Leave out --split, or take data.validation out of the file.",
+        )
+    return [named] if "://" in named else [str(file.path) for file in find([named], loaded.folder, "validation")]
+
+
+def written_once(loaded: Loaded, split: Any, listener: Listener) -> Loaded:
+    """The settings for rows that are written, not trained: each stands in the file once, and none is held out unless
+    it is asked for."""
+    data = loaded.config.data
+    if data.weights and set(data.weights) != {1.0}:
+        listener("warning", {"text": "data.weights are left to the training: each row is written once"})
+    changed = {"weights": None, **({"validation": None} if split is None else {})}
+    config = loaded.config.model_copy(update={"data": data.model_copy(update=changed)})
+    return replaced(loaded, config=config)
+
+
+def following(loaded: Loaded, model: str | None, out: Path, learning: Mapping[str, Any], held: Any) -> str:
+    """The command that trains on the rows as they were prepared, `held` to measure on."""
+    config = [str(loaded.path)] if loaded.path else ["--model", model or loaded.config.model.path]
+    other = ["--model", model] if loaded.path and model else []
+    keys = {key: value for key, value in {**learning, "validation": held}.items() if value is not None}
+    if loaded.path:  # what it says about the files that were read
+        keys = {key: value for key, value in RESETS.items() if f"data.{key}" in loaded.explicit} | keys
+    sets = [word for key, value in keys.items() for word in ("--set", f"data.{key}={value}")]
+    return shlex.join(["ft", "train", *config, *other, "--data", str(out), *sets])
 
 
 def refuse_broken(prepared: Prepared) -> None:

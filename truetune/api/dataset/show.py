@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from truetune.api.dataset.settings import encoder, settings
+from truetune.api.dataset.settings import Names, encoder, settings
 from truetune.config import Loaded
 from truetune.data.formats import Format
 from truetune.data.job import plan
@@ -18,7 +18,7 @@ from truetune.models.tokenizer import Tokenizer
 
 
 def dataset_show(
-    data: str | Sequence[str],
+    data: Names,
     model: str | None = None,
     *,
     n: int = 3,

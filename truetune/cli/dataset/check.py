@@ -52,6 +52,7 @@ def check(
         )
     out.document(result)
     show(out, result)
+    options.refuse_unwritten(result)
     if result["verdict"] == "errors":
         bad = [found for found in result["findings"] if found["level"] == "error"]
         raise CheckFailed(

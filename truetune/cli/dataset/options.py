@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from truetune.cli.common import pairs
+from truetune.errors import ResourceError
 
 Verb = Callable[..., None]
 
@@ -27,6 +28,17 @@ columns = click.option(
     metavar="OURS=YOURS",
     help="Your columns, as prompt=frage.",
 )
+
+
+def refuse_unwritten(result: Mapping[str, Any]) -> None:
+    """Raises ResourceError `data.page` where everything is done and shown, but the page could not be written."""
+    if error := result.get("unwritten"):
+        raise ResourceError(
+            f"the page can't be written: {error['message']}",
+            code="data.page",
+            where=error["where"],
+            hint=error["hint"] or "Name a file that can be written: --report FILE.",
+        )
 
 
 def reading(verb: Verb) -> Verb:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -47,19 +48,21 @@ def prepare(
             data, file, split=split, clean=clean, report=report, replace=yes, listener=watch, **wanted
         )
     out.document(result)
-    show(out, result)
+    show(out, result, data)
+    options.refuse_unwritten(result)
 
 
-def show(out: Output, result: dict[str, Any]) -> None:
+def show(out: Output, result: dict[str, Any], data: Sequence[str]) -> None:
     rows, form = result["rows"], result["format"]
     files = listed([visible(source["path"]) for source in result["files"]])
     out.print(f"{files}: {counted(rows['read'], 'row')}, {shape(form)}", style="bold")
     out.table(("", "", ""), list(table(result)))
     if rejected := [found for found in result["findings"] if found["level"] != "note"]:
-        told = f"{counted(len(rejected), 'finding')} in what was read: `ft dataset check {files}` tells"
+        asked = shlex.join(["ft", "dataset", "check", *data])
+        told = f"{counted(len(rejected), 'finding')} in what was read: `{asked}` tells"
         out.print(told, style="yellow")
-    held = f" --set data.validation={result['validation']}" if result["validation"] else ""
-    out.print(f"next    ft train --model {result['model']} --data {visible(result['out'])}{visible(held)}")
+    if result["next"]:
+        out.print(f"next    {result['next']}")
 
 
 def table(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
