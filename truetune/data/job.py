@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,8 @@ class Job:
     """Files of an explicit validation set; empty where rows are held out of the training files."""
     against: Sequence[Source] = ()
     """Files whose rows must not be trained."""
+    left_out: Sequence[str] = ()
+    """Files of a folder that nobody reads (`sources.left_out`)."""
 
     @property
     def sides(self) -> tuple[Sequence[Source], Sequence[Source], Sequence[Source]]:
@@ -74,6 +77,7 @@ class Job:
             {
                 "version": VERSION,
                 "files": [[_described(source) for source in part] for part in self.sides],
+                "left_out": list(self.left_out),
                 "tokenizer": self.tokenizer.digest,
                 "template": [self.template.digest, self.template.origin],
                 "objective": [self.objective, self.seed],
@@ -102,7 +106,10 @@ def plan(
     template = template or choose(options.template, tokenizer, folder)
     train = sources.find(options.paths, folder, options.split, options.weights or ())
     foreign = sources.find(against, folder)
-    return Job(options, objective, seed, tokenizer, template, train, held_out, foreign)
+    named = {source.path for source in (*train, *held_out, *foreign)}
+    others = sources.left_out(options.paths, folder, options.split)
+    unread = [shown for path, shown in others if Path(os.path.abspath(path)) not in named]
+    return Job(options, objective, seed, tokenizer, template, train, held_out, foreign, unread)
 
 
 def choose(name: str, tokenizer: Tokenizer, folder: Path) -> Template:

@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from truetune.data.job import Job, Options
 from truetune.data.reading.notes import Notes
 from truetune.data.render import Rendered
 from truetune.data.rows import Content, Conversation, Document, Labelled, Preference, Rated, Reject
-from truetune.data.sources import Source
+from truetune.data.sources import MEASURED, Source
 from truetune.data.split import Split, Traits, hold_out
 from truetune.errors import InputError
 
@@ -52,6 +53,8 @@ TEMPLATES = ("data.template", "data.no_end_of_turn", "data.token_boundary")
 """How the reasons begin that lie in the template and not in the rows."""
 NAMED = 100
 """Unused rows of each fate that the report names; all of them stand in `rejects.jsonl`."""
+NAMED_FILES = 5
+"""Files that are not read, of which a finding gives the names."""
 EXAMPLES = 5
 """Pairs of near rows that a finding names."""
 WARNINGS = {
@@ -257,6 +260,8 @@ class Ledger:
         if not split.whole:
             message = "most rows ask the same, so rows with the same question stand among trained and held-out ones"
             found.append(("data.torn_groups", message))
+        if job.left_out:
+            found.append(("data.files_left_out", _unread(job)))
         found += self.notes.findings()
         return [{"code": code, "level": _level(code), "message": message} for code, message in found]
 
@@ -294,6 +299,15 @@ def _kind(content: Content) -> str:
     if isinstance(content, Labelled):
         return ", ".join(content.labels)
     return str(content.desirable) if isinstance(content, Rated) else ""
+
+
+def _unread(job: Job) -> str:
+    """Which files of a folder nobody reads, and what one of them is for."""
+    names = job.left_out
+    more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
+    message = f"{', '.join(names[:NAMED_FILES])}{more} {'is' if len(names) == 1 else 'are'} not read"
+    held = next((name for name in names if MEASURED.match(Path(name).name)), None)
+    return f"{message}; to measure on {Path(held).name}, write `data.validation: {held}`" if held else message
 
 
 def _about_template(job: Job, appended: int, per_turn: int) -> list[tuple[str, str]]:

@@ -17,7 +17,14 @@ from truetune.data.readers import READERS, readable
 from truetune.data.reading import packed
 from truetune.errors import InputError
 
-ABOUT = ("readme", "license", "changelog", "dataset_info", "dataset_infos")
+DESCRIPTION = "dataset_info"
+ABOUT = ("readme", "license", "changelog", DESCRIPTION)
+"""How names of files begin that say something of a folder."""
+MEASURED = re.compile(r"(validation|valid|val|dev|eval)([^a-z]|$)", re.IGNORECASE)
+"""How names of files begin that are there to measure on."""
+
+
+ADDRESS = r"[a-zA-Z][a-zA-Z0-9+.-]*://"
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,23 @@ def find(names: Sequence[str], folder: Path, split: str = "train", weights: Sequ
     return [source if names_[source.name] == 1 else replace(source, name=str(source.path)) for source in found]
 
 
+def left_out(names: Sequence[str], folder: Path, split: str = "train") -> list[tuple[Path, str]]:
+    """Files that stand in the folders that are meant and could be read, but are not: other splits, and those named like
+    a readme. Each with how it is shown."""
+    found = []
+    for name in names:
+        if (re.match(ADDRESS, name) is None) and len(places := _existing(name, folder)) == 1 and places[0].is_dir():
+            chosen = _inside(places[0], split)
+            others = (path for path in _readable(places[0]) if path not in chosen)
+            found += [path for path in others if not path.name.lower().startswith((".", DESCRIPTION))]
+    return [(path, _shown(Path(os.path.abspath(path)), (folder, Path()))) for path in found]
+
+
 def _places(name: str, folder: Path, split: str) -> list[tuple[Path, str]]:
     """The files that a name means, those of addresses with how they are shown."""
     if name.lower().startswith(hub.SCHEME):
         return hub.fetch(name, split)
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", name):
+    if re.match(ADDRESS, name):
         shown = remote.shown(name)
         _check_suffix(Path(shown))
         return [(remote.fetch(name), shown)]
@@ -115,7 +134,7 @@ def _matches(pattern: str, folder: Path) -> list[Path]:
 
 def _inside(folder: Path, split: str) -> list[Path]:
     """A folder's files of one split; all of them where none is named after the training split."""
-    files = sorted(path for path in folder.iterdir() if readable(path) and path.is_file() and not _about(path))
+    files = [path for path in _readable(folder) if not _about(path)]
     chosen = [path for path in files if path.stem.lower().startswith(split.lower())]
     if not chosen and split in ("train", "validation"):
         chosen = files
@@ -127,6 +146,10 @@ def _inside(folder: Path, split: str) -> list[Path]:
             hint=f"Files that are read: {_supported()}.",
         )
     return chosen
+
+
+def _readable(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if readable(path) and path.is_file())
 
 
 def _about(path: Path) -> bool:
