@@ -49,3 +49,31 @@ def test_what_is_learned_can_be_chosen(data: str, capsys: pytest.CaptureFixture[
 def test_a_missing_file_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["dataset", "show", "nowhere.jsonl"]) == 3
     assert "nowhere.jsonl" in capsys.readouterr().err
+
+
+SCRIPTS = [
+    "😀👍🏽 👩‍👩‍👧 done",
+    "مرحبا كيف الحال؟",
+    "你好,世界。",
+    "नमस्ते दुनिया",
+    "สวัสดี",
+    "Zoë 😀",
+    "a\ufffdb\ufffd\ufffd",
+    "\ufffd",
+]
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_characters_of_several_tokens_are_shown_whole(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(orjson.dumps({"prompt": text, "completion": text}))
+    assert run(["dataset", "show", str(path), "--json"]) == 0
+    (example,) = orjson.loads(capsys.readouterr().out)["rows"][0]["examples"]
+    tokens = example["tokens"]
+    assert "".join(token["text"] for token in tokens if token["weight"]) == f"{text}<|im_end|>"
+    assert "".join(token["text"] for token in tokens).count("\ufffd") == 2 * text.count("\ufffd")
+    assert len(tokens) == example["length"]
+    assert run(["dataset", "show", str(path)]) == 0
+    assert f"⟦{text}<|im_end|>⟧" in capsys.readouterr().out

@@ -16,6 +16,10 @@ from truetune.data.render import Part, Renderer
 from truetune.data.rows import Reject, Row, RowError
 from truetune.models.tokenizer import Tokenizer
 
+LOST = "\ufffd"
+PARTS = 32
+"""Tokens after which what is no character by then becomes none."""
+
 
 def dataset_show(
     data: Names,
@@ -80,10 +84,19 @@ def _example(part: Part, encode: Tokenizer, max_length: int) -> dict[str, Any]:
 
 
 def pieces(encode: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """The text that each token adds to the one before it. A token that holds a part of a character shows as �."""
-    texts = []
-    for place, token in enumerate(ids):
-        before = encode.decode(ids[place - 1 : place]) if place else ""
-        both = encode.decode(ids[max(0, place - 1) : place + 1])
-        texts.append(both[len(before) :] if both.startswith(before) else encode.decode([token]))
+    """The text that each token adds to those before it; of a character that several tokens make, the first has the
+    text and the others none. Together they are the text. What never becomes a character shows as �."""
+    texts = [""] * len(ids)
+    before = start = 0  # the tokens of the last text, and of the one that grows
+    for place in range(len(ids)):
+        text = _added(encode, ids[before:start], ids[start : place + 1])
+        if not text.endswith(LOST) or place - start >= PARTS or place == len(ids) - 1:
+            texts[start] = text
+            before, start = start, place + 1
     return texts
+
+
+def _added(encode: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of tokens behind others: a tokenizer may leave out a space at the beginning of a text."""
+    known, both = encode.decode(before) if before else "", encode.decode([*before, *ids])
+    return both[len(known) :] if both.startswith(known) else encode.decode(ids)
