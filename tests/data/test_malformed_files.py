@@ -101,7 +101,7 @@ def files() -> dict[str, list[File]]:
         "data.unknown_format": [
             (f"a{place}.jsonl", b'{"%s": "x", "b": 1}' % name, 0)
             for place, name in enumerate(
-                (b"a", b"", b"Text", b"messages ", b"input", b"chosen", b"content", b"summary")
+                (b"a", b"", b"Texts", b"message s", b"input", b"chosen", b"content", b"summary")
             )
         ],
     }
@@ -204,5 +204,5 @@ def test_each_file_has_its_own_shape(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("question,answer\nWhy?,Because.\n")
     form = find_format(Data(path=str(tmp_path)), files := sources.find([str(tmp_path)], tmp_path))
     assert form.shape.name == "messages" and form.report()["files"] == {files[1].name: "question_answer"}
-    assert form.of(files[0].name) is form and form.of(files[1].name).shape.name == "question_answer"
+    assert [form.of(file.name).shape.name for file in files] == ["messages", "question_answer"]
     assert 0 < form.share <= 1 and form.seen > 1

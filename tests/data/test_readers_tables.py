@@ -168,3 +168,39 @@ def test_what_is_no_text(tmp_path: Path, name: str, content: bytes, code: str) -
     with pytest.raises(InputError) as caught:
         rows(tmp_path / name, content)
     assert caught.value.finding.code == code and caught.value.finding.hint
+
+
+EMPTY = "question,answer,,\nq,a,,\nq,a\nq,a,,x\nq\n"
+
+
+def test_columns_without_a_name_at_the_end_are_left_out(tmp_path: Path) -> None:
+    found, _ = rows(tmp_path / "a.csv", EMPTY)
+    pair = {"question": "q", "answer": "a"}
+    assert found == [pair, pair, "data.ragged_row", "data.ragged_row"]
+    refused = [value.reason for _, value, _ in readers.read(tmp_path / "a.csv") if isinstance(value, RowError)]
+    assert refused == ["cell 4 of the row stands in a column without a name", "the row has 1 cell, the header has 2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "My export;;\n;;\nquestion;answer\nq;a\nq;a\n",
+        "My export,,\nquestion,answer,\nq,a,\n",
+        "My export\nquestion,answer\nq,a\n",
+    ],
+)
+def test_a_title_above_the_header_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match="is it a title") as caught:
+        rows(tmp_path / "a.csv", text)
+    assert caught.value.finding.code == "data.header" and caught.value.finding.where.endswith("a.csv:1")
+
+
+@pytest.mark.parametrize("text", ["text\nHello\nWell, I\n", "text,,\none,,\ntwo,,\n", "text\none, two\n"])
+def test_a_table_of_one_column_has_no_title(tmp_path: Path, text: str) -> None:
+    assert rows(tmp_path / "a.csv", text)[0]
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_marks_that_stand_twice_are_skipped(tmp_path: Path, times: int) -> None:
+    assert rows(tmp_path / "a.csv", b"\xef\xbb\xbf" * times + b"q,a\nx,y\n") == ([{"q": "x", "a": "y"}], [])
+    assert rows(tmp_path / "a.jsonl", b"\xef\xbb\xbf" * times + b'{"q": "x"}\n')[0] == [{"q": "x"}]

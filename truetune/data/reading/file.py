@@ -96,7 +96,11 @@ class File:
             if sample.startswith(mark):
                 if encoding != "utf-8":
                     self.note(0, "data.recoded", f"read as {encoding.upper()}, as its first bytes say")
-                return mark, encoding
+                    return mark, encoding
+                times = 1
+                while sample.startswith(mark, times * len(mark)):  # some programs write it again at each saving
+                    times += 1
+                return mark * times, encoding
         self._refuse_binary(sample)
         if not sample.isascii() and western(sample):
             word = re.search(rb"\w*[\x80-\xff]+\w*", sample)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -107,6 +108,7 @@ class Lines:
 def _records(file: File, lines: Lines, dialect: Dialect, skipped: int) -> Iterator[Item]:
     rows = csv.reader(iter(lines), **dialect.options())
     header: list[str] | None = None
+    width = 0
     while True:
         line = rows.line_num + skipped + 1
         cells: list[str] = []
@@ -121,9 +123,10 @@ def _records(file: File, lines: Lines, dialect: Dialect, skipped: int) -> Iterat
         if broken:
             yield line, broken, printable(lines.start)
         elif header is None:
-            header = _header(file, line, cells)
+            header, width = _header(file, line, cells), len(cells)
+            _check_title(file, line, cells, dialect)
         elif cells:
-            yield line, _record(header, cells), printable(dialect.separator.join(cells))
+            yield line, _record(header, cells, width), printable(dialect.separator.join(cells))
         lines.start = ""
 
 
@@ -142,30 +145,56 @@ def _possible(sample: str, separator: str, style: str) -> bool:
 def _fitting(sample: str, dialect: Dialect) -> tuple[int, int]:
     """How many records have as many cells as the header (of at least two), and how many cells these are."""
     text = sample if len(sample) < SAMPLE else sample.rpartition("\n")[0]
-    rows = csv.reader(io.StringIO(text, newline=""), **dialect.options())
-    counts: list[int] = []
-    while True:
-        try:
-            counts += [len(cells) for cells in [next(rows)] if cells]
-        except StopIteration:
-            break
-        except csv.Error:
-            continue
+    counts = [len(cells) for cells in _sampled(text, dialect)]
     if not counts or counts[0] < 2:
         return 0, 0
     return sum(count == counts[0] for count in counts), counts[0]
 
 
+def _sampled(text: str, dialect: Dialect) -> Iterator[list[str]]:
+    """The records of a sample, as far as they are any."""
+    rows = csv.reader(io.StringIO(text, newline=""), **dialect.options())
+    while True:
+        try:
+            yield from (cells for cells in [next(rows)] if cells)
+        except StopIteration:
+            return
+        except csv.Error:
+            continue
+
+
 def _header(file: File, line: int, cells: list[str]) -> list[str]:
     """The names of the columns. Two of the same name would hide one another."""
     names = [cell.strip() for cell in cells]
+    while len(names) > 1 and not names[-1]:  # columns that a spreadsheet had something in once
+        names.pop()
     bad = bad_text(names)
     double = next((name for place, name in enumerate(names) if name in names[:place]), None)
     message = f"a name {bad.reason}" if bad else f"two columns are called {double!r}"
+    if not any(names):
+        double, message = "", "no column has a name"
     if bad or double is not None:
         hint = "Save the file as UTF-8 text." if bad else "Give each column a name of its own."
         raise InputError(message, code="data.header", where=f"{file.path}:{line}", hint=hint)
     return names
+
+
+def _check_title(file: File, line: int, cells: list[str], dialect: Dialect) -> None:
+    """Refuse a line with one cell above records that have more: it is a title, the header stands below."""
+    if sum(map(bool, cells)) != 1:
+        return
+    text = file.head(SAMPLE).decode("utf-8", "replace")
+    rows = _sampled(text if len(text) < SAMPLE else text.rpartition("\n")[0], dialect)
+    filled = Counter(count for row in rows if (count := sum(map(bool, row))))
+    filled[1] -= 1
+    usual, times = filled.most_common(1)[0]
+    if usual > 1 < times and times > 0.9 * filled.total():
+        raise InputError(
+            f"the first line holds one cell and the lines below it {usual}: is it a title above the header?",
+            code="data.header",
+            where=f"{file.path}:{line}",
+            hint="Delete what stands above the names of the columns.",
+        )
 
 
 def _broken(error: csv.Error, count: int) -> RowError:
@@ -176,7 +205,13 @@ def _broken(error: csv.Error, count: int) -> RowError:
     return RowError("csv.syntax", f"not valid CSV: {error}{taken}")
 
 
-def _record(header: list[str], cells: list[str]) -> Value:
-    if len(cells) != len(header):
-        return RowError("data.ragged_row", f"the row has {len(cells)} cells, the header has {len(header)}")
+def _record(header: list[str], cells: list[str], width: int) -> Value:
+    """`width` is how many cells the header has with those at its end that are empty, which rows may have, too."""
+    nameless = next((place for place, cell in enumerate(cells) if place >= len(header) and cell), None)
+    if len(cells) == width and nameless is not None:
+        return RowError("data.ragged_row", f"cell {nameless + 1} of the row stands in a column without a name")
+    if len(cells) not in (len(header), width):
+        noun = "cell" if len(cells) == 1 else "cells"
+        return RowError("data.ragged_row", f"the row has {len(cells)} {noun}, the header has {len(header)}")
+    cells = cells[: len(header)]
     return bad_text(cells) or dict(zip(header, cells, strict=True))
