@@ -16,6 +16,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -46,6 +47,8 @@ VERBS = {
 }
 """Verb -> where its command stands, and its line in `ft --help`."""
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What the system says where nothing more can be written."""
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -118,7 +121,18 @@ def run(args: Sequence[str]) -> int:
             click.echo(block(error), err=True)
         code = error.exit_code
     if "--json" in flags and document:
+        code = written(document, code)
+    return code
+
+
+def written(document: dict[str, Any], code: int) -> int:
+    """Write the document; where stdout takes none of it, say so, and that is the exit code."""
+    try:
         write(document)
+    except OSError as raised:
+        error = explain(raised)
+        click.echo(block(error), err=True)
+        return error.exit_code
     return code
 
 
@@ -139,8 +153,15 @@ def write(document: dict[str, Any]) -> None:
     text = json.dumps(plain({"schema": 1, **document}), indent=2, ensure_ascii=False, allow_nan=False)
     try:
         click.echo(text.encode("utf-8", "backslashreplace"))
+        sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        hush()
+
+
+def hush() -> None:
+    """What is left for stdout goes nowhere, or Python complains when it flushes it at the exit."""
+    with suppress(OSError, ValueError):  # a stream without a file, as tests have it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def plain(value: Any) -> Any:
@@ -183,7 +204,7 @@ def explain(raised: Exception) -> TrueTuneError:
         return ResourceError(
             "there is not enough memory", code="memory.exhausted", hint="`ft doctor` shows what is free"
         )
-    if isinstance(raised, OSError) and raised.filename:
+    if isinstance(raised, OSError) and (raised.filename or raised.errno in FULL):
         return unreadable(raised)
     return TrueTuneError(
         f"this is a bug in TrueTune ({type(raised).__name__}: {raised})",
@@ -194,8 +215,9 @@ def explain(raised: Exception) -> TrueTuneError:
 
 def unreadable(raised: OSError) -> TrueTuneError:
     """A file that the system does not let us read or write, and nobody caught closer to it."""
-    reason, where = (raised.strerror or str(raised)).lower(), str(raised.filename)
-    if raised.errno in {errno.ENOSPC, errno.EDQUOT}:
+    reason, where = (raised.strerror or str(raised)).lower(), str(raised.filename or "")
+    if raised.errno in FULL:
+        hush()  # it may be stdout that is full
         return ResourceError(reason, code="disk.full", where=where, hint="free some space and run again")
     return InputError(
         reason, code="file.unusable", where=where, hint="check that the file is there and its permissions"
