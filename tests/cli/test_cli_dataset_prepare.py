@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,37 @@ def test_anything_else_is_refused_in_a_sentence(folder: Path, verb: str, data: A
     with pytest.raises(UsageError, match="file") as refused:
         getattr(truetune, f"dataset_{verb}")(data, *more)
     assert refused.value.code == "usage.bad_value"
+
+
+def test_rows_keep_what_they_say_about_themselves(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = {"origin": "first.csv:7", "generated": {"method": "synthetic", "from": ["0a"]}}
+    lines(folder / "rows.jsonl", [*GOOD, {"prompt": "Who wrote it?", "completion": "A model wrote it.", **made}])
+    prepare(capsys, "rows.jsonl", "--out", "out.jsonl")
+    first, *_, last = rows(folder / "out.jsonl")
+    assert first["origin"] == "rows.jsonl:1" and "generated" not in first
+    assert {name: last[name] for name in made} == made
+    assert run(["dataset", "convert", "out.jsonl", "--to", "alpaca", "--out", "other.json"]) == 0
+    first, *_, last = orjson.loads((folder / "other.json").read_bytes())
+    assert first["origin"] == "rows.jsonl:1" and {name: last[name] for name in made} == made
+    assert run(["dataset", "prepare", "out.jsonl", "--out", "again.parquet"]) == 0
+    assert run(["dataset", "convert", "out.jsonl", "--to", "csv"]) == 0
+
+
+def test_a_disk_without_room_is_one_sentence(folder: Path) -> None:
+    lines(folder / "rows.jsonl", [{**row, "completion": row["completion"] * 200} for row in GOOD])
+    command = [sys.executable, "-m", "truetune", "dataset", "prepare", "rows.jsonl", "--out", "out.jsonl"]
+    limit = ["sh", "-c", 'trap "" XFSZ; ulimit -f 100; exec "$@"', "sh"]
+    done = subprocess.run([*limit, *command, "--max-length", "4096"], capture_output=True, text=True)
+    assert done.returncode == 4 and "Traceback" not in done.stderr and "bug" not in done.stderr
+    assert not (folder / "out.jsonl").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("flags", [["--json"], []])
+def test_a_full_stdout_is_one_sentence(folder: Path, flags: list[str]) -> None:
+    lines(folder / "rows.jsonl", GOOD)
+    command = [sys.executable, "-m", "truetune", "dataset", "show", "rows.jsonl", *flags]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 4 and done.stderr.startswith("error: no space left on device\nhint: ")
+    assert len(done.stderr.splitlines()) == 2

@@ -18,8 +18,10 @@ from truetune.data.sources import Source
 from truetune.data.write import SINKS, Writer
 from truetune.errors import InputError, UsageError
 
-NAMED = 100
+TOLD = 100
 """Rejects that the report names; all are counted."""
+NAMED = (".jsonl", ".json")
+"""Kinds of files whose rows say where they came from."""
 FILES = {suffix.removeprefix(".") for suffix in SINKS}
 
 
@@ -37,7 +39,7 @@ def convert(
     """Write the rows of `paths` (looked for in `folder`) to `out` and report on it, JSON-ready:
 
     `{out, notation, format, inputs: [{path, bytes, sha256}], rows: {read, written, rejected}, codes: {code: count},
-    rejects: [{where, code, reason}], unused_columns: [name], bytes, sha256}`; `rejects` are the first `NAMED` of them.
+    rejects: [{where, code, reason}], unused_columns: [name], bytes, sha256}`; `rejects` are the first `TOLD` of them.
 
     `to` is a notation, or a kind of file (`parquet`, …), which keeps what the rows hold in its natural notation.
     Raises InputError: what `sources.find` and `find_format` raise, `data.out_exists`, `data.no_rows` if no row can be
@@ -49,7 +51,7 @@ def convert(
     _check_place(out, files, replace)
     form = find_format(options, files)
     notation = natural(form.shape, table=out.suffix.lower() == ".csv") if to in FILES else to
-    account = _Account()
+    account = _Account(out.suffix.lower() in NAMED)
     with write.writer(out, notation) as writer:
         for row in read(files):
             account.take(row, form, writer)
@@ -68,10 +70,16 @@ def convert(
     }
 
 
+def descent(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says about where it came from and who wrote it, as `ft dataset` has written it."""
+    return {name: row[name] for name in ("origin", "generated") if row.get(name)}
+
+
 class _Account:
     """Every row that was read, and the first of those that could not be written."""
 
-    def __init__(self) -> None:
+    def __init__(self, named: bool) -> None:
+        self.named = named
         self.read, self.codes = 0, Counter[str]()
         self.rejects: list[Reject] = []
 
@@ -79,7 +87,7 @@ class _Account:
         self.read += 1
         if isinstance(row, Row):
             try:
-                writer.add(form.of(row.file).read(row.value))
+                writer.add(form.of(row.file).read(row.value), descent(row.value) if self.named else {})
                 return
             except RowError as error:
                 row = row.reject(error)
@@ -87,7 +95,7 @@ class _Account:
 
     def _refuse(self, reject: Reject) -> None:
         self.codes[reject.code] += 1
-        if len(self.rejects) < NAMED:
+        if len(self.rejects) < TOLD:
             self.rejects.append(reject)
 
     def nothing(self, notation: str) -> InputError:

@@ -21,6 +21,7 @@ from truetune.data.reading import library
 from truetune.data.rows import Content, RowError
 from truetune.errors import ResourceError, UsageError
 
+NOTHING: Mapping[str, Any] = {}
 BATCH = 512
 """Rows of a Parquet file that are held at a time."""
 
@@ -39,9 +40,10 @@ class Writer:
         self._sink, self._notation, self._lists = sink, notation, lists
         self.count = 0
 
-    def add(self, content: Content) -> None:
-        """Raises RowError (`data.notation`) for what this notation or this kind of file can't hold."""
-        self.put(to_row(content, self._notation.name, self._lists))
+    def add(self, content: Content, more: Mapping[str, Any] = NOTHING) -> None:
+        """The content, with `more` columns. Raises RowError (`data.notation`) for what this notation or this kind of
+        file can't hold."""
+        self.put({**to_row(content, self._notation.name, self._lists), **more})
 
     def put(self, row: Mapping[str, Any]) -> None:
         """A row that is ready, in this notation."""

@@ -30,7 +30,7 @@ ADVICE = {
     "data.lost": "Raise data.max_length. `data.too_long: split` loses only what is too long by itself.",
     "data.files_left_out": "Nothing to do; a file that shall be trained on is named by itself in data.path.",
     "data.no_validation": "Add rows, or name a file: data.validation.",
-    "data.torn_groups": "Hold out a file of other questions: data.validation.",
+    "data.torn_groups": "Hold out a file of other questions or texts: data.validation.",
     "json.duplicate_key": "Remove one of the two, or give it another name.",
 }
 """What to do about the findings of the preparation."""

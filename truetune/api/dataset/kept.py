@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +14,7 @@ from typing import IO, Any
 import orjson
 
 from truetune.data import write
+from truetune.data.convert import NAMED, descent
 from truetune.data.dedupe import FOREIGN
 from truetune.data.fit import Fitted
 from truetune.data.formats import Format, checked
@@ -20,16 +23,32 @@ from truetune.data.prepare import Prepared
 from truetune.data.quality import Quality, clean
 from truetune.data.render import Rendered
 from truetune.data.rows import Content, Reject, Row
-from truetune.errors import InputError, UsageError
+from truetune.errors import InputError, ResourceError, UsageError
 
-NAMED = (".jsonl", ".json")
-"""Kinds of files whose rows say where they came from."""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def aside() -> Iterator[IO[bytes]]:
+    """A file for notes. Raises ResourceError `disk.full` where it can't grow."""
+    try:
+        with tempfile.TemporaryFile() as notes:
+            yield notes
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise ResourceError(
+            f"there is no room for notes about the rows: {(error.strerror or str(error)).lower()}",
+            code="disk.full",
+            where=tempfile.gettempdir(),
+            hint="Free some space, or name another folder for such files: TMPDIR.",
+        ) from error
 
 
 class Keeper:
     """An inspector that notes the rows that are used, one line each, and lets the quality of all be looked at.
 
-    Lines are (number of the row, its place, the row in the form in which it will be written).
+    Lines are (number of the row, where it came from, the row in the form in which it will be written).
     """
 
     def __init__(self, notes: IO[bytes], quality: Quality, form: Format, suffix: str, clean: bool) -> None:
@@ -46,7 +65,8 @@ class Keeper:
             _, done = clean(self.form.of(row.file).raw(row.value))
             self.mended.update(done)
             self.mended_rows += bool(done)
-        self._notes.write(orjson.dumps([row.index, row.where, to_row(content, self.notation, self._lists)]) + b"\n")
+        written = to_row(content, self.notation, self._lists)
+        self._notes.write(orjson.dumps([row.index, {"origin": row.where, **descent(row.value)}, written]) + b"\n")
 
     def mend(self, purpose: int, content: Content) -> Content:
         """As it will be written. Raises RowError where that can't be; rows that are compared with are not written."""
@@ -65,7 +85,7 @@ class Keeper:
     def unused(self, reject: Reject) -> None:
         self.quality.unused(reject)
 
-    def rows(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    def rows(self) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
         self._notes.seek(0)
         yield from map(orjson.loads, self._notes)
 
@@ -122,8 +142,7 @@ class Places:
         with ExitStack() as stack:
             writers = {side: stack.enter_context(write.writer(at, keeper.notation)) for side, at in targets.items()}
             for index, origin, row in keeper.rows():
-                named = {"origin": origin} if self.out.suffix in NAMED else {}
-                writers[index in held].put(row | named)
+                writers[index in held].put(row | origin if self.out.suffix.lower() in NAMED else row)
         rejects = self._reject(prepared)
         found = {"out": self.out, "validation": self.validation if held else None, "rejects": rejects}
         return {name: str(path) if path else None for name, path in found.items()}

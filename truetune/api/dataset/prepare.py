@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
 from truetune.api.dataset.check import Listener, document, look, pages, quiet, told
-from truetune.api.dataset.kept import Keeper, Places
+from truetune.api.dataset.kept import Keeper, Places, aside
 from truetune.api.dataset.settings import Names, encoder, names, refuse_nowhere, settings
 from truetune.api.dataset.show import shown
 from truetune.config import Loaded, load
@@ -72,7 +71,7 @@ def dataset_prepare(
     places.check((file.path for file in files), replace, report)
     tokenizer, form = encoder(loaded), find_format(options, files)
     quality = Quality(tokenizer)
-    with tempfile.TemporaryFile() as notes:
+    with aside() as notes:
         keeper = Keeper(notes, quality, form, target.suffix, clean)
         prepared = look(
             loaded, tokenizer, keeper, [*measured, *foreign], keeper.mend if keeper.mends else None, listener
