@@ -99,6 +99,7 @@ def test_what_is_wrong_with_the_text(text: str | bytes, code: str, line: int | N
         ("training: {warmup: 120%}", "config.value", "at most 100%", ""),
         ("data: {path: x, max_rejects: lots}", "config.value", "percentage", ""),
         ("data: {path: x, validation: 100%}", "config.value", "leave rows", ""),
+        ("data: {path: x, validation: 200%}", "config.value", "leave rows", ""),
         ("data: {path: [x, 3]}", "config.value", "a list of texts", ""),
         ("data: {path: []}", "config.value", "a list of texts", ""),
         ("resources: {device: gpu}", "config.value", "auto, cpu, cuda, cuda:1 or mps", ""),

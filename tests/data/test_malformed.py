@@ -181,5 +181,6 @@ def test_keys_that_stand_twice(encode: Tokenizer, tmp_path: Path) -> None:
     files = real_rows.json_files([raw.replace(b"\xe2\x9c\x93", str(place).encode()) for place, raw in enumerate(bad)])
     found = run(encode, tmp_path, files)
     told = [item["message"] for item in found.report["findings"] if item["code"] == "json.duplicate_key"]
+    assert {each["level"] for each in found.report["findings"] if each["code"] == "json.duplicate_key"} == {"warning"}
     assert [text.split(": ")[0] for text in told] == [f"{name}:{line}" for name, _, line in files]
     assert found.report["rows"]["used"] == len(files) * (GOOD + 1)

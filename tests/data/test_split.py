@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from truetune.data.prepare import Prepared, prepare
 from truetune.data.render import Rendered
 from truetune.data.rows import Content, Reject, Row
 from truetune.data.split import Split, Traits, hold_out, size
+from truetune.errors import InputError
 from truetune.models.tokenizer import Tokenizer
 
 NUMBERS = st.integers(0, 2**63)
@@ -116,6 +118,23 @@ def test_most_rows_with_one_question_are_torn_and_told(encode: Tokenizer, tmp_pa
     found = run(encode, tmp_path, [{"prompt": "Tell me a joke", "completion": f"joke {n}"} for n in range(50)])
     assert len(found.validation) == 8
     assert "data.torn_groups" in [each["code"] for each in found.report["findings"]]
+
+
+def test_torn_texts_are_not_said_to_ask(encode: Tokenizer, tmp_path: Path) -> None:
+    line = "The harbor is open on every day of the week, and in the evening there is a boat with number "
+    found = run(encode, tmp_path, [{"text": f"{line} {chr(97 + n)}"} for n in range(20)])
+    (told,) = [each for each in found.report["findings"] if each["code"] == "data.torn_groups"]
+    assert "texts" in told["message"] and "question" not in told["message"]
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "words"),
+    [(1, 1, "1 row is to be held out, but there is only 1"), (3, 2, "3 rows are to be held out, but there are only 2")],
+)
+def test_more_than_there_are_can_not_be_held_out(count: int, rows: int, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        size(rows, Amount(count, percent=False))
+    assert caught.value.finding.message.startswith(words)
 
 
 def test_labels_are_held_out_by_their_shares(encode: Tokenizer, tmp_path: Path) -> None:

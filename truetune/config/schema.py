@@ -35,6 +35,7 @@ DEVICE = r"^(auto|cpu|cuda|cuda:[0-9]{1,2}|mps)$"
 LAYER = re.compile(r"\w+(\.\w+)*")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 NUMERIC = re.compile(r"[\d.\s-]+(%|rows?)?|.*%")
+PERCENT = re.compile(r"\s*\d+(\.\d*)?\s*%\s*")
 
 
 def whole(value: object) -> object:
@@ -70,6 +71,8 @@ def held_out(value: object) -> object:
     try:
         amount = Amount.parse(value)
     except ValueError:
+        if isinstance(value, str) and PERCENT.fullmatch(value):
+            raise ValueError(f"must leave rows to train on: less than 100%, not {shown(value)}") from None
         wanted = "`auto`, `none`, a percentage such as `5%`, a number of rows or a path"
         raise ValueError(f"must be {wanted}, not {shown(value)}") from None
     if amount.percent and amount.value >= 100:

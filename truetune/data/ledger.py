@@ -53,6 +53,12 @@ TEMPLATES = ("data.template", "data.no_end_of_turn", "data.token_boundary")
 """How the reasons begin that lie in the template and not in the rows."""
 NAMED = 100
 """Unused rows of each fate that the report names; all of them stand in `rejects.jsonl`."""
+TORN = {
+    "sft": "most rows ask the same, so rows with the same question stand among trained and held-out ones",
+    "pretrain": "most texts are nearly the same, so near copies stand among trained and held-out ones",
+    "classification": "most texts are nearly the same, so near copies stand among trained and held-out ones",
+}
+"""Where groups of rows are torn."""
 NAMED_FILES = 5
 """Files that are not read, of which a finding gives the names."""
 EXAMPLES = 5
@@ -62,6 +68,7 @@ WARNINGS = {
     "data.conflicting_answers",
     "data.no_validation",
     "data.torn_groups",
+    "json.duplicate_key",
     "data.no_eos",
     "data.template_tokens",
 }
@@ -258,8 +265,7 @@ class Ledger:
         if self.train and not split.held and job.options.validation is not None and not job.validation:
             found.append(("data.no_validation", "too few rows to hold any out: there will be no held-out loss"))
         if not split.whole:
-            message = "most rows ask the same, so rows with the same question stand among trained and held-out ones"
-            found.append(("data.torn_groups", message))
+            found.append(("data.torn_groups", TORN.get(self.objective, TORN["sft"])))
         if job.left_out:
             found.append(("data.files_left_out", _unread(job)))
         found += self.notes.findings()

@@ -71,12 +71,16 @@ def size(rows: int, amount: Amount | str | None) -> int:
     count = amount.of(rows)
     if count >= rows:
         raise InputError(
-            f"{count} rows are to be held out, but there are only {rows}",
+            f"{count} {'row is' if count == 1 else 'rows are'} to be held out, but there {_only(rows)} to choose from",
             code="data.validation",
             where="data.validation",
             hint="Hold out fewer rows, or give more data.",
         )
     return count
+
+
+def _only(rows: int) -> str:
+    return "is only 1" if rows == 1 else f"are only {rows}" if rows else "is none"
 
 
 def _gather(keys: NDArray[np.uint64], groups: NDArray[np.int64], kinds: Sequence[str], seed: int) -> list[_Group]:
