@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from truetune.data.near import ALIKE, Sets, Sides, Sketches, Union, plain, resemblance, sides
-from truetune.data.rows import Content, Conversation, Document, Labelled, Rated, Reject, Row, RowError
+from truetune.data.rows import Content, Conversation, Document, Labelled, Rated, Reject, Row, RowError, pack, unpack
 
 VALIDATION, FOREIGN, TRAIN = 0, 1, 2
 """What a row is for, by right of way: a training row gives way to the same row of a validation file, or of a file that
@@ -82,7 +82,7 @@ class Survey:
         return int(found[0]) if len(found) else 0
 
     def where(self, row: int) -> str:
-        return f"{self.file(row)}:{self.lines[row]}"
+        return f"{self.file(row)}:{unpack(int(self.lines[row]))}"
 
     def file(self, row: int) -> str:
         return self.files[bisect_right(self.files, row, key=lambda start: start[0]) - 1][1]
@@ -140,7 +140,7 @@ class Surveyor:
         """`content` is None where the row can't be read."""
         if not self._files or self._files[-1][1] != row.file:
             self._files.append((row.index, row.file))
-        self._lines.append(row.line)
+        self._lines.append(pack(row.line))
         self._purposes.append(purpose)
         if content is None:
             self._digests += _number(f"row {row.index}").to_bytes(16, "little")

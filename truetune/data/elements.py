@@ -12,7 +12,7 @@ from typing import IO
 
 from truetune.data.reading import values
 from truetune.data.reading.values import SPACE
-from truetune.data.rows import RowError
+from truetune.data.rows import Place, RowError
 
 TOKEN = re.compile(rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|["\[\]{},]')
 """Strings as a whole (they can't hold a line break), and the characters of the structure."""
@@ -22,7 +22,7 @@ OPENING, CLOSING = frozenset((b"[", b"{")), frozenset((b"]", b"}"))
 BLOCK = 2**20
 
 Part = tuple[int, bytes | RowError]
-"""Line of an element, and its bytes or why there is none."""
+"""Line of an element (a Place where that does not tell it from others), and its bytes or why there is none."""
 
 
 def split(stream: IO[bytes], line: int = 1, enclosed: bool = False) -> Iterator[Part]:
@@ -40,7 +40,7 @@ def split(stream: IO[bytes], line: int = 1, enclosed: bool = False) -> Iterator[
         if token in OPENING:
             scan.at = end
             continue
-        found = scan.cut(start, end)
+        found = scan.placed(start, end)
         if found[1] or depth or scan.count > 1:
             yield found if found[1] else (found[0], RowError("json.syntax", "an element of the array is missing"))
         if depth == 0:
@@ -72,6 +72,8 @@ class _Scan:
         self.stream, self.raw, self.ended = stream, b"", False
         self.at, self.count = 0, 0
         self.line, self.counted = line, 0
+        self.end = 0
+        """The line on which the element before ended."""
         self.lost: int | None = None
         """The line of an element that is too large to be kept."""
 
@@ -132,6 +134,15 @@ class _Scan:
             line, part, self.lost = self.lost, values.too_big(), None
         self.at, self.count = after, self.count + 1
         return line, part
+
+    def placed(self, stop: int, after: int) -> Part:
+        """As `cut`, the line with the element's number where it is shared with the element before or behind it."""
+        before = self.end
+        line, part = self.cut(stop, after)
+        self.end = line + part.count(b"\n") if isinstance(part, bytes) else 0
+        behind = self.raw[after : after + 64].lstrip(b" \t\r")[:1] if self.raw[stop:after] == b"," else b""
+        shared = line == before or behind not in (b"", b"\n")
+        return Place(line, self.count) if shared else line, part
 
     def close(self, end: int, token: bytes) -> Iterator[tuple[int, RowError]]:
         """What is wrong with the end of the array, if anything."""

@@ -25,6 +25,35 @@ GENERATED = "generated"
 """The key of rows that a model wrote: `{method, model, seed, from}`, with the digests of what they are made from."""
 
 
+class Place(int):
+    """The line of an array's element that shares it with others; its number is shown, too: `rows.json:1#21`."""
+
+    element: int
+
+    def __new__(cls, line: int, element: int) -> Place:
+        place = super().__new__(cls, line)
+        place.element = element
+        return place
+
+    def __str__(self) -> str:
+        return f"{int(self)}#{self.element}"
+
+
+ELEMENT = 2**32
+"""What the number of an element counts in a packed place."""
+
+
+def pack(line: int) -> int:
+    """A line, or a Place with its element, as one number of 64 bits."""
+    return line + (line.element * ELEMENT if isinstance(line, Place) else 0)
+
+
+def unpack(packed: int) -> int:
+    """The line or the Place that `pack` was given."""
+    element, line = divmod(packed, ELEMENT)
+    return Place(line, element) if element else line
+
+
 @dataclass(frozen=True)
 class Row:
     """A row as it stands in a file. `index` counts the rows of all files, `line` is where it begins (from 1)."""
