@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ENGINE ?= auto
+JOBS ?= 2
+# Tests run in JOBS processes of one thread each, those of a file in one process.
+PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help setup demo setup-dev check test test-slow docs clean
@@ -23,10 +26,10 @@ check: setup-dev ## style and types: ruff, mypy
 	$(BIN)/mypy
 
 test: check ## style, types, and the tests that take minutes
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: setup-dev ## end-to-end and oracle tests (transformers, PEFT, TRL)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 docs: setup-dev ## write the generated parts of README.md and docs/ again
 	$(BIN)/python docs/build.py
