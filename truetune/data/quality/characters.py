@@ -16,12 +16,13 @@ except ImportError:  # the extra `quality`
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """Tab, line feed and carriage return are text."""
 INVISIBLE = re.compile(
-    "[\u00ad\u2060\ufff9-\ufffb]"
+    "[\u00ad\u202a-\u202e\u2060\u2066-\u2069\ufff9-\ufffb]"
     "|\ufeff"
     "|(?<![\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b"  # it parts words in Thai, Lao, Burmese, Khmer
     "|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0020-\U000e007f]+"  # behind a black flag they name a region
 )
-"""Soft hyphens, zero-width spaces and marks, tag characters: unseen, and tokens of their own. Joiners are spelling."""
+"""Soft hyphens, zero-width spaces and marks, what turns the line, tag characters: unseen, and tokens of their own.
+Joiners are spelling."""
 MISSING = [] if ftfy else ["ftfy"]
 """Libraries that are not installed."""
 UNUSUAL = re.compile("[^\x00-\x7f\u00a0\u2018-\u201d\u2013\u2014\u2026\u2022\u00b0\u00b7\u20ac\u00a3]")
@@ -31,7 +32,7 @@ TRAILING = re.compile(r"(?:[ \t\u00a0\u3000]|[\r\n]\s)\s*\Z|\s{2,}\Z")
 """White space at the very end; a single line break is a habit of files."""
 
 
-UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff\ufff9-\ufffb\U000e0020-\U000e007f]")
+UNSEEN = re.compile("[\u00ad\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0020-\U000e007f]")
 """Candidates: a plain class of characters is searched far faster than what may stand before them."""
 
 

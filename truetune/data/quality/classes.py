@@ -61,12 +61,18 @@ class Classes:
         ordered = self.labels.most_common()
         if len(ordered) == 1 and self.rows >= limits.RARE_CLASS:
             yield KINDS["data.one_class"].found(self.rows, 1.0, [self.first[ordered[0][0]]], [repr(ordered[0][0])])
-        rare = [(label, count) for label, count in ordered if count < limits.RARE_CLASS]
-        if rare and self.rows >= limits.ENOUGH:
+        if len(ordered) >= limits.MANY_CLASSES and 2 * len(ordered) > self.labels.total():
+            kind, examples = KINDS["data.many_classes"], [repr(label) for label, _ in ordered[: limits.EXAMPLES]]
+            message = f"{kind.message}: {len(ordered):,} labels in {self.rows:,} rows"
+            yield kind.found(self.rows, 1.0, examples=examples, message=message)
+            return
+        least_rows = limits.RARE_CLASS if self.rows >= limits.ENOUGH else limits.RARE_ROWS
+        rare = [(label, count) for label, count in ordered if count < least_rows]
+        if rare:
             names = [f"{label!r} {count}" for label, count in rare]
             share = sum(count for _, count in rare) / self.rows
             where = [self.first[label] for label, _ in rare[: limits.PLACES]]
-            message = f"{KINDS['data.rare_class'].message}, fewer than {limits.RARE_CLASS}: {_listed(names)}"
+            message = f"{KINDS['data.rare_class'].message}, fewer than {least_rows}: {_listed(names)}"
             yield KINDS["data.rare_class"].found(
                 sum(n for _, n in rare), share, where, names[: limits.EXAMPLES], message
             )

@@ -114,12 +114,16 @@ KINDS = {
              hint="Look at these rows: several may have run into one."),
         Kind(code="data.same_sentence", level="note", message="the same sentence stands in many answers",
              hint="Boilerplate is learned first. Remove it, unless every answer shall have it."),
+        Kind(code="data.html", level="note", message="HTML stands in many answers",
+             hint="Right for a model that is to write HTML; else turn it into text, entities as well."),
         Kind(code="data.languages", level="note", message="several languages",
              hint="Right for a model of several languages; else remove these rows."),
         Kind(code="data.class_imbalance", level="warning", message="the classes differ much in size",
              hint="Add rows of the small classes, or give their file a weight: `{path: FILE, weight: 3}`."),
         Kind(code="data.rare_class", level="warning", message="classes with very few rows",
              hint="Add rows, or join the class with another."),
+        Kind(code="data.many_classes", level="warning", message="nearly every row has a label of its own",
+             hint="Is it the right column? Numbers on a scale are no classes; `data.columns` names another column."),
         Kind(code="data.one_class", level="warning", message="all rows have the same label",
              hint="Is it the right column? `data.columns` names another."),
         Kind(code="data.similar_labels", level="warning", message="labels that differ only in case or white space",
@@ -149,8 +153,26 @@ SAID = {
     "data.contaminated": "rows that also stand in what is measured on",
     "data.too_long": "rows that are longer than `max_length`",
     "data.unsupervised": "rows with nothing to learn",
+    "data.empty": "rows with an empty text",
+    "data.no_answer": "rows without an answer",
+    "data.role_order": "conversations whose messages are in the wrong order",
+    "data.role": "messages with a role that is not known",
+    "data.type": "values of another type than is asked for",
+    "data.content_part": "messages with a part that is not text",
+    "data.weight": "weights of messages that can't be used",
+    "data.ragged_row": "rows whose cells are not as many as the header's",
+    "data.nul": "rows with a NUL character",
+    "data.control_token": "texts that contain a control token of the model",
+    "data.tool_calls": "calls of tools that can't be read",
+    "data.template_drops_text": "rows of which the template leaves out or changes a part",
+    "data.prompts_differ": "pairs whose sides have different prompts",
+    "data.label": "labels that can't be used",
+    "data.other_shape": "rows of another shape than most",
+    "data.notation": "rows that this kind of file can't hold",
+    "json.syntax": "rows that are not valid JSON",
+    "csv.syntax": "rows that are not valid CSV",
 }
-"""Words for several of them; others are told in the words of the first."""
+"""Words for several rows that are not used, each with a reason of its own."""
 
 OPEN = "`ft dataset show` shows how a row is read; mend the rows that are named here."
 HINTS = {
@@ -176,6 +198,9 @@ HINTS = {
     "data.prompts_differ": "Both sides of a pair answer the same prompt: mend or remove the row.",
     "data.no_prompt": "Add the prompt, in a column of its own or before both answers.",
     "data.label": "Write labels as names or whole numbers, each once; ratings as true or false.",
+    "data.notation": "Write such rows to .jsonl or .parquet.",
+    "data.content_part": "Replace the part by text, or remove the row.",
+    "data.weight": "A weight of a message is 0, 1 or another number above 0.",
     "data.other_shape": "Put rows of another shape into a file of their own.",
     "data.not_an_object": "Each row is an object of columns.",
     "data.broken_file": "Mend the file here: nothing after it is read.",
@@ -194,6 +219,7 @@ def level(code: str) -> str:
 def unused(code: str, tally: Tally, total: int) -> Finding:
     """The finding about rows that are not used for this reason."""
     first, *others = tally.examples
-    message, examples = (SAID[code], tally.examples) if code in SAID and tally.count > 1 else (first, others)
+    several = tally.count > 1 if code in SETTLED else bool(others)
+    message, examples = (SAID[code], tally.examples) if several and code in SAID else (first, others)
     hint = HINTS.get(code, OPEN)
     return Finding(code, level(code), tally.count, tally.count / total, tally.where, message, hint, examples)

@@ -38,6 +38,8 @@ SENTENCE = 30
 COMMON_SHARE = 0.1
 """Share of the rows in which a sentence is boilerplate. A fact that is asked in eight wordings stays below."""
 COMMON_ROWS = 20
+HTML_ROWS = 5
+"""Rows with HTML that are more than an accident; in sets of more than 50 rows, COMMON_SHARE of them."""
 COUNTERS = 8192
 """Sentences that are counted at once (Misra and Gries, 1982): none in more than 1 of 8,192 is missed."""
 
@@ -69,6 +71,10 @@ IMBALANCE = 10.0
 """Times that the largest class may be larger than the smallest: beyond it, always answering the largest looks good."""
 RARE_CLASS = 10
 """Rows that a class needs: a twentieth is held out, and the others must show what they have in common."""
+RARE_ROWS = 3
+"""As RARE_CLASS, where there are fewer than ENOUGH rows: what stands once or twice is learned by heart."""
+MANY_CLASSES = 20
+"""Labels from which on they may be numbers on a scale, or texts: where they are more than half as many as the rows."""
 LABELS = 1000
 """Different labels that are counted; more are no classes."""
 BIAS_ROWS = 50

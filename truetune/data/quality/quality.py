@@ -15,6 +15,7 @@ from truetune.data.quality.boilerplate import Boilerplate
 from truetune.data.quality.classes import Classes
 from truetune.data.quality.kinds import KINDS, Finding, Tally
 from truetune.data.quality.language import Languages
+from truetune.data.quality.markup import Markup
 from truetune.data.quality.said import Said, said
 from truetune.data.quality.spread import Lengths
 from truetune.data.quality.vocabulary import Vocabulary
@@ -64,7 +65,7 @@ class Quality:
         self.tallies: dict[str, Tally] = defaultdict(Tally)
         self.reasons: dict[str, Tally] = defaultdict(Tally)
         self.classes = Classes()
-        self.observers: list[Observer] = [Lengths(), Boilerplate(), Languages()]
+        self.observers: list[Observer] = [Lengths(), Boilerplate(), Markup(), Languages()]
         if tokenizer is not None:
             self.observers.append(Vocabulary(tokenizer))
 
@@ -97,7 +98,9 @@ class Quality:
             yield from observer.findings()
         yield from self.classes.findings()
         if 0 < self.rows < limits.FEW_ROWS and not self.documents:
-            yield KINDS["data.few_rows"].found(self.rows, 1.0, message=f"{self.rows} rows are few")
+            yield KINDS["data.few_rows"].found(
+                self.rows, 1.0, message="1 row is little" if self.rows == 1 else f"{self.rows} rows are few"
+            )
         for names, what in ((characters.MISSING, "mojibake"), (language.MISSING, "languages")):
             if names:
                 message = f"{what}: {names[0]} is not installed"
