@@ -8,7 +8,7 @@ import pytest
 
 from truetune.data import formats
 from truetune.data.rows import Conversation, Document, RowError
-from truetune.errors import InputError
+from truetune.errors import Finding, InputError
 
 Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 S = {"role": "system", "content": "s"}
@@ -145,20 +145,48 @@ def test_the_shape_is_found_over_all_rows() -> None:
     assert (form.shape.name, form.share) == ("prompt_completion", 0.75)
 
 
+def unknown(rows: list[dict[str, Any]], columns: dict[str, str] | None = None) -> Finding:
+    with pytest.raises(InputError) as caught:
+        formats.detect(rows, columns, "rows.csv")
+    finding = caught.value.finding
+    assert (finding.code, finding.where) == ("data.unknown_format", "rows.csv")
+    return finding
+
+
+def test_a_tie_is_the_users_to_decide() -> None:
+    finding = unknown([{"text": "t"}, {"messages": [Q, A]}])
+    assert "`text` as `messages`" in finding.message and "--format" in finding.hint
+
+
 @pytest.mark.parametrize(
-    "rows",
+    ("rows", "near"),
     [
-        [{"text": "t"}, {"messages": [Q, A]}],
-        [{"a": 1}, {"b": 2}],
-        [{"a": 1}, {"a": 1}, {"text": "t"}],
+        ([{"a": 1}, {"b": 2}], "prompt_completion (prompt, completion); messages (messages); text (text)"),
+        ([{"a": 1}, {"a": 1}, {"text": "t"}], "text (text); "),
+        ([{"quastion": "q", "anser": "a"}], "question_answer (question, answer); "),
     ],
 )
-def test_a_tie_or_nothing_known_lists_what_is_there(rows: list[dict[str, Any]]) -> None:
-    with pytest.raises(InputError) as caught:
-        formats.detect(rows)
-    finding = caught.value.finding
-    assert finding.code == "data.unknown_format"
-    assert next(iter(rows[0])) in finding.hint and "question_answer (question, answer)" in finding.hint
+def test_an_unknown_shape_tells_what_is_there_and_what_is_near(rows: list[dict[str, Any]], near: str) -> None:
+    hint = unknown(rows).hint
+    assert f"Columns found: {next(iter(rows[0]))}" in hint and f"nearest formats: {near}" in hint
+    assert "--columns prompt=…,response=…" in hint and len(hint) < 400
+
+
+def test_of_many_columns_a_few_are_told() -> None:
+    hint = unknown([{f"c{n}" + "x" * 60: 1 for n in range(50)}]).hint
+    assert "xx…, " in hint and "and 42 more" in hint and len(hint) < 800
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("How can I return a lamp?", "is the header missing"), ('{"question": "q"}', "JSON")],
+)
+def test_a_row_in_place_of_a_header(name: str, said: str) -> None:
+    assert said in unknown([{name: "x", "To return it, go to our shop.": "y"}]).message
+
+
+def test_columns_that_make_no_shape_are_told() -> None:
+    assert "prompt=a" in unknown([{"a": 1}], {"prompt": "a"}).hint
 
 
 def test_columns_can_be_named() -> None:

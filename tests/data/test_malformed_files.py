@@ -126,7 +126,7 @@ def test_the_file_is_named(
     assert finding.code == code and finding.hint and finding.message
     if line:
         assert finding.where.endswith(f"{name}:{line}")
-    elif code != "data.unknown_format":
+    else:
         assert finding.where.endswith(name)
 
 

@@ -18,6 +18,7 @@ from truetune.data.shapes import Shape, Value, plugins
 from truetune.data.shapes.choices import WORDS, rating, word
 from truetune.data.shapes.names import Unused, spelled, tidy
 from truetune.data.shapes.table import KTO, SHAPES, TALKS
+from truetune.data.shapes.unknown import unknown
 from truetune.errors import InputError
 
 ALIASES = {
@@ -132,8 +133,9 @@ def named(name: str, columns: Mapping[str, str] | None = None) -> Format:
     return Format(shape, 1.0, detected=False, columns=columns)
 
 
-def detect(rows: Iterable[Value], columns: Mapping[str, str] | None = None) -> Format:
-    """The shape that most rows have. Raises InputError (`data.unknown_format`) if none is known, or two are equal."""
+def detect(rows: Iterable[Value], columns: Mapping[str, str] | None = None, where: str = "") -> Format:
+    """The shape that most rows have; `where` names their files. Raises InputError (`data.unknown_format`) if none is
+    known, or two are equal."""
     counts: Counter[str | None] = Counter()
     names: Counter[str] = Counter()
     rated = _Rated()
@@ -147,9 +149,11 @@ def detect(rows: Iterable[Value], columns: Mapping[str, str] | None = None) -> F
     rated.settle(counts)
     known = [(name, count) for name, count in counts.most_common() if name is not None]
     if not known or counts[None] > known[0][1]:
-        raise _unknown("these rows have no shape that is known", names, columns)
+        raise _unknown("these rows have no shape that is known", names, columns, where)
     if len(known) > 1 and known[0][1] == known[1][1]:
-        raise _unknown(f"as many rows have the shape `{known[0][0]}` as `{known[1][0]}`", names, columns)
+        message = f"as many rows have the shape `{known[0][0]}` as `{known[1][0]}`"
+        place = where or "data.format"
+        raise InputError(message, code="data.unknown_format", where=place, hint="Say which you mean: `--format NAME`.")
     found = replace(named(known[0][0], columns), detected=True, seen=counts.total())
     if columns is None:
         used = {name for shape in (found.shape, *found.shape.inner) for name in shape.names}
@@ -208,12 +212,9 @@ def _check_columns(names: Counter[str], columns: Mapping[str, str] | None) -> No
         )
 
 
-def _unknown(message: str, names: Counter[str], columns: Mapping[str, str] | None) -> InputError:
-    found = ", ".join(name for name, _ in names.most_common(12)) or "none"
-    hint = f"Columns found: {found}. Formats: {_known()}. Name your columns: `columns: {{prompt: …, response: …}}`."
-    return InputError(
-        message, code="data.unknown_format", where="data.columns" if columns else "data.format", hint=hint
-    )
+def _unknown(message: str, names: Counter[str], columns: Mapping[str, str] | None, where: str) -> InputError:
+    found = [name for name, _ in names.most_common()]
+    return unknown(message, found, columns, {**SHAPES, **plugins.shapes()}, where)
 
 
 def _known() -> str:

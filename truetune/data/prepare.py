@@ -100,8 +100,9 @@ def prepare(
     return Prepared(entry.train, entry.validation, entry.report["objective"], entry.report, entry.rejects)
 
 
-def find_format(options: Options, files: Sequence[Source]) -> Format:
-    """The shape of the rows, as the user says or as most rows of each file have it. Raises InputError."""
+def find_format(options: Options, files: Sequence[Source], every: bool = False) -> Format:
+    """The shape of the rows, as the user says or as most rows of each file have it. With `every`, rows of which none
+    can be read have a shape as well, so that each can be told. Raises InputError."""
     if options.format != "auto":
         return formats.named(options.format, options.columns)
     found = {source.name: form for source in files if (form := _told(source, options.columns)) is not None}
@@ -110,8 +111,16 @@ def find_format(options: Options, files: Sequence[Source]) -> Format:
     values = chain.from_iterable(map(_values, files))
     first = next(values, None)
     if first is None:
-        raise _no_row(files)
-    return formats.detect(chain([first], values), options.columns)
+        error = _no_row(files)
+        if every and error.finding.code == "data.no_rows" and any(True for _ in read(files)):
+            return _unknown()
+        raise error
+    return formats.detect(chain([first], values), options.columns, ", ".join(source.name for source in files))
+
+
+def _unknown() -> Format:
+    form = formats.named("messages")
+    return replace(form, shape=replace(form.shape, name="unknown"), detected=True, share=0.0)
 
 
 def _told(source: Source, columns: Mapping[str, str] | None) -> Format | None:
@@ -130,7 +139,8 @@ def _build(job: Job, inspector: Inspector | None, mend: Mend | None, listener: L
     """1. the shapes, 2. what rows have to do with each other, 3. rows to examples, 4. is it enough, 5. the split,
     6. the report, 7. into the cache."""
     forms = {
-        purpose: replace(form, mend=partial(mend, purpose) if mend else None) for purpose, form in _forms(job).items()
+        purpose: replace(form, mend=partial(mend, purpose) if mend else None)
+        for purpose, form in _forms(job, inspector is not None).items()
     }
     ledger = Ledger(objective=_objective(job, forms[TRAIN]))
     if not inspector:
@@ -148,9 +158,9 @@ def _build(job: Job, inspector: Inspector | None, mend: Mend | None, listener: L
         return cache.commit(writer, key, report)
 
 
-def _forms(job: Job) -> dict[int, Format]:
+def _forms(job: Job, every: bool) -> dict[int, Format]:
     """The shapes of the rows, by their purpose; files that are only compared with may have their own."""
-    form = find_format(job.options, job.train)
+    form = find_format(job.options, job.train, every)
     if job.options.format == "auto":
         told = {source.name: _told(source, job.options.columns) for source in job.validation}
         others = {file: its for file, its in told.items() if its and its.shape.name != form.shape.name}
