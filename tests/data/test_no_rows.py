@@ -86,3 +86,19 @@ def test_the_page_is_written_and_no_file_of_no_rows(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         ft.dataset_prepare("rows.jsonl", tmp_path / "out.jsonl", folder=tmp_path)
     assert caught.value.finding.code == "data.no_rows" and not (tmp_path / "out.jsonl").exists()
+
+
+def test_lines_that_are_no_rows_are_each_told(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("one\ntwo\n[3]\n")
+    found = ft.dataset_check("rows.jsonl", folder=tmp_path, report=tmp_path / "page.html")
+    told = {each["code"]: each["where"] for each in found["findings"] if each["level"] == "error"}
+    assert told["json.syntax"] == ["rows.jsonl:1", "rows.jsonl:2"] and told["data.not_an_object"] == ["rows.jsonl:3"]
+    assert "data.no_rows" in told and found["format"]["name"] == "unknown" and found["rows"]["rejected"] == 3
+    shown = ft.dataset_show("rows.jsonl", folder=tmp_path)
+    assert [row["refused"]["code"] for row in shown["rows"]] == ["json.syntax", "json.syntax", "data.not_an_object"]
+    with pytest.raises(InputError) as caught:
+        ft.dataset_prepare("rows.jsonl", tmp_path / "out.jsonl", folder=tmp_path)
+    assert caught.value.finding.code == "data.no_rows"
+    (tmp_path / "rows.json").write_text("[]")
+    with pytest.raises(InputError):
+        ft.dataset_check("rows.json", folder=tmp_path)

@@ -49,7 +49,7 @@ def shown(loaded: Loaded, encode: Tokenizer, n: int) -> dict[str, Any]:
     """The first `n` rows of a configuration."""
     options = loaded.config.data
     job = plan(options, objective="auto", seed=0, folder=loaded.folder, tokenizer=encode)
-    form = find_format(options, job.train)
+    form = find_format(options, job.train, every=True)
     renderer = Renderer(encode, job.template, options.train_on)
     return {
         "model": loaded.config.model.path,
