@@ -75,7 +75,7 @@ JSON: dict[str, list[bytes]] = {
         chat("text"), chat(USER, None), chat(USER, said(5)), chat(USER, said(None)), chat(USER, said({"text": "x"})),
     ],
     "data.empty": [chat(), chat(USER, said("")), chat(USER, said(" \n")), chat(said("", role="user"), ANSWER)],
-    "data.role": [chat(USER, said("x", role=role)) for role in ("helper", "", None, 5, "Assistant ", ["user"])],
+    "data.role": [chat(USER, said("x", role=role)) for role in ("helper", "", None, 5, "Assistent", ["user"])],
     "data.role_order": [
         chat(ANSWER), chat(USER, ANSWER, ANSWER), chat(said("s", role="system"), ANSWER),
         chat(USER, said("s", role="system"), ANSWER), chat(USER, ANSWER, said("s", role="system"), USER, ANSWER),
@@ -96,7 +96,7 @@ JSON: dict[str, list[bytes]] = {
     ],
     "data.weight": [chat(USER, said("x", weight=weight)) for weight in (-1, "1", True, [1], -0.5)],
     "data.other_shape": [
-        b"{}", b'{"message": []}', b'{"text": "plain"}', b'{"prompt": "q", "completion": "a"}', b'{"Messages": []}',
+        b"{}", b'{"message": []}', b'{"text": "plain"}', b'{"prompt": "q", "completion": "a"}', b'{"Message": []}',
         b'{"instruction": "i", "output": "o"}', b'{"conversations": []}', b'{"question": "q"}',
     ],
     "data.control_token": [*map(named, ("</s>", "a </s>", "\\n</s>")), chat(said("</s>", role="user"), ANSWER)],

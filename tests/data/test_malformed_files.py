@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,41 @@ def test_each_file_has_its_own_shape(tmp_path: Path) -> None:
     assert form.shape.name == "messages" and form.report()["files"] == {files[1].name: "question_answer"}
     assert [form.of(file.name).shape.name for file in files] == ["messages", "question_answer"]
     assert 0 < form.share <= 1 and form.seen > 1
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.ndjson", "rows.jsonl.gz"])
+@pytest.mark.parametrize("text", ['[{"a": 1}, {"a": 2}]\n', '[\n {\n  "a": 1\n }\n]', '[{"a": 1},\n{"a": 2}]'])
+def test_an_array_is_no_file_of_lines(tmp_path: Path, name: str, text: str) -> None:
+    raw = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    with pytest.raises(InputError, match="one JSON array") as caught:
+        list(readers.read(tmp_path / name))
+    finding = caught.value.finding
+    assert finding.code == "data.array" and f"rows.json{'.gz' if name.endswith('.gz') else ''}." in finding.hint
+
+
+def test_lists_on_lines_are_rows_that_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('[{"role": "user"}]\n[{"role": "user"}]\n')
+    refused = [value for _, value, _ in readers.read(tmp_path / "a.jsonl")]
+    assert [value.code for value in refused if isinstance(value, RowError)] == ["data.not_an_object"] * 2
+
+
+@pytest.mark.parametrize(("name", "said"), [("a.jsonl.gz", "it is not gzip"), ("a.jsonl.zst", "it is not zstd")])
+def test_a_file_that_is_not_packed(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).write_bytes(LINES)
+    with pytest.raises(InputError, match=said) as caught:
+        list(readers.read(tmp_path / name))
+    assert (caught.value.finding.code, caught.value.finding.hint) == ("data.packing", "Name it a.jsonl.")
+
+
+def test_random_bytes_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(random.Random(3).randbytes(5000))
+    with pytest.raises(InputError, match="no text") as caught:
+        list(readers.read(tmp_path / "a.jsonl"))
+    assert caught.value.finding.code == "data.binary"
+
+
+def test_a_bad_line_with_bad_bytes_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": "\xff\xfe"\n{"a": "1"}\n')
+    reasons = [value.reason for _, value, _ in readers.read(tmp_path / "a.jsonl") if isinstance(value, RowError)]
+    assert reasons and "surrogate" not in reasons[0] and "not valid JSON" in reasons[0]

@@ -41,6 +41,11 @@ def from_messages(value: Any, column: str = "messages", tools: Any = None) -> Co
         raise RowError("data.empty", f"{column!r} is an empty list")
     turns: list[Turn] = []
     for place, item in enumerate(value, 1):
+        if not isinstance(item, Mapping):
+            reason = (
+                f"item {place} of {column!r} must be a message, an object with a role and content, not {_kind(item)}"
+            )
+            raise RowError("data.type", reason)
         turn = _turn(item, place)
         if turns and turn.calls and not turn.content and _joins(turns[-1], item):
             turn = dataclasses.replace(turn, content=turns.pop().content)
@@ -104,9 +109,7 @@ def _check_place(turn: Turn, place: int, before: str) -> None:
         raise RowError("data.role_order", f"message {place + 1} is an answer without a question before it")
 
 
-def _turn(item: Any, place: int) -> Turn:
-    if not isinstance(item, Mapping):
-        raise RowError("data.type", f"message {place} must be an object, not {_kind(item)}")
+def _turn(item: Mapping[str, Any], place: int) -> Turn:
     role = _role(item)
     if not isinstance(role, str) or role not in ROLES:
         raise RowError("data.role", f"message {place} has the role {role!r}; known are {', '.join(sorted(ROLES))}")

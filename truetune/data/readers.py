@@ -26,6 +26,7 @@ from truetune.data.reading.pages import html, markdown
 from truetune.data.reading.tables import Lines, table
 from truetune.data.reading.values import LINE, SPACE, Item, bad_text, parse, printable, shown, twice
 from truetune.data.rows import RowError
+from truetune.errors import InputError
 
 WHOLE = 64 * 2**20
 """Most bytes of a file that is one object: it is parsed as a whole."""
@@ -37,8 +38,8 @@ PLACES, ROWS = 64, 64
 def read(path: Path, note: Note = ignore) -> Iterator[Item]:
     """The rows of one file, by its suffix (see `READERS`); what should be known beside them goes to `note`.
 
-    Raises InputError: `data.binary`, `data.encoding`, `data.header`, `data.packing`, `data.unpacks_too_far`,
-    `data.damaged`, `data.not_installed`.
+    Raises InputError: `data.array`, `data.binary`, `data.encoding`, `data.header`, `data.packing`, `data.damaged`,
+    `data.unpacks_too_far`, `data.not_installed`.
     """
     file = File(path, note)
     yield from READERS[file.kind](file)
@@ -63,7 +64,14 @@ def readable(path: Path) -> bool:
 
 def jsonl(file: File) -> Iterator[Item]:
     """One object per line, empty lines are skipped; or objects over several lines each, the first opened by a line
-    that holds nothing but its brace."""
+    that holds nothing but its brace. Raises InputError (`data.array`) for an array, which is one bad row."""
+    if _is_array(file):
+        raise InputError(
+            "this is one JSON array, not an object per line",
+            code="data.array",
+            where=str(file.path),
+            hint=f"Name the file {file.path.name.replace(file.kind, '.json')}.",
+        )
     if _spread_out(file):
         with file.utf8() as stream:
             yield from _parsed(file, elements.objects(stream))
@@ -151,6 +159,14 @@ def _held(raw: bytes) -> int | None:
 def _spread_out(file: File) -> bool:
     """Whether each object stands on several lines."""
     return file.head().lstrip(SPACE).partition(b"\n")[0].strip(SPACE) == b"{"
+
+
+def _is_array(file: File) -> bool:
+    """Whether the file is an array of objects, on one line or on several."""
+    first, _, rest = file.head().lstrip(SPACE).partition(b"\n")
+    first = first.rstrip(SPACE)
+    opened = first == b"[" or (first.startswith(b"[") and first[1:].lstrip(SPACE).startswith(b"{"))
+    return opened and (not rest.strip(SPACE) or first.endswith((b"[", b"{", b",")))
 
 
 def _places(stream: IO[bytes], size: int) -> Iterator[Item]:

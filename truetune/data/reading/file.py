@@ -124,8 +124,11 @@ class File:
                 where=str(self.path),
                 hint="Save the file as UTF-8.",
             )
-        if len(sample) - len(sample.translate(None, CONTROL)) > len(sample) * 0.1:
+        share = 1 - len(sample.translate(None, CONTROL)) / len(sample)
+        if share > 0.1:
             raise self._binary("this is no text: more than a tenth of it are control characters", "")
+        if share > 0.02 and not _decodes(sample, whole=False):
+            raise self._binary("this is no text: it is not UTF-8 and full of control characters", "")
 
     def _binary(self, message: str, hint: str) -> InputError:
         hint = f"{hint[:1].upper()}{hint[1:]}." if hint else "Is it the right file?"
@@ -144,9 +147,10 @@ def western(sample: bytes) -> bool:
     return not any(_decodes(run) for run in runs)
 
 
-def _decodes(run: bytes) -> bool:
+def _decodes(run: bytes, whole: bool = True) -> bool:
+    """Whether it is UTF-8; what is not `whole` may end within a character."""
     try:
-        run.decode()
+        codecs.getincrementaldecoder("utf-8")().decode(run, whole)
     except UnicodeDecodeError:
         return False
     return True

@@ -12,6 +12,8 @@ from truetune.data.reading import library
 from truetune.errors import InputError
 
 SUFFIXES = (".gz", ".zst")
+STARTS = {".gz": ("gzip", (b"\x1f\x8b",)), ".zst": ("zstd", (b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"))}
+"""Name of each packing, and the bytes it begins with; a zstd file may begin with a frame to be skipped."""
 FREE = 256 * 2**20
 """Bytes that any file may unpack to."""
 RATIO = 200
@@ -35,6 +37,15 @@ def opened(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+def misnamed(path: Path) -> str | None:
+    """What a file is not, although its suffix says so; None where it begins as it should, or is too short to tell."""
+    name, starts = STARTS[path.suffix.lower()]
+    with path.open("rb") as stream:
+        first = stream.read(4)
+    begun = any(first.startswith(start) or first[1:] == start for start in starts)
+    return None if begun or len(first) < 4 else name
+
+
 class _Unpacked(io.RawIOBase):
     """Counts what comes out, and says in a sentence what the packing's library says in many ways."""
 
@@ -49,6 +60,9 @@ class _Unpacked(io.RawIOBase):
         try:
             block = self._stream.read(len(target))
         except (EOFError, OSError, ValueError, zlib.error) as error:
+            if (name := misnamed(self._path)) is not None:
+                message, hint = f"it is not {name}, although its name says so", f"Name it {self._path.stem}."
+                raise self._error("data.packing", message, hint) from error
             raise self._error(
                 "data.packing", f"the packed file is damaged: {error}", "Pack or copy it again."
             ) from error

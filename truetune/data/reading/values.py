@@ -94,6 +94,9 @@ def _refusal(raw: bytes, error: orjson.JSONDecodeError) -> RowError:
         value = json.loads(raw.decode("utf-8", "replace"), parse_constant=constants.append)
     except RecursionError:
         return too_deep()
+    except json.JSONDecodeError as plain:
+        told = plain if "UTF-8" in error.msg else error  # where bytes are bad, too, the parser has no place to tell
+        return RowError("json.syntax", f"not valid JSON: {told.msg}, at character {told.pos + 1} of the row")
     except ValueError:
         return RowError("json.syntax", f"not valid JSON: {error.msg}, at character {error.pos + 1} of the row")
     if constants:
