@@ -58,7 +58,8 @@ def test_a_table_holds_what_it_can_and_the_rest_is_named(folder: Path, capsys: p
 def test_a_table_that_can_hold_no_row_is_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines(folder / "rows.jsonl", [LONG])
     found = prepare(capsys, "rows.jsonl", "--out", "out.csv", code=3)
-    assert "CSV" in found["error"]["message"] and not (folder / "out.csv").exists()
+    assert found["error"]["code"] == "data.notation" and "CSV can't hold" in found["error"]["message"]
+    assert "out.jsonl" in found["error"]["hint"] and not (folder / "out.csv").exists()
 
 
 def trains(command: str) -> int:
@@ -180,3 +181,19 @@ def test_a_full_stdout_is_one_sentence(folder: Path, flags: list[str]) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 4 and done.stderr.startswith("error: no space left on device\nhint: ")
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_rows_that_no_table_holds_are_compared_with_all_the_same(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines(folder / "rows.jsonl", [{"text": f"Text {n}", "label": "ab"[n % 2]} for n in range(40)])
+    lines(folder / "test.jsonl", [{"text": "Text 3", "label": "b"}, {"text": "Text 4", "label": "a"}])
+    found = prepare(capsys, "rows.jsonl", "--out", "out.csv", "--against", "test.jsonl", "--clean")
+    assert found["rows"]["contaminated"] == 2 and found["rows"]["used"] == 38
+
+
+def test_a_file_is_a_path(folder: Path) -> None:
+    lines(folder / "rows.jsonl", GOOD)
+    for verb, given in (("check", {"report": 5}), ("prepare", {"out": 5}), ("convert", {"to": "csv", "out": 5})):
+        with pytest.raises(UsageError, match="5 is no file"):
+            getattr(truetune, f"dataset_{verb}")("rows.jsonl", **given)

@@ -40,7 +40,7 @@ def aside() -> Iterator[IO[bytes]]:
         raise ResourceError(
             f"there is no room for notes about the rows: {(error.strerror or str(error)).lower()}",
             code="disk.full",
-            where=tempfile.gettempdir(),
+            where=str(error.filename or tempfile.gettempdir()),
             hint="Free some space, or name another folder for such files: TMPDIR.",
         ) from error
 

@@ -62,8 +62,8 @@ def dataset_prepare(
     """
     learning = {"template": template, "train_on": train_on, "max_length": max_length, "too_long": too_long}
     values = {**learning, "format": format, "columns": columns, "dedupe": dedupe, "validation": split}
+    refuse_nowhere("out", out)
     given, target = settings(data, model, folder, values), Path(out)
-    refuse_nowhere("out", target)
     measured, foreign = validation(given, split), names("against", against)
     loaded = written_once(given, split, listener)
     options = loaded.config.data
@@ -76,6 +76,7 @@ def dataset_prepare(
         prepared = look(
             loaded, tokenizer, keeper, [*measured, *foreign], keeper.mend if keeper.mends else None, listener
         )
+        refuse_unheld(quality, target)
         refuse_broken(prepared)
         written = places.fill(prepared, keeper)
     result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures()) | written
@@ -121,6 +122,13 @@ def following(loaded: Loaded, model: str | None, out: Path, learning: Mapping[st
         keys = {key: value for key, value in RESETS.items() if f"data.{key}" in loaded.explicit} | keys
     sets = [word for key, value in keys.items() for word in ("--set", f"data.{key}={value}")]
     return shlex.join(["ft", "train", *config, *other, "--data", str(out), *sets])
+
+
+def refuse_unheld(quality: Quality, out: Path) -> None:
+    """Raises InputError `data.notation` where all rows are of a kind that this file can't hold."""
+    if not quality.rows and (unheld := quality.reasons.get("data.notation")) and len(quality.reasons) == 1:
+        name = out.with_suffix(".jsonl").name
+        raise InputError(unheld.examples[0], code="data.notation", where=str(out), hint=f"Name it {name}.")
 
 
 def refuse_broken(prepared: Prepared) -> None:

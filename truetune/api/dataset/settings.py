@@ -52,9 +52,13 @@ def names(what: str, given: Names) -> list[str]:
 
 
 def refuse_nowhere(what: str, file: str | os.PathLike[str] | None) -> None:
-    """Before the work, not after it: a file that can't be written. Raises InputError `data.no_folder`."""
+    """Before the work, not after it: a file that can't be written. Raises InputError `data.no_folder`, UsageError
+    `usage.bad_value` for what is no path."""
     if file is None:
         return
+    if not isinstance(file, str | os.PathLike):
+        hint = f"Give a path: {what}."
+        raise UsageError(f"{file!r} is no file", code="usage.bad_value", where=what, hint=hint)
     path = Path(file)
     if path.is_dir():
         raise InputError("this is a folder", code="data.no_folder", where=str(path), hint=f"Name a file in it: {what}.")

@@ -204,6 +204,7 @@ HINTS = {
     "data.other_shape": "Put rows of another shape into a file of their own.",
     "data.not_an_object": "Each row is an object of columns.",
     "data.broken_file": "Mend the file here: nothing after it is read.",
+    "csv.syntax": "Close each quote, and write a quote inside a cell twice.",
     "json.syntax": "Write the row as valid JSON.",
     "json.surrogate": "Write the whole character: half of a pair stands alone.",
     "json.number": "Write the number smaller, or as text.",
