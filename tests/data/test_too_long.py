@@ -145,3 +145,13 @@ def test_a_side_of_a_pair_whose_answer_is_cut_away_is_too_long(encode: Tokenizer
     with pytest.raises(RowError) as caught:
         fit(rendered, 64, "truncate")
     assert caught.value.code == "data.too_long"
+
+
+def test_one_row_is_counted_in_the_singular(encode: Tokenizer, tmp_path: Path) -> None:
+    long = {"prompt": "a", "completion": "reply " * 99}
+    rows = [*({"prompt": f"{n} ask", "completion": f"{n}"} for n in range(4)), long]
+    found = run(encode, tmp_path, rows, too_long="truncate", max_length=64)
+    (told,) = [each["message"] for each in found.report["findings"] if each["code"] == "data.lost"]
+    assert told.startswith("max_length cuts ") and told.endswith(" tokens of 1 row")
+    with pytest.raises(InputError, match="1 row is longer than max_length"):
+        run(encode, tmp_path, rows, too_long="error", max_length=64)

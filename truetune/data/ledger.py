@@ -144,7 +144,7 @@ class Ledger:
             message, hint = f"nothing after this can be read: {self.broken.reason}", "Mend the file here."
             raise InputError(message, code="data.broken_file", where=self.broken.where, hint=hint)
         if options.too_long == "error" and self.rows["too_long"]:
-            self._stop("data.too_long", f"{self.rows['too_long']} rows are longer than max_length", ["data.too_long"])
+            self._stop("data.too_long", f"{_are(self.rows['too_long'])} longer than max_length", ["data.too_long"])
         if not self.train:
             common = "; ".join(f"{reason} ({count}×)" for reason, count in self._common())
             message = f"no row can be trained: {common}" if common else "there is no row to train on"
@@ -261,7 +261,8 @@ class Ledger:
     def _findings(self, job: Job, survey: Survey, split: Split) -> list[dict[str, str]]:
         found = [*self._about_ends(job), *self._about_rows(survey)]
         if self.lost:
-            found.append(("data.lost", f"{self.lost} tokens of {self.rows['truncated']} rows are cut by max_length"))
+            tokens, rows = _counted(self.lost, "token"), _counted(self.rows["truncated"], "row")
+            found.append(("data.lost", f"max_length cuts {tokens} of {rows}"))
         if self.train and not split.held and job.options.validation is not None and not job.validation:
             found.append(("data.no_validation", "too few rows to hold any out: there will be no held-out loss"))
         if not split.whole:
@@ -286,7 +287,7 @@ class Ledger:
         """What rows have to do with each other and are used all the same."""
         found = []
         if self.near:
-            message = f"{len(self.near)} rows are nearly the same as another and are used all the same, such as "
+            message = f"{_are(len(self.near))} nearly the same as another and used all the same, such as "
             found.append(("data.near_duplicate", message + "; ".join(self.near_examples)))
         used = np.sort(np.array(self.train + self.measured, np.int64))
         conflict = survey.conflict(np.setdiff1d(used, np.array(self.near, np.int64), assume_unique=True))
@@ -294,6 +295,14 @@ class Ledger:
             message = f"{conflict.rows} rows ask what another asks and answer it differently, such as "
             found.append(("data.conflicting_answers", message + "; ".join(conflict.examples)))
         return found
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _are(rows: int) -> str:
+    return f"{_counted(rows, 'row')} {'is' if rows == 1 else 'are'}"
 
 
 def _level(code: str) -> str:
@@ -326,9 +335,7 @@ def _about_template(job: Job, appended: int, per_turn: int) -> list[tuple[str, s
     if appended:
         found.append(("data.end_appended", "the template does not end an answer; the end-of-text token is added"))
     if per_turn:
-        found.append(
-            ("data.per_turn", f"{per_turn} rows are trained answer by answer, each behind its prompt as served")
-        )
+        found.append(("data.per_turn", f"{_are(per_turn)} trained answer by answer, each behind its prompt as served"))
     return found
 
 
