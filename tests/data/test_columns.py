@@ -9,9 +9,12 @@ from typing import Any
 import orjson
 import pytest
 
+from truetune.config.schema import Data
 from truetune.data import formats
 from truetune.data.convert import convert
+from truetune.data.prepare import prepare
 from truetune.data.rows import Conversation, Preference, Rated, RowError
+from truetune.models.tokenizer import Tokenizer
 
 Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 
@@ -163,3 +166,17 @@ def test_the_exact_name_goes_first_and_the_report_says_what_was_read() -> None:
     assert talk(value) == [("u", "q"), ("a", "a")]
     assert formats.detect([value]).report()["spelled"] == {"answer": "Answer"}
     assert unused([value]) == ["Question", "Topic"]
+
+
+def test_a_preparation_tells_them_of_both_sides(encode: Tokenizer, tmp_path: Path) -> None:
+    rows = [{"prompt": f"question {n}", "completion": f"answer {n}", "topic": "x", "id": n} for n in range(30)]
+    for name, more in (("train.jsonl", {}), ("held.jsonl", {"grade": "y"})):
+        made = [orjson.dumps({**row, **more, "completion": f"{row['completion']} {name[0]}"}) for row in rows]
+        (tmp_path / name).write_bytes(b"\n".join(made))
+    data = Data(path="train.jsonl", validation="held.jsonl", dedupe="none")
+    found = prepare(data, objective="auto", seed=1, folder=tmp_path, tokenizer=encode).report["findings"]
+    said = {each["message"] for each in found if each["code"] == "data.unused_columns"}
+    assert said == {
+        "train.jsonl: columns that are not used: topic, id",
+        "held.jsonl: columns that are not used: topic, grade, id",
+    }
