@@ -113,6 +113,9 @@ def test_rows_that_no_training_takes_are_called_so(folder: Path, capsys: pytest.
     assert found["next"] is None and len(rows(folder / "out.jsonl")) == 40
     (told,) = (each for each in found["findings"] if each["code"] == "data.untrained")
     assert told["level"] == "warning" and "preference pairs" in told["message"]
+    assert run(["dataset", "prepare", "rows.jsonl", "--out", "out.jsonl", "--yes"]) == 0
+    shown = capsys.readouterr().out
+    assert told["message"] in shown and "ft train" not in shown
 
 
 def test_a_folder_that_is_not_there_is_said_before_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,17 +57,16 @@ def refuse_nowhere(what: str, file: str | os.PathLike[str] | None) -> None:
     if file is None:
         return
     if not isinstance(file, str | os.PathLike):
-        hint = f"Give a path: {what}."
-        raise UsageError(f"{file!r} is no file", code="usage.bad_value", where=what, hint=hint)
+        raise UsageError(f"{file!r} is no file", code="usage.bad_value", where=what, hint="Give a path.")
     path = Path(file)
     if path.is_dir():
-        raise InputError("this is a folder", code="data.no_folder", where=str(path), hint=f"Name a file in it: {what}.")
+        raise InputError("this is a folder", code="data.no_folder", where=str(path), hint="Name a file in it.")
     if not path.absolute().parent.is_dir():
         raise InputError(
             f"there is no folder {str(path.parent)!r} to write {path.name!r} into",
             code="data.no_folder",
             where=str(path),
-            hint=f"Make it first, or name a file in a folder that is there: {what}.",
+            hint="Make it first, or name a file in a folder that is there.",
         )
 
 

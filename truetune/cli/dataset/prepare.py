@@ -63,6 +63,9 @@ def show(out: Output, result: dict[str, Any], data: Sequence[str]) -> None:
         out.print(told, style="yellow")
     if result["next"]:
         out.print(f"next    {result['next']}")
+    for found in result["findings"]:
+        if found["code"] == "data.untrained":
+            out.print(found["message"], style="yellow")
 
 
 def table(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
