@@ -65,6 +65,11 @@ def test_where_more_is_made_of_all_nothing_is_held_out(encode: Tokenizer, tmp_pa
     assert "data.no_validation" in {finding["code"] for finding in found.report["findings"]}
 
 
+def test_a_part_of_no_row_of_people_is_none(encode: Tokenizer, tmp_path: Path) -> None:
+    found = prepared(tmp_path, encode, [made(text) for text in ASKED], validation="20%")
+    assert not len(found.validation) and len(found.train) == 60
+
+
 def test_a_validation_file_is_of_people_and_unknown_in_other_words(encode: Tokenizer, tmp_path: Path) -> None:
     measured = [*map(chat, ASKED[:5]), made("Say what 7 is about", ASKED[7])]
     (tmp_path / "test.jsonl").write_bytes(b"\n".join(map(orjson.dumps, measured)))

@@ -69,7 +69,7 @@ def size(rows: int, amount: Amount | str | None) -> int:
     if isinstance(amount, str):
         return min(500, max(round(rows * 0.05), min(8, rows // 2))) if rows >= 4 else 0
     count = amount.of(rows)
-    if count >= rows:
+    if count and count >= rows:
         raise InputError(
             f"{count} {'row is' if count == 1 else 'rows are'} to be held out, but there {_only(rows)} to choose from",
             code="data.validation",
