@@ -189,10 +189,12 @@ def test_a_full_stdout_is_one_sentence(folder: Path, flags: list[str]) -> None:
 def test_rows_that_no_table_holds_are_compared_with_all_the_same(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines(folder / "rows.jsonl", [{"text": f"Text {n}", "label": "ab"[n % 2]} for n in range(40)])
-    lines(folder / "test.jsonl", [{"text": "Text 3", "label": "b"}, {"text": "Text 4", "label": "a"}])
-    found = prepare(capsys, "rows.jsonl", "--out", "out.csv", "--against", "test.jsonl", "--clean")
-    assert found["rows"]["contaminated"] == 2 and found["rows"]["used"] == 38
+    said = "The library opens at nine, except on Sundays, and the reading room closes an hour before the house does."
+    talk = [{"role": "user", "content": "When does it open?", "name": "Ann"}, {"role": "assistant", "content": said}]
+    lines(folder / "rows.jsonl", [*GOOD, {"prompt": "When does it open?", "completion": said}])
+    lines(folder / "test.jsonl", [{"messages": talk}])
+    found = prepare(capsys, "rows.jsonl", "--out", "out.csv", "--against", "test.jsonl")
+    assert found["rows"]["contaminated"] == 1 and found["rows"]["used"] == 40
 
 
 def test_a_file_is_a_path(folder: Path) -> None:
