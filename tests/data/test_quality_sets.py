@@ -10,7 +10,7 @@ from truetune.data.quality.characters import invisible
 from truetune.data.quality.clean import clean as mend
 from truetune.data.quality.markup import html
 from truetune.data.quality.said import said
-from truetune.data.rows import Content, Labelled, Reject
+from truetune.data.rows import Content, Document, Labelled, Reject
 
 ROWS = clean()
 
@@ -62,9 +62,9 @@ def test_numbers_on_a_scale_are_no_classes() -> None:
 
 
 @pytest.mark.parametrize("mark", [*"\u202a\u202b\u202c\u202d\u202e", *"\u2066\u2067\u2068\u2069"])
-def test_what_turns_the_line_is_seen_and_mended(mark: str) -> None:
+def test_what_turns_the_line_is_seen_and_stays(mark: str) -> None:
     row = talk("What is it?", f"photo{mark}gpj.exe")
-    assert invisible(said(row)) and mend(row) == (talk("What is it?", "photogpj.exe"), ["invisible_characters"])
+    assert invisible(said(row)) and mend(row) == (row, [])
 
 
 def test_a_group_of_bad_rows_is_told_in_words_that_fit_all_of_them() -> None:
@@ -83,3 +83,8 @@ def test_one_row_is_little() -> None:
     quality = Quality()
     quality.rows = 1
     assert [found.message for found in quality.findings() if found.code == "data.few_rows"] == ["1 row is little"]
+
+
+def test_marks_that_turn_the_line_are_told_and_stay() -> None:
+    kept, done = mend(Document("\u2067שלום\u2069 and a soft\u00adhyphen"))
+    assert kept == Document("\u2067שלום\u2069 and a softhyphen") and done == ["invisible_characters"]

@@ -13,6 +13,8 @@ try:
 except ImportError:  # the extra `quality`
     ftfy = badness = None  # type: ignore[assignment]
 
+TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Turns the direction of writing."""
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """Tab, line feed and carriage return are text."""
 INVISIBLE = re.compile(

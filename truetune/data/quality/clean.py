@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 
-from truetune.data.quality.characters import CONTROL, INVISIBLE, recode
+from truetune.data.quality.characters import CONTROL, INVISIBLE, TURNING, recode
 from truetune.data.rows import Content, Conversation, Document, Labelled, Preference, Turn
 
 BREAKS = re.compile("\r\n?|[\x85\u2028\u2029]")
@@ -52,6 +52,11 @@ def _breaks(text: str) -> str:
     return BREAKS.sub("\n", text) if "\r" in text or not text.isascii() else text
 
 
+def _unseen(text: str) -> str:
+    """Marks that turn the line stay: in Arabic and Hebrew somebody may have meant them."""
+    return INVISIBLE.sub(lambda found: found[0] if TURNING.match(found[0]) else "", text)
+
+
 def _normal(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
@@ -60,7 +65,7 @@ STEPS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("mojibake", recode),
     ("line_breaks", _breaks),
     ("control_characters", lambda text: CONTROL.sub("", ESCAPES.sub("", text))),
-    ("invisible_characters", lambda text: INVISIBLE.sub("", text)),
+    ("invisible_characters", _unseen),
     ("normalized", _normal),
     ("trailing_space", str.rstrip),
 )
