@@ -36,7 +36,10 @@ assistant to rely on.
 """
 
 
-STAGE = "  - `python scripts/starter/make.py {command}`: {steps:,} steps, {tokens:,} tokens"
+STAGE = (
+    "  - `python scripts/starter/make.py {command}`: "
+    "{steps:,} steps, {tokens:,} tokens from {documents:,} conversations"
+)
 
 
 def stages(folder: Path) -> list[str]:
