@@ -24,8 +24,21 @@ from truetune.config.write import reference
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "truetune"
-READING_ORDER = ["errors", "paths", "config", "models", "data", "engines", "runs", "train", "evaluate", "report"]
-READING_ORDER += ["registry", "tune", "export", "serve", "jobs", "demo", "api", "cli", "dashboard", "testing"]
+READING_ORDER = ["errors", "paths", "config", "models", "data", "engines", "runs", "train", "evaluate"]
+READING_ORDER += [
+    "augment",
+    "report",
+    "registry",
+    "tune",
+    "export",
+    "serve",
+    "jobs",
+    "demo",
+    "api",
+    "cli",
+    "dashboard",
+    "testing",
+]
 GENERATED = "<!-- Written by `make docs` from the sources; changes here are lost. -->"
 MARKS = "<!-- map: written by `make docs` -->", "<!-- end of map -->"
 CODE = re.compile(r"[a-z]+\.[a-z_]+|bug")

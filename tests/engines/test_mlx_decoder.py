@@ -54,12 +54,16 @@ class TestMlxDecoder(DecoderContract):
         return open_decoder(spec)
 
     @pytest.fixture(params=NAMES)
-    def folder(self, request, made):
-        return made(request.param)[0]
+    def name(self, request):
+        return request.param
 
     @pytest.fixture
-    def adapters(self, folder, made):
-        return made(folder.name)[1]
+    def folder(self, name, made):
+        return made(name)[0]
+
+    @pytest.fixture
+    def adapters(self, name, made):
+        return made(name)[1]
 
 
 @pytest.mark.slow
