@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from truetune.cli import run
+from truetune.data.shapes.table import SHAPES
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,3 +35,8 @@ def test_the_page_shows_what_is_printed(
     printed = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
     shown = [line for line in block(command) if line != "…"]
     assert len(shown) > 8 and [line for line in shown if line not in printed] == []
+
+
+def test_the_guide_names_every_format() -> None:
+    page = (ROOT / "docs" / "guide" / "your-data.md").read_text(encoding="utf-8")
+    assert [name for name in SHAPES if f"`{name}`" not in page] == []
