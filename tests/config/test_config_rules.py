@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from truetune.config.load import loads
+from truetune.config.load import load, loads
 from truetune.errors import ConfigErrors
 
 BASE = {"model": "{path: m}", "data": "{path: d}"}
@@ -64,3 +64,12 @@ def test_contradictions(sections: dict[str, str], keys: list[str]) -> None:
 )
 def test_what_is_no_contradiction(sections: dict[str, str]) -> None:
     loads(text(**sections), Path("train.yml"))
+
+
+@pytest.mark.parametrize("settings", ["data.overlap=1025", "data.overlap=8 training.objective=sft"])
+def test_windows_go_on(settings: str) -> None:
+    texts = {"model": "starter", "data": "texts.txt"}
+    with pytest.raises(ConfigErrors) as error:
+        load(None, settings.split(), texts)
+    assert "data.overlap" in error.value.findings[0].where
+    load(None, ["data.overlap=1024"], texts)

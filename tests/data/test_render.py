@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -193,9 +194,12 @@ def part_of(length: int, start: int = 1, ends: bool = True) -> Part:
     return Part(np.arange(length, dtype=np.int32), weights, ends)
 
 
-@given(st.integers(1, 200), st.integers(2, 40))
-def test_windows_lose_nothing_and_train_each_token_once(length: int, size: int) -> None:
-    parts = windows(part_of(length), size)
+@given(st.integers(1, 200), st.integers(2, 40), st.integers(0, 20))
+def test_windows_lose_nothing_and_train_each_token_once(length: int, size: int, overlap: int) -> None:
+    overlap = min(overlap, size // 2)
+    parts = windows(part_of(length), size, overlap)
+    for before, after in pairwise(parts):
+        assert before.ids[-max(1, overlap) :].tolist() == after.ids[: max(1, overlap)].tolist()
     assert all(len(part.ids) <= size and part.weights[0] == 0 for part in parts)
     seen = [token for part in parts for token in part.ids[part.weights != 0].tolist()]
     assert seen == list(range(1, length))

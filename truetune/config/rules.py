@@ -102,6 +102,15 @@ def held_out_is_other_rows(config: Config, explicit: Collection[str]) -> Iterato
         yield Clash("data.validation", message, "name another file, or write `validation: auto`")
 
 
+def windows_must_go_on(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
+    overlap, length = config.data.overlap, config.data.max_length
+    if overlap > length // 2:
+        message = f"is more than half of data.max_length, which is {length}: most tokens would be read twice"
+        yield Clash("data.overlap", message, f"write {length // 2} or less")
+    if overlap and config.training.objective == "sft":
+        yield Clash("data.overlap", "is for plain texts, and training.objective is sft", "leave it out")
+
+
 def weights_are_for_paths(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
     weights, paths = config.data.weights, config.data.paths
     if weights is not None and len(weights) != len(paths):
@@ -119,4 +128,5 @@ RULES: tuple[Rule, ...] = (
     warmup_must_end,
     held_out_is_other_rows,
     weights_are_for_paths,
+    windows_must_go_on,
 )

@@ -190,6 +190,9 @@ class Data(Section):
     """What happens to a longer conversation: drop, truncate, split or error. truncate = its end is lost; split = it
     becomes several, parted where a question begins."""
 
+    overlap: Natural = 0
+    """Tokens of a long text that its next window begins with again, as context. For plain texts."""
+
     max_rejects: Part = Amount(5, percent=True)
     """Most bad rows that are skipped, as 5% or a number. With more, the run does not start."""
 

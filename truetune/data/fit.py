@@ -16,13 +16,13 @@ class Fitted:
     lost: int = 0
 
 
-def fit(rendered: Rendered, max_length: int, too_long: str) -> Fitted:
-    """Examples of at most `max_length` tokens, each with at least one that is trained.
+def fit(rendered: Rendered, max_length: int, too_long: str, overlap: int = 0) -> Fitted:
+    """Examples of at most `max_length` tokens, each with at least one that is trained; `overlap` as in `windows`.
 
     Raises RowError: `data.too_long` if nothing fits or no answer is left, `data.unsupervised` if nothing is trained.
     """
     if rendered.mode == "document":
-        return _trained(Fitted([window for part in rendered.parts for window in windows(part, max_length)]))
+        return _trained(Fitted([window for part in rendered.parts for window in windows(part, max_length, overlap)]))
     whole = rendered.mode in ("pair", "labelled")
     if too_long == "truncate":
         parts = [cut(part, max_length) for part in rendered.parts]
@@ -119,15 +119,17 @@ def cut(part: Part, length: int) -> Part:
     return Part(part.ids[:length], part.weights[:length], ends=False)
 
 
-def windows(part: Part, length: int) -> list[Part]:
-    """Consecutive windows. Each begins with the last token of the one before, so every token but the first of the
-    whole is trained exactly once."""
-    stops = range(length, len(part.ids) + length - 1, length - 1) if len(part.ids) > length else [len(part.ids)]
+def windows(part: Part, length: int, overlap: int = 0) -> list[Part]:
+    """Consecutive windows. Each begins with the last `overlap` tokens of the one before, at least one, which are read
+    and not trained again: every token but the first of the whole is trained exactly once."""
+    lead = max(1, overlap)
+    step = length - lead
+    stops = range(length, len(part.ids) + step, step) if len(part.ids) > length else [len(part.ids)]
     found = []
     for stop in stops:
         start = max(0, stop - length)
         weights = part.weights[start:stop].copy()
-        weights[:1] = 0
+        weights[: lead if start else 1] = 0
         found.append(Part(part.ids[start:stop], weights, ends=part.ends and stop >= len(part.ids)))
     return found
 

@@ -141,7 +141,7 @@ class Intake:
         options = self.job.options
         if options.too_long == "split" and isinstance(content, Conversation):
             return portions(content, rendered, self.renderer, options.max_length)
-        return fit(rendered, options.max_length, options.too_long)
+        return fit(rendered, options.max_length, options.too_long, options.overlap)
 
     def _check_near(self, row: Row, content: Content, purpose: int) -> None:
         """Raises RowError: `data.contaminated`, or `data.near_duplicate` where that is wanted."""

@@ -15,7 +15,7 @@ from truetune.models import named
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
 
-VERSION = 13
+VERSION = 14
 """Part of the cache's keys: counts up when the same input would give other examples or another report."""
 
 
@@ -42,6 +42,8 @@ class Options(Protocol):
     def max_length(self) -> int: ...
     @property
     def too_long(self) -> str: ...
+    @property
+    def overlap(self) -> int: ...
     @property
     def max_rejects(self) -> Amount: ...
     @property
@@ -83,7 +85,7 @@ class Job:
                 "objective": [self.objective, self.seed],
                 "options": [
                     [options.format, dict(options.columns) if options.columns else None, options.train_on],
-                    [str(options.validation), options.max_length, options.too_long],
+                    [str(options.validation), options.max_length, options.too_long, options.overlap],
                     [str(options.max_rejects), options.dedupe],
                 ],
             }
