@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from truetune import cli
+from truetune.api.dataset.check import dataset_check
 from truetune.api.dataset.show import dataset_show
 from truetune.config.schema import Data
 from truetune.data import sources
@@ -98,6 +99,9 @@ def test_the_verb_and_the_command_say_the_same(capsys: pytest.CaptureFixture[str
     for path in sorted(SUITE.glob("*.json")):
         with pytest.raises(TrueTuneError) as caught:
             dataset_show(str(path))
+        with pytest.raises(TrueTuneError) as checked:
+            dataset_check(str(path), estimate=False)
+        assert checked.value.finding == caught.value.finding
         exit_code = cli.run(["dataset", "show", str(path), "--json"])
         error = orjson.loads(capsys.readouterr().out)["error"]
         said = (exit_code, error["code"])

@@ -101,8 +101,9 @@ def prepare(
 
 
 def find_format(options: Options, files: Sequence[Source], every: bool = False) -> Format:
-    """The shape of the rows, as the user says or as most rows of each file have it. With `every`, rows of which none
-    can be read have a shape as well, so that each can be told. Raises InputError."""
+    """The shape of the rows, as the user says or as most rows of each file have it. With `every`, lines of which none
+    is a row have a shape as well, so that each can be told; a JSON document without a row has none. Raises InputError.
+    """
     if options.format != "auto":
         return formats.named(options.format, options.columns)
     found = {source.name: form for source in files if (form := _told(source, options.columns)) is not None}
@@ -112,7 +113,8 @@ def find_format(options: Options, files: Sequence[Source], every: bool = False) 
     first = next(values, None)
     if first is None:
         error = _no_row(files)
-        if every and error.finding.code == "data.no_rows" and any(True for _ in read(files)):
+        lines = any(packed.suffix(source.path) != ".json" for source in files)
+        if every and lines and error.finding.code == "data.no_rows" and any(True for _ in read(files)):
             return _unknown()
         raise error
     return formats.detect(chain([first], values), options.columns, ", ".join(source.name for source in files))
