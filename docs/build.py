@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,5 +196,8 @@ def contexts(command: click.Command, ctx: click.Context) -> Iterator[click.Conte
 
 
 if __name__ == "__main__":
-    for path, text in build().items():
+    stale = {path: text for path, text in build().items() if path.read_text("utf-8") != text}
+    if "--check" in sys.argv:
+        sys.exit(f"run `make docs`: {', '.join(map(str, stale))}" if stale else 0)
+    for path, text in stale.items():
         path.write_text(text, "utf-8")
