@@ -1,6 +1,6 @@
 """Tokenised data on disk, found again by its content: what went in decides the name of an entry.
 
-An entry is a folder with `ids.i32`, `weights.f32`, `index.i64`, `rejects.jsonl` and, written last, `meta.json` with
+An entry is a folder with `ids.i32`, `weights.f32`, `labels.i32`, `index.i64`, `rejects.jsonl` and, written last, `meta.json` with
 their hashes and the report. It is written aside and renamed. An entry that is not whole is thrown away and made again.
 """
 
@@ -32,9 +32,10 @@ LIMIT = 8 * 2**30
 """Most bytes of all entries; the ones not used for longest go first."""
 STALE = 24 * 3600
 """Seconds after which an unfinished entry belongs to nobody."""
-FILES = ("ids.i32", "weights.f32", "index.i64", "rejects.jsonl")
-COLUMNS = 5
-"""Of the index: start, length, supervised tokens, row, part (0 train, 1 validation)."""
+FILES = ("ids.i32", "weights.f32", "labels.i32", "index.i64", "rejects.jsonl")
+COLUMNS = 8
+"""Of the index: start, length, supervised tokens, row, part (0 train, 1 validation), where its second text begins,
+where its labels start, and how many they are."""
 
 
 Weighed = Callable[[NDArray[np.int64]], NDArray[np.int64]]
@@ -42,10 +43,16 @@ Weighed = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 class Examples(Sequence[Example]):
-    """Examples over memory-mapped ids and weights."""
+    """Examples over memory-mapped ids, weights and labels."""
 
-    def __init__(self, ids: NDArray[np.int32], weights: NDArray[np.float32], index: NDArray[np.int64]) -> None:
-        self._ids, self._weights, self._index = ids, weights, index
+    def __init__(
+        self,
+        ids: NDArray[np.int32],
+        weights: NDArray[np.float32],
+        labels: NDArray[np.int32],
+        index: NDArray[np.int64],
+    ) -> None:
+        self._ids, self._weights, self._labels, self._index = ids, weights, labels, index
 
     def __len__(self) -> int:
         return len(self._index)
@@ -56,9 +63,11 @@ class Examples(Sequence[Example]):
     def __getitem__(self, place: slice) -> Examples: ...
     def __getitem__(self, place: int | slice) -> Example | Examples:
         if isinstance(place, slice):
-            return Examples(self._ids, self._weights, self._index[place])
-        start, length, _, row, _ = map(int, self._index[place])
-        return Example(self._ids[start : start + length], self._weights[start : start + length], row)
+            return Examples(self._ids, self._weights, self._labels, self._index[place])
+        start, length, _, row, _, second, first, count = map(int, self._index[place])
+        label = tuple(self._labels[first : first + count].tolist())
+        part = slice(start, start + length)
+        return Example(self._ids[part], self._weights[part], row, second, label)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -91,9 +100,10 @@ class Entry:
         self.folder, self.report = folder, meta["report"]
         ids = _mapped(folder / "ids.i32", np.int32)
         weights = _mapped(folder / "weights.f32", np.float32)
+        labels = _mapped(folder / "labels.i32", np.int32)
         index = np.fromfile(folder / "index.i64", np.int64).reshape(-1, COLUMNS)
-        self.train = Examples(ids, weights, index[index[:, 4] == 0])
-        self.validation = Examples(ids, weights, index[index[:, 4] == 1])
+        self.train = Examples(ids, weights, labels, index[index[:, 4] == 0])
+        self.validation = Examples(ids, weights, labels, index[index[:, 4] == 1])
 
     @property
     def rejects(self) -> Rejects:
@@ -118,27 +128,35 @@ class Writer:
         self.folder = folder
         self._ids, self._weights = (folder / "ids.i32").open("wb"), (folder / "weights.f32").open("wb")
         self._rejects = (folder / "rejects.jsonl").open("wb")
-        self._index = array("q")
+        self._index, self._labels = array("q"), array("i")
         self._at = 0
 
-    def add(self, part: Part, row: int) -> None:
+    def add(self, part: Part, row: int, label: Sequence[int] = ()) -> None:
+        """`label` are classes by the numbers that `finish` renames."""
         with _explained():
             self._ids.write(part.ids.tobytes())
             self._weights.write(part.weights.tobytes())
-        self._index.extend((self._at, len(part.ids), part.supervised, row, 0))
+        place = (self._at, len(part.ids), part.supervised, row, 0)
+        self._index.extend((*place, part.second, len(self._labels), len(label)))
+        self._labels.extend(label)
         self._at += len(part.ids)
 
     def reject(self, reject: Reject) -> None:
         with _explained():
             self._rejects.write(orjson.dumps(reject) + b"\n")
 
-    def finish(self, validation: set[int], weighed: Weighed) -> NDArray[np.int64]:
+    def finish(
+        self, validation: set[int], weighed: Weighed, classes: NDArray[np.int32] | None = None
+    ) -> NDArray[np.int64]:
         """Close the files; `validation` are the rows that are held out, `weighed` says how often each example stands
-        in the index. Returns the index."""
+        in the index, `classes` renames the labels. Returns the index."""
+        labels = np.array(self._labels, np.int32)
+        labels = labels if classes is None else classes[labels]
         index = np.array(self._index, np.int64).reshape(-1, COLUMNS)
         index[:, 4] = np.isin(index[:, 3], np.fromiter(validation, np.int64, len(validation)))
         index = weighed(index)
         with _explained():
+            labels.tofile(self.folder / "labels.i32")
             index.tofile(self.folder / "index.i64")
             self.close()
         return index

@@ -16,15 +16,29 @@ class Example:
     weights  float32 [T]  weight of the loss of predicting ids[t] from ids[:t]; 0 = not trained. weights[0] is
                           always 0: nothing predicts the first token
     row      int          index of the input row it came from
+    second   int          where its second text begins, 0 = it is one text. Of a preference pair the better answer
+                          stands first, each behind the prompt
+    label    (int, …)     indices of the row's classes; (1,) for a good answer and (0,) for a bad one (KTO)
     """
 
     ids: NDArray[np.int32]
     weights: NDArray[np.float32]
     row: int
+    second: int = 0
+    label: tuple[int, ...] = ()
+    reference: tuple[float, ...] = ()
+    """Σ weight · log p of each text under the model before training, where the objective compares with it."""
+    contrast: Example | None = None
+    """Its prompt with the answer of another row (KTO)."""
 
     @property
     def tokens(self) -> int:
         return len(self.ids)
+
+    @property
+    def texts(self) -> tuple[slice, ...]:
+        """Where each of its texts stands in ids and weights."""
+        return (slice(0, self.second), slice(self.second, len(self.ids))) if self.second else (slice(0, len(self.ids)),)
 
     @property
     def supervised(self) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from truetune.data.render import Part, Rendered, Renderer
 from truetune.data.rows import Conversation, RowError, Turn
 
@@ -41,7 +43,14 @@ def fit(rendered: Rendered, max_length: int, too_long: str, overlap: int = 0) ->
         raise RowError("data.too_long", f"nothing of the answer is left within max_length {max_length}")
     if whole and len(trained) < len(parts):
         raise RowError("data.unsupervised", "no token of one of the sides would be trained")
-    return _trained(Fitted(trained, total - sum(len(part.ids) for part in trained)))
+    lost = total - sum(len(part.ids) for part in trained)
+    return _trained(Fitted([joined(*trained)] if rendered.mode == "pair" else trained, lost))
+
+
+def joined(first: Part, second: Part) -> Part:
+    """Both texts of a pair as one example."""
+    ids, weights = np.concatenate((first.ids, second.ids)), np.concatenate((first.weights, second.weights))
+    return Part(ids, weights, first.ends and second.ends, second=len(first.ids))
 
 
 def portions(row: Conversation, rendered: Rendered, renderer: Renderer, max_length: int) -> Fitted:
@@ -116,7 +125,7 @@ def cut(part: Part, length: int) -> Part:
     """The first `length` tokens."""
     if len(part.ids) <= length:
         return part
-    return Part(part.ids[:length], part.weights[:length], ends=False)
+    return replace(part, ids=part.ids[:length], weights=part.weights[:length], ends=False)
 
 
 def windows(part: Part, length: int, overlap: int = 0) -> list[Part]:

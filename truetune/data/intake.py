@@ -157,7 +157,7 @@ class Intake:
 
     def _use(self, row: Row, content: Content, rendered: Rendered, fitted: Fitted, purpose: int) -> None:
         for part in fitted.parts:
-            self.writer.add(part, row.index)
+            self.writer.add(part, row.index, self.ledger.classes.numbers(content))
         self.ledger.use(row.index, content, rendered, fitted, purpose == TRAIN)
         self.near.keep(row.index, content)
         self.near.done(row.index)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from truetune.data import served
+from truetune.data.classes import Classes
 from truetune.data.dedupe import Survey
 from truetune.data.fit import Fitted
 from truetune.data.formats import Format
@@ -96,6 +97,7 @@ class Ledger:
     """Training rows that are used."""
     kinds: list[str] = field(default_factory=list)
     """The class of each."""
+    classes: Classes = field(default_factory=Classes)
     measured: array[int] = field(default_factory=lambda: array("q"))
     """Rows of an explicit validation file that are used."""
     near: array[int] = field(default_factory=lambda: array("q"))
@@ -221,6 +223,7 @@ class Ledger:
             "end_of_turn_supervised": self._share(),
             "rendering": self._rendering(job),
             "lengths": _lengths(lengths),
+            **self.classes.report(),
             "rejects": [reject.brief() for reject in self.rejects],
             "findings": self._findings(job, survey, split),
         }

@@ -152,8 +152,9 @@ def _build(job: Job, inspector: Inspector | None, mend: Mend | None, listener: L
         Intake(job, forms, ledger, writer, found, inspector, listener).run(Path(aside))
         wrong = _wrong(job, ledger, inspector)
         split = ledger.split(found, job.options.validation if not job.validation else None, job.seed)
+        order = ledger.classes.order
         weights = partial(weighed, survey=found, sources=job.train, seed=job.seed)
-        report = ledger.report(forms[TRAIN], job, found, split, writer.finish(split.held, weights))
+        report = ledger.report(forms[TRAIN], job, found, split, writer.finish(split.held, weights, order))
         report["findings"] += [*forms[TRAIN].unused.findings(), *wrong]
         # A check that found too much wrong, or mended rows, must not become the data of a training.
         key = cache.key([job.key, "checked"]) if wrong or mend else job.key

@@ -32,15 +32,19 @@ class Part:
     weights: NDArray[np.float32]
     ends: bool
     """Whether its last token ends an answer (or a document)."""
+    second: int = 0
+    """Where the second text of a pair begins."""
+    labelled: bool = False
+    """Whether its label is learned, and none of its tokens."""
 
     @property
     def supervised(self) -> int:
-        return int(np.count_nonzero(self.weights))
+        return 1 if self.labelled else int(np.count_nonzero(self.weights))
 
     @property
     def closed(self) -> bool:
         """Whether the end-of-turn token is trained."""
-        return self.ends and bool(self.weights[-1])
+        return self.ends and bool(self.weights[-1]) and bool(self.weights[self.second - 1])
 
 
 @dataclass(frozen=True)
@@ -285,7 +289,7 @@ def _joined(row: Content, results: list[Rendered | RowError]) -> Rendered | RowE
     if isinstance(row, Preference):
         return _pair(good)
     if isinstance(row, Labelled):
-        silent = [Part(part.ids, np.zeros_like(part.weights), part.ends) for part in good[0].parts]
+        silent = [replace(part, weights=np.zeros_like(part.weights), labelled=True) for part in good[0].parts]
         return replace(good[0], parts=silent, mode="labelled")
     return good[0]
 
