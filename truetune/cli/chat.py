@@ -18,7 +18,8 @@ from truetune.api import load
 from truetune.cli import common, visible
 from truetune.cli.answers import beside, verbatim
 from truetune.cli.common import Output
-from truetune.cli.talk import Terminal, line, remarks, unechoed
+from truetune.cli.keyboard import unechoed
+from truetune.cli.talk import Terminal, line, remarks
 from truetune.errors import InputError, TrueTuneError, UsageError, together
 
 DRAWING = (

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import signal
-import sys
-import termios
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,18 +13,11 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from truetune import paths
 from truetune.cli import block, explain, visible
 from truetune.cli.common import Output
+from truetune.cli.keyboard import heard, history, marked, stoppable, unechoed
 from truetune.errors import TrueTuneError
 
-try:
-    import readline
-except ModuleNotFoundError:  # a Python built without it: lines are typed without history
-    readline = None  # type: ignore[assignment]
-
-HISTORY = 1000
-"""Lines that are remembered from one conversation to the next."""
 JOINER = "\N{ZERO WIDTH JOINER}"
 LABEL = 7
 """Columns of who speaks."""
@@ -119,7 +108,8 @@ class Terminal:
         typed, label = "", self.label("text" if self.facts["speaks"] == "texts" else "you", "1;36")
         while True:
             try:
-                part = input(label)
+                with heard():
+                    part = input(label)
             except (EOFError, KeyboardInterrupt):
                 return None
             except UnicodeDecodeError:
@@ -130,12 +120,10 @@ class Terminal:
             typed, label = typed + part[:-1] + "\n", " " * (LABEL - 1) + "… "
 
     def label(self, name: str, style: str) -> str:
-        """A prompt for readline, which has to know what of it takes no room."""
         text = f"{name:<{LABEL - 2}} › "
         if self.out.console.color_system is None:
             return text
-        before, after = (f"\x1b[{code}m" for code in (style, 0))
-        return f"\x01{before}\x02{text}\x01{after}\x02" if readline else before + text + after
+        return marked(f"\x1b[{style}m") + text + marked("\x1b[0m")
 
     def take(self, talk: Any, typed: str) -> bool:
         """A question or a command; False where the person leaves."""
@@ -279,58 +267,3 @@ class Flow:
     def end(self) -> str:
         """What was held back."""
         return self.place()
-
-
-@contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
-    """Within it Ctrl-C is only noted, so that no computation is torn apart; a second one is raised."""
-    asked: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def unechoed() -> Iterator[None]:
-    """What is typed in here does not stand in the middle of the answer; it is there when the next line is read."""
-    try:
-        terminal = sys.stdin.fileno()
-        before = termios.tcgetattr(terminal)
-    except (OSError, termios.error):
-        yield
-        return
-    flags = before[:]
-    flags[3] &= ~termios.ECHO
-    termios.tcsetattr(terminal, termios.TCSADRAIN, flags)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-
-
-@contextmanager
-def history() -> Iterator[None]:
-    """The lines typed in conversations before; they are kept in TrueTune's home, for nobody else to read."""
-    if readline is None:
-        yield
-        return
-    path = paths.home() / "chat_history"
-    readline.clear_history()
-    with suppress(OSError):
-        readline.read_history_file(path)
-    readline.set_history_length(HISTORY)
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # a home that cannot be written is no reason to fail
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(0o600)
-            readline.write_history_file(path)
