@@ -130,6 +130,10 @@ def test_only_what_has_an_effect_is_said(drawn: dict[str, Any], expected: str) -
     assert sampling(drawn | {"max_new_tokens": 64}) == expected
 
 
+def test_one_token() -> None:
+    assert sampling({"temperature": 0, "max_new_tokens": 1}) == "temperature 0, at most 1 token"
+
+
 def test_who_answers() -> None:
     facts = {"name": "RUN", "base": "starter", "tuned": True, "asked": "tuned", "step": 5}
     facts["sampling"] = {"temperature": 0, "max_new_tokens": 9}

@@ -17,6 +17,7 @@ from truetune.cli import block, explain, visible
 from truetune.cli.common import Output
 from truetune.cli.keyboard import heard, history, marked, stoppable, unechoed
 from truetune.errors import TrueTuneError
+from truetune.report import words
 
 JOINER = "\N{ZERO WIDTH JOINER}"
 LABEL = 7
@@ -56,22 +57,22 @@ def sampling(chosen: dict[str, Any]) -> str:
         parts += [f"top_p {chosen['top_p']:g}"] if chosen["top_p"] < 1 else []
         parts += [f"top_k {chosen['top_k']}"] if chosen["top_k"] else []
         parts += [f"seed {chosen['seed']}"] if chosen.get("seed") is not None else []
-    return ", ".join([*parts, f"at most {chosen['max_new_tokens']} tokens"])
+    return ", ".join([*parts, f"at most {words.counted(chosen['max_new_tokens'], 'token')}"])
 
 
 def remarks(talk: Any, seconds: float, verbose: int) -> Iterator[str]:
     """What is worth saying after an answer."""
-    reply = talk.reply
+    reply, length = talk.reply, words.counted(len(talk.reply.ids), "token")
     if not reply.text.strip():
         yield "(an empty answer)" if reply.reason != "cut" else "(stopped before the first word)"
     elif reply.reason == "length":
-        yield f"(cut after {len(reply.ids)} tokens: --max-new-tokens allows more)"
+        yield f"(cut after {length}: --max-new-tokens allows more)"
     elif reply.reason == "cut":
         yield "(stopped)"
     if verbose:
         voice = talk.voice
         seed = f"seed {talk.seed}, " if voice.sampling(**talk.chosen).temperature else ""
-        yield f"({seed}{len(reply.ids)} tokens in {seconds:.1f} s on {voice.choice.device} with {voice.engine})"
+        yield f"({seed}{length} in {seconds:.1f} s on {voice.choice.device} with {voice.engine})"
 
 
 class Terminal:
