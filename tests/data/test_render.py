@@ -127,7 +127,7 @@ def test_an_answer_encoded_by_itself_reads_as_the_whole_text(tmp_path: Path) -> 
 
 
 def test_nothing_predicts_the_first_token() -> None:
-    assert _part([5, 6], [(0, 2, 1.0)], ends=True).weights.tolist() == [0, 1]
+    assert _part(np.array([5, 6], np.int32), [(0, 2, 1.0)], ends=True).weights.tolist() == [0, 1]
 
 
 def test_the_reason_shows_where_prompt_and_answer_part(encode: Tokenizer) -> None:

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from truetune.data.prefix import Prefix
+from truetune.data.prefix import Ids, Prefix
 from truetune.data.rows import Content, Conversation, Document, Labelled, Preference, Rated, RowError, Turn
 from truetune.data.turns import Answer, check_document, talk, trained, written
 from truetune.models.template import Template, TemplateError
@@ -66,7 +65,7 @@ class _Chunk:
     counts: list[int]
     plans: list[list[Answer] | Document | RowError]
     texts: list[str]
-    encodings: Future[list[Any]]
+    encoded: Future[list[Ids]]
 
 
 @dataclass
@@ -76,7 +75,7 @@ class Renderer:
     tokenizer: Tokenizer
     template: Template
     train_on: str = "assistant"
-    _encoded: dict[str, Any] = field(default_factory=dict)
+    _encoded: dict[str, Ids] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._prefix = Prefix(self.tokenizer)
@@ -106,7 +105,7 @@ class Renderer:
         )
 
     def _end(self, begun: _Chunk) -> list[Rendered | RowError]:
-        self._encoded = dict(zip(begun.texts, begun.encodings.result(), strict=True))
+        self._encoded = dict(zip(begun.texts, begun.encoded.result(), strict=True))
         results = (self._finish(plan) for plan in begun.plans)
         return [_joined(row, [*islice(results, count)]) for row, count in zip(begun.rows, begun.counts, strict=True)]
 
@@ -161,10 +160,9 @@ class Renderer:
             return error
 
     def _document(self, document: Document) -> Rendered:
-        ids = [*self.tokenizer.encode_document(""), *self._encode(document.text).ids]
-        if self.tokenizer.eos_id is not None:
-            ids.append(self.tokenizer.eos_id)
-        part = _part(ids, [(1, len(ids), 1.0)], ends=self.tokenizer.eos_id is not None)
+        start, end = self.tokenizer.encode_document(""), self.tokenizer.eos_id
+        ids = np.concatenate([_ids(start), self._encode(document.text), _ids([] if end is None else [end])])
+        part = _part(ids, [(1, len(ids), 1.0)], ends=end is not None)
         return Rendered([part], "document", self.tokenizer.eos or "")
 
     def _conversation(self, plan: list[Answer]) -> Rendered:
@@ -176,11 +174,11 @@ class Renderer:
 
     def _whole(self, plan: list[Answer]) -> Part | None:
         """One example for all answers, or None where the ids of a prompt change in the longer text."""
-        encoding = self._encode(plan[-1].full)
-        ids, spans = list(encoding.ids), []
+        text = plan[-1].full
+        ids, spans = self._encode(text), []
         for answer in plan:
-            start = self._start(answer.prompt, encoding, ids)
-            last = len(ids) - 1 if answer is plan[-1] else encoding.char_to_token(len(answer.full) - 1)
+            start = self._start(answer.prompt, text, ids)
+            last = len(ids) - 1 if answer is plan[-1] else self._last(answer, text, ids)
             if start is None or last is None or last < start:
                 return None
             if ids[last] != self.tokenizer.id(answer.end):
@@ -190,22 +188,31 @@ class Renderer:
 
     def _turn(self, answer: Answer) -> Part:
         """One example for one answer behind its prompt as served."""
-        encoding = self._encode(answer.full)
-        ids = list(encoding.ids)
-        start = self._start(answer.prompt, encoding, ids)
+        text = answer.full
+        ids = self._encode(text)
+        start = self._start(answer.prompt, text, ids)
         if start is None or ids[-1] != self.tokenizer.id(answer.end):
-            prompt = list(self._encode(answer.prompt).ids)
-            start, ids = len(prompt), self._join(prompt, answer, ids)
+            prompt = self._encode(answer.prompt).tolist()
+            start, ids = len(prompt), _ids(self._join(prompt, answer, ids.tolist()))
         return _part(ids, self._widen([(start, len(ids), answer.weight)], ids), ends=True)
 
-    def _start(self, prompt: str, encoding: Any, ids: list[int]) -> int | None:
+    def _start(self, prompt: str, text: str, ids: Ids) -> int | None:
         """How many ids of a text are those of its prompt as it is served; None if it does not begin with them."""
         rest = self._prefix.rest(prompt)
-        size = self._prefix.size(prompt, self._encode(rest).ids, encoding, ids) if rest else None
+        size = self._prefix.size(prompt, self._encode(rest), text, ids) if rest else None
         if size is not None:
             return size
-        served = self._encode(prompt).ids
-        return len(served) if ids[: len(served)] == served else None
+        served = self._encode(prompt)
+        return len(served) if np.array_equal(ids[: len(served)], served) else None
+
+    def _last(self, answer: Answer, text: str, ids: Ids) -> int | None:
+        """The place of the token that ends an answer in a text that goes on behind it."""
+        place = self._prefix.last(answer.end, answer.full, text, ids)
+        if place is not None:
+            return place
+        at = len(answer.full) - 1
+        _, offsets = self.tokenizer.encode_with_offsets(text)
+        return next((place for place, (start, stop) in enumerate(offsets) if start <= at < stop), None)
 
     def _join(self, prompt: list[int], answer: Answer, full: list[int]) -> list[int]:
         """Ids of the prompt, then of the answer encoded by itself, such that they read as the whole text does.
@@ -224,7 +231,7 @@ class Renderer:
             f"the tokenizer has no ids for the answer that follow the prompt's last characters {answer.prompt[-20:]!r}",
         )
 
-    def _widen(self, spans: list[tuple[int, int, float]], ids: list[int]) -> list[tuple[int, int, float]]:
+    def _widen(self, spans: list[tuple[int, int, float]], ids: Ids) -> list[tuple[int, int, float]]:
         return [(1, len(ids), 1.0)] if self.train_on == "all" else spans
 
     def _check_known(self, result: Rendered) -> None:
@@ -245,7 +252,7 @@ class Renderer:
                 yield self._prefix.rest(answer.prompt) or answer.prompt
             yield from (answer.full for answer in (plan[-1:] if _nested(plan) else plan))
 
-    def _encode(self, text: str) -> Any:
+    def _encode(self, text: str) -> Ids:
         found = self._encoded.get(text)
         return found if found is not None else self.tokenizer.encode_batch([text])[0]
 
@@ -255,12 +262,16 @@ def _nested(plan: list[Answer]) -> bool:
     return bool(plan) and all(plan[-1].full.startswith(answer.full) for answer in plan)
 
 
-def _part(ids: list[int], spans: list[tuple[int, int, float]], ends: bool) -> Part:
+def _ids(numbers: Sequence[int]) -> Ids:
+    return np.array(numbers, np.int32)
+
+
+def _part(ids: Ids, spans: list[tuple[int, int, float]], ends: bool) -> Part:
     weights = np.zeros(len(ids), np.float32)
     for start, stop, weight in spans:
         weights[start:stop] = weight
     weights[:1] = 0
-    return Part(np.asarray(ids, np.int32), weights, ends)
+    return Part(ids, weights, ends)
 
 
 def _pieces(row: Content) -> list[Conversation | Document]:

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import tokenizers
 import tokenizers.models
+from numpy.typing import NDArray
 
 from truetune.errors import InputError
 from truetune.models import gate, named, pieces
@@ -103,10 +105,11 @@ class Tokenizer:
             encoding = self.backend.encode(text, add_special_tokens=False)
         return list(encoding.ids), list(encoding.offsets)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        """As `encode`, in parallel; an Encoding has `.ids`, `.offsets` and `.char_to_token`."""
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """As `encode`, in parallel: int32 [tokens] of each text."""
         with _native():
-            return list(self.backend.encode_batch(list(texts), add_special_tokens=False))
+            found = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in found]
 
     def encode_document(self, text: str) -> list[int]:
         """As `encode`, after the BOS if the tokenizer begins texts with one."""
