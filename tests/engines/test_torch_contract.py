@@ -117,8 +117,8 @@ def test_targets(llama):
     assert engine.describe()["target_modules"] == ["q_proj", "v_proj"]
     assert engine.describe()["adapted_layers"] == 4
     engine = TorchEngine(spec(llama, method=replace(LORA, target_modules=r"model\.layers\.1\..*q_proj")))
-    assert engine.targets == ["model.layers.1.self_attn.q_proj"]
-    assert engine.adapter_config()["target_modules"] == ["model.layers.1.self_attn.q_proj"]
+    assert engine.adapted.layers == ["model.layers.1.self_attn.q_proj"]
+    assert engine.adapted.config()["target_modules"] == ["model.layers.1.self_attn.q_proj"]
 
 
 @pytest.mark.parametrize("wanted", ["nothing", ("q_proj", "typo_proj")])
@@ -141,7 +141,7 @@ def test_a_loss_that_is_not_a_number_leaves_everything_as_it_was(llama):
 def test_out_of_memory_leaves_everything_as_it_was(llama, monkeypatch):
     """The same step, replayed under a smaller budget, draws from the same random state and learns the same."""
     engine, calm = (TorchEngine(spec(llama)) for _ in range(2))
-    real, calls = engine.forward.packed, []
+    real, calls = engine.forward.loss, []
 
     def failing(batch):
         calls.append(batch)
@@ -149,7 +149,7 @@ def test_out_of_memory_leaves_everything_as_it_was(llama, monkeypatch):
             raise torch.OutOfMemoryError("planted")
         return real(batch)
 
-    monkeypatch.setattr(engine.forward, "packed", failing)
+    monkeypatch.setattr(engine.forward, "loss", failing)
     rng = torch.get_rng_state()
     with pytest.raises(OutOfMemory):
         engine.step(engine.prepare(examples()), 1e-2)

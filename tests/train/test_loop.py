@@ -159,7 +159,7 @@ def test_out_of_memory_halves_the_budget_and_changes_nothing(tmp_path, monkeypat
     loops = [loop(run, folder) for run in (calm, tight)]
     for each in loops:
         each.engine = TorchEngine(EngineSpec(model=folder, method=no_dropout, token_budget=64))
-    real, calls = loops[1].engine.forward.packed, []
+    real, calls = loops[1].engine.forward.loss, []
 
     def failing(batch):
         calls.append(1)
@@ -167,7 +167,7 @@ def test_out_of_memory_halves_the_budget_and_changes_nothing(tmp_path, monkeypat
             raise torch.OutOfMemoryError("planted")
         return real(batch)
 
-    monkeypatch.setattr(loops[1].engine.forward, "packed", failing)
+    monkeypatch.setattr(loops[1].engine.forward, "loss", failing)
     for each in loops:
         each.fit()
     state = loops[1].state
@@ -184,7 +184,7 @@ def test_an_example_that_never_fits_is_named(run, folder, monkeypatch):
     def never(batch):
         raise torch.OutOfMemoryError("planted")
 
-    monkeypatch.setattr(each.engine.forward, "packed", never)
+    monkeypatch.setattr(each.engine.forward, "loss", never)
     with pytest.raises(ResourceError) as error:
         each.fit()
     assert error.value.finding.code == "memory.example_too_long"

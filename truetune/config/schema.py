@@ -237,8 +237,9 @@ class Method(Section):
 class Training(Section):
     """How long and how fast it learns. A step is batch_size × gradient_accumulation_steps examples over all devices."""
 
-    objective: Literal["auto", "sft", "pretrain"] = "auto"
-    """What is learned: sft (answers) or pretrain (whole texts). auto = from the shape of the rows."""
+    objective: Literal["auto", "sft", "pretrain", "dpo"] = "auto"
+    """What is learned: sft, pretrain or dpo. sft = answers; pretrain = whole texts; dpo = the better of two answers;
+    auto = from the shape of the rows."""
 
     learning_rate: Annotated[Number, Field(gt=0, le=10)] = 2e-4
     """Highest learning rate, reached after the warm-up. Typical: 2e-4 for lora, 1e-5 for full."""
@@ -272,6 +273,19 @@ class Training(Section):
 
     seed: Annotated[Natural, Field(le=2**31 - 1)] = 42
     """Seed of the order of rows, the held-out rows, the fresh adapter and dropout."""
+
+
+class Preference(Section):
+    """How answers are compared, for the objectives that learn from better and worse ones."""
+
+    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    """Loss of dpo: sigmoid, ipo or hinge."""
+
+    beta: Annotated[Number, Field(gt=0, le=100)] = 0.1
+    """How closely the trained model keeps to the one before training; higher = closer."""
+
+    label_smoothing: Annotated[Number, Field(ge=0, lt=0.5)] = 0.0
+    """Share of the pairs that are held to be the wrong way round, for the loss sigmoid."""
 
 
 class EarlyStopping(Section):
@@ -362,6 +376,7 @@ class Config(Section):
     data: Data
     method: Method = Method()
     training: Training = Training()
+    preference: Preference = Preference()
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
     generation: Generation = Generation()

@@ -1,7 +1,8 @@
 """Tokenised data on disk, found again by its content: what went in decides the name of an entry.
 
-An entry is a folder with `ids.i32`, `weights.f32`, `labels.i32`, `index.i64`, `rejects.jsonl` and, written last, `meta.json` with
-their hashes and the report. It is written aside and renamed. An entry that is not whole is thrown away and made again.
+An entry is a folder with `ids.i32`, `weights.f32`, `labels.i32`, `index.i64`, `rejects.jsonl` and, written last,
+`meta.json` with their hashes and the report. It is written aside and renamed. An entry that is not whole is thrown away
+and made again.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from truetune.data import cache, formats, readers
+from truetune.data import cache, formats, objectives, readers
 from truetune.data.cache import Entry, Examples, Rejects
 from truetune.data.dedupe import FOREIGN, TRAIN, VALIDATION
 from truetune.data.formats import Format
@@ -40,7 +40,6 @@ KINDS = {
 }
 """What rows for an objective are."""
 UNTRAINED = {
-    "dpo": ("data.preference", "To train on the better answers alone, write them as prompt and completion."),
     "kto": ("data.kto", "To train on the good answers alone, write them as prompt and completion."),
     "classification": (
         "data.classification",
@@ -84,12 +83,12 @@ def prepare(
 ) -> Prepared:
     """Read, check, render and split the rows, or take them from the cache.
 
-    `objective` is `auto`, `sft` or `pretrain`; `folder` is where relative paths start; `template` goes before
-    `options.template`. Rows that also stand in the files `against`, or nearly, are not trained. With an `inspector`
-    (which `mend` needs) this is a check: it sees every row, rows that cannot be trained yet
-    are taken in, too, and what forbids a training, such as too many bad rows or no good one, is a finding of the
-    level `error`. Raises InputError with a code `data.…`
-    for input that can't be used, UsageError (`data.objective`) for an objective that does not fit the rows.
+    `objective` is `auto` or one of `truetune.data.objectives`; `folder` is where relative paths start; `template` goes
+    before `options.template`. Rows that also stand in the files `against`, or nearly, are not trained. With an
+    `inspector` (which `mend` needs) this is a check: it sees every row, rows that cannot be trained yet are taken in,
+    too, and what forbids a training, such as too many bad rows or no good one, is a finding of the level `error`.
+    Raises InputError with a code `data.…` for input that can't be used, UsageError (`data.objective`) for an objective
+    that does not fit the rows.
     """
     given = {"seed": seed, "folder": folder, "tokenizer": tokenizer, "template": template, "against": against}
     job = plan(options, objective=objective, **given)  # type: ignore[arg-type]
@@ -97,7 +96,8 @@ def prepare(
     entry = entry or _build(job, inspector, mend, listener)
     if not inspector:
         _refuse_untrained(entry.report["objective"])
-    return Prepared(entry.train, entry.validation, entry.report["objective"], entry.report, entry.rejects)
+    learned = entry.report["objective"] if objective == "auto" else objective
+    return Prepared(entry.train, entry.validation, learned, entry.report, entry.rejects)
 
 
 def find_format(options: Options, files: Sequence[Source], every: bool = False) -> Format:
@@ -189,9 +189,9 @@ def _wrong(job: Job, ledger: Ledger, inspector: Inspector | None) -> list[dict[s
 
 
 def _objective(job: Job, form: Format) -> str:
-    """What the kind of the rows allows. Raises UsageError (`data.objective`)."""
+    """The kind of the rows. Raises UsageError (`data.objective`) where the objective takes others."""
     found = _kind(job, form)
-    if job.objective not in ("auto", found) and found not in UNTRAINED:
+    if job.objective not in ("auto", *objectives.fitting(found)) and found not in UNTRAINED:
         raise UsageError(
             f"objective `{job.objective}` does not fit the rows, which are {KINDS[found]}",
             code="data.objective",

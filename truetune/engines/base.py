@@ -1,28 +1,43 @@
 """The protocol between the loop and an engine. Numpy arrays, floats and paths cross it, nothing else.
 
-A step is the list of its examples. Its loss is the weighted sum of token losses over the whole step, divided by the
-step's denominator (the sum of weights), so how an engine cuts the step into micro-batches changes nothing but speed.
+A step is the list of its examples. Its loss is the sum of their losses, divided by the step's denominator (the sum of
+the tokens' weights, or the number of rows), so how an engine cuts the step into micro-batches changes only its speed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from truetune.data import objectives
 from truetune.data.example import Example
 
 
 @dataclass(frozen=True)
 class Method:
-    """How the model is changed. `type` is `lora` or `full`; the other fields are LoRA's (Hu et al. 2021)."""
+    """How the model is changed. `full` trains all weights, the LoRA family (Hu et al. 2021) a small addition to some
+    layers, the others vectors in front of the text."""
 
     type: str = "lora"
     r: int = 16
     alpha: float = 32
     dropout: float = 0.0
     target_modules: str | tuple[str, ...] = "auto"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learned; the fields beside `type` are the preference objectives' (see `truetune.config.Preference`)."""
+
+    type: str = "sft"
+    loss: str = "sigmoid"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class EngineSpec:
     model: Path
     method: Method = field(default_factory=Method)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    objective: Objective = field(default_factory=Objective)
     adapter: Path | None = None
     """Adapter folder to start from (PEFT layout), else a fresh one."""
     device: str = "cpu"
@@ -76,7 +92,7 @@ class Plan:
     micro_batches: Sequence[Sequence[int]]
     """Indices into `examples`."""
     denominator: float
-    """Sum of all weights of the step."""
+    """What the step's loss is divided by."""
 
     @property
     def tokens(self) -> int:
@@ -85,22 +101,25 @@ class Plan:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did. `supervised` is counted where the loss is computed, not promised."""
+    """What one optimizer step did. `supervised` is counted where the loss is computed, not promised; `figures` are
+    means of what else the objective measures, such as the share of pairs that are told apart."""
 
     loss: float
     grad_norm: float
     tokens: int
     supervised: int
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class LossSum:
-    """Held-out loss, as sums so that parts add up: mean = loss / denominator."""
+    """Held-out loss and figures, as sums so that parts add up: mean = loss / denominator."""
 
     loss: float
     denominator: float
     tokens: int
     supervised: int
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def __add__(self, other: LossSum) -> LossSum:
         return LossSum(
@@ -108,7 +127,17 @@ class LossSum:
             self.denominator + other.denominator,
             self.tokens + other.tokens,
             self.supervised + other.supervised,
+            summed(self.figures, other.figures),
         )
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The figures' means."""
+        return {name: value / self.denominator for name, value in self.figures.items()}
+
+
+def summed(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}
 
 
 @dataclass(frozen=True)
@@ -139,6 +168,12 @@ class TrainEngine(Protocol):
 
     def loss(self, plan: Plan) -> LossSum:
         """Loss of the plan's examples without dropout or gradient; leaves training state (RNG too) as it was."""
+        ...
+
+    def scores(self, plan: Plan, *, base: bool = False) -> NDArray[np.float32]:
+        """[examples, texts]: Σ weight · log p of each example's texts, without dropout or gradient; with `base`, by
+        the model before training. Raises OutOfMemory; ValueError where that model is gone: the method changes the
+        weights themselves, and has."""
         ...
 
     def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
@@ -209,7 +244,13 @@ def cut(examples: Sequence[Example], budget: int) -> list[list[int]]:
     return batches
 
 
-def plan(examples: Sequence[Example], budget: int) -> Plan:
+def plan(examples: Sequence[Example], budget: int, objective: str = "sft") -> Plan:
     """A `Plan` for these examples under a token budget."""
-    denominator = float(sum(float(example.weights.sum()) for example in examples))
-    return Plan(tuple(examples), tuple(map(tuple, cut(examples, budget))), denominator)
+    return Plan(tuple(examples), tuple(map(tuple, cut(examples, budget))), denominator(examples, objective))
+
+
+def denominator(examples: Sequence[Example], objective: str) -> float:
+    """What the loss of these examples is divided by."""
+    if objectives.of(objective).unit == "rows":
+        return float(len(examples))
+    return float(sum(float(example.weights.sum()) for example in examples))

@@ -16,7 +16,9 @@ from typing import Any
 
 from truetune.config import Config
 from truetune.config.secrets import secret
+from truetune.data import objectives
 from truetune.data.job import choose
+from truetune.data.ledger import CHATS
 from truetune.engines import adapter
 from truetune.errors import InputError, UsageError
 from truetune.evaluate import sampling
@@ -188,7 +190,7 @@ def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
     base = Source(**{**resolved["model"], "folder": Path(resolved["model"]["folder"])})
     check_base(run, base)
     config, encode = Config.model_validate(resolved["written"]), tokenizer.load(base.folder)
-    chat = resolved["config"]["training"]["objective"] == "sft"
+    chat = objectives.of(resolved["config"]["training"]["objective"]).rows in CHATS
     full = resolved["config"]["method"]["type"] == "full"
     step, place, name = chosen(run, checkpoint)
     return Subject(

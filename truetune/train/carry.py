@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from truetune import engines
+from truetune.data import objectives
 from truetune.engines.base import TrainEngine
 from truetune.errors import Forced, Stopped, TrainingError, TrueTuneError
 from truetune.runs import durable, receipt
@@ -138,6 +139,7 @@ def build(session: Session, run: Run, engine: TrainEngine, state: State, listene
         state,
         listener,
         reader(session.tokenizer, session.template),
+        objectives.of(prepared.objective).reference,
     )
 
 

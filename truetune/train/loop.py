@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from truetune.config import Cadence
 from truetune.data.example import Example
 from truetune.engines.base import LossSum, NotFinite, OutOfMemory, Plan, StepResult, TrainEngine
-from truetune.errors import ResourceError, TrainingError
+from truetune.errors import InputError, ResourceError, TrainingError
 from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
+from truetune.train import reference
 from truetune.train.plan import Course, Due
 from truetune.train.reading import Reader
 from truetune.train.samples import Samples, chosen
@@ -59,9 +61,11 @@ class Loop:
         state: State,
         listener: Listener = lambda kind, figures: None,
         reader: Reader | None = None,
+        compares: bool = False,
     ) -> None:
+        """`compares`: whether the objective needs what the model before training thinks of the rows."""
         self.run, self.engine, self.course, self.rules, self.state = run, engine, course, rules, state
-        self.train, self.validation = train, validation
+        self.train, self.validation, self.compares = train, validation, compares
         self.listener = listener
         self.held_out_rows = len({validation[i].row for i in range(len(validation))})
         self.metrics = Metrics(run.folder / "metrics.jsonl")
@@ -80,7 +84,7 @@ class Loop:
     def fit(self) -> str:
         """Train. Returns why it ended: `done`, `early` (stopping), or the reason of a stop."""
         with self.signals:
-            reason = ""
+            reason = self.refer() if self.compares else ""
             while not reason:
                 if self.state.owes_evaluation:
                     self.evaluate()
@@ -89,6 +93,32 @@ class Loop:
                     self.step()
             self.save()
         return reason
+
+    def refer(self) -> str:
+        """Give every example what the model before training thinks of it; returns the reason of a stop."""
+        for name in ("train", "validation"):
+            examples: Sequence[Example] = getattr(self, name)
+            path = self.run.folder / reference.FOLDER / f"{name}.npy"
+            found = reference.referenced(examples, path, self.opinion, partial(self.heard, len(examples)))
+            if found is None:
+                return self.signals.reason()
+            setattr(self, name, found)
+        return ""
+
+    def opinion(self, examples: Sequence[Example]) -> reference.Table:
+        try:
+            return self.fitting(examples, partial(self.engine.scores, base=True))
+        except ValueError as error:
+            raise InputError(
+                f"the run's folder lacks {reference.FOLDER}/, and {error}",
+                code="checkpoint.damaged",
+                where=self.run.id,
+                hint="Put the folder back, or start the run anew.",
+            ) from None
+
+    def heard(self, total: int, done: int) -> bool:
+        self.listener("reference", {"done": done, "total": total})
+        return bool(self.signals.reason())
 
     def ended(self) -> str:
         if self.rules.patience is not None and self.state.waiting >= self.rules.patience:
@@ -117,6 +147,7 @@ class Loop:
             supervised=result.supervised,
             tokens_per_second=result.tokens / max(seconds, 1e-9),
             memory=self.engine.usage().now,
+            **result.figures,
         )
         self.look_around()
 
@@ -167,7 +198,8 @@ class Loop:
         best = bool(self.validation) and self.state.judge(measured, self.rules.min_delta)
         if self.validation:
             seconds = time.monotonic() - started
-            self.record("eval", loss=self.state.eval_loss, rows=self.held_out_rows, best=best, seconds=seconds)
+            about = {"rows": self.held_out_rows, "best": best, "seconds": seconds}
+            self.record("eval", loss=self.state.eval_loss, **about, **measured.means)
             self.sample()
         if self.owes_save or (best and self.rules.best):
             self.save()

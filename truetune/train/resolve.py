@@ -12,7 +12,7 @@ from truetune.config import Amount, Config
 from truetune.data.prepare import Prepared
 from truetune.data.steps import Steps
 from truetune.engines import Chosen
-from truetune.engines.base import Choice, EngineSpec, Method, Optimizer
+from truetune.engines.base import Choice, EngineSpec, Method, Objective, Optimizer
 from truetune.models import fit, memory
 from truetune.models.facts import Facts
 from truetune.models.memory import Setup
@@ -161,6 +161,7 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
             weight_decay=training["weight_decay"],
             max_grad_norm=training["max_grad_norm"],
         ),
+        objective=Objective(type=training["objective"], **values["preference"]),
         adapter=adapter,
         device=values["resources"]["device"],
         dtype=values["model"]["dtype"],

@@ -18,6 +18,7 @@ from truetune.config.secrets import secret
 from truetune.data import remote
 from truetune.data.intake import Listener
 from truetune.data.job import choose
+from truetune.data.ledger import CHATS
 from truetune.data.prepare import Prepared, prepare, unheard
 from truetune.errors import InputError
 from truetune.models import facts, memory, source, tokenizer
@@ -27,7 +28,7 @@ from truetune.models.tokenizer import Tokenizer
 from truetune.runs import durable, jsonfile, known
 from truetune.runs.run import Run, new_id, refuse_used
 from truetune.train import receipts
-from truetune.train.resolve import Resolved, resolve
+from truetune.train.resolve import Resolved, method, resolve
 
 FULL_RATE = 1e-4
 """Above this learning rate full fine-tuning tends to forget what the base knew."""
@@ -49,7 +50,7 @@ class Session:
     @cached_property
     def template(self) -> Template | None:
         """The chat template of the training; None where texts are learned."""
-        if self.prepared.objective == "pretrain":
+        if self.prepared.report["objective"] not in CHATS:
             return None
         return choose(self.config.data.template, self.tokenizer, self.folder)
 
@@ -66,7 +67,7 @@ def gather(config: Config, folder: Path, listener: Listener = unheard) -> Sessio
     refuse_foreign_tokens(encode, known, found)
     prepared = rows(config, folder, encode, listener)
     # Only now: the engine takes seconds to import, and most mistakes are in the model's name and the data.
-    chosen = engines.choose(config.resources.engine, found.folder)
+    chosen = engines.choose(config.resources.engine, found.folder, method(config), prepared.objective)
     engine = engines.module(chosen.name)
     choice = engine.choose(config.resources.device, config.model.dtype)
     room, packed = free(config, engine, choice.device), engine.packs(known.model_type)

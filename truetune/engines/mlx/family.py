@@ -109,8 +109,14 @@ class Layout:
         return bool(self.settings["tie_word_embeddings"])
 
 
-def lacks(folder: Path) -> str:
-    """Why MLX does not compute this model as transformers does (`gemma models`), or nothing where it does."""
+METHODS = {"lora", "full"}
+OBJECTIVES = {"sft", "pretrain"}
+
+
+def lacks(folder: Path, method: str = "lora", objective: str = "sft") -> str:
+    """What of this MLX does not compute as torch does (`gemma models`), or nothing where it does all."""
+    if method not in METHODS or objective not in OBJECTIVES:
+        return f"method {method}" if method not in METHODS else f"objective {objective}"
     config = facts.config(folder)
     kind = str(config.get("model_type", ""))
     if kind not in FAMILIES:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from truetune.data.example import Example
 from truetune.engines import base
 from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, StepResult, Usage
-from truetune.engines.torch import answers, device, model, state
+from truetune.engines.torch import answers, device, methods, model, objectives, state
 from truetune.engines.torch.batch import Batch, pack, pad
 from truetune.engines.torch.forward import Forward
 
@@ -30,18 +32,19 @@ class TorchEngine:
         self.spec = spec
         self.token_budget = spec.token_budget
         self.model = model.load(spec)
-        self.targets = model.adapt(self.model, spec)
+        self.adapted = methods.adapt(self.model, spec)
         if spec.gradient_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
-        self.parameters = state.trained(self.model)
+        self.parameters = self.adapted.parameters
         self.start = state.fingerprints(self.parameters)
         self.optimizer = adamw(self.parameters, spec.optimizer)
         self.forward = Forward(self.model)
+        self.objective = objectives.of(spec.objective)
         torch.manual_seed(spec.seed)
         self.rng = state.rng()
 
     def prepare(self, examples: Sequence[Example]) -> Plan:
-        return base.plan(examples, self.token_budget)
+        return base.plan(examples, self.token_budget, self.spec.objective.type)
 
     def step(self, plan: Plan, lr: float) -> StepResult:
         state.set_rng(self.rng)  # the engine's own stream: whoever else draws numbers does not change training
@@ -63,25 +66,42 @@ class TorchEngine:
         return result
 
     def loss(self, plan: Plan) -> LossSum:
+        with self._measuring():
+            collected = self.objective.collect(self, plan)
+            total = LossSum(0.0, plan.denominator, plan.tokens, 0)
+            for batch in self._batches(plan):
+                loss, figures = self._loss(batch, collected)
+                total += LossSum(loss.item(), 0.0, 0, batch.supervised, plain(figures))
+        return total
+
+    def scores(self, plan: Plan, *, base: bool = False) -> NDArray[np.float32]:
+        if base and self.optimizer.state and not self.adapted.undoes:
+            raise ValueError("the weights before training are gone")
+        with self._measuring(), self.adapted.off() if base else nullcontext(), self._autocast():
+            sums = [self.forward.sums(batch).cpu().numpy() for batch in self._batches(plan)]
+        found = np.zeros((len(plan.examples), len(plan.examples[0].texts)), np.float32)
+        for part, values in zip(plan.micro_batches, sums, strict=True):
+            found[list(part)] = values.reshape(len(part), -1)
+        return found
+
+    def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
+        with self._measuring():
+            return answers.greedy(self.model, prompts, limit, stops)
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """Without dropout and gradient; what says that memory ran out says it in the engines' words."""
+        training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad():
-                sums = [self._loss(batch) for batch in self._batches(plan, scale=1.0)]
+                yield
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             raise OutOfMemory(str(error)) from None
-        supervised = sum(count for _, count in sums)
-        return LossSum(sum(loss.item() for loss, _ in sums), plan.denominator, plan.tokens, supervised)
-
-    def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
-        self.model.eval()
-        try:
-            return answers.greedy(self.model, prompts, limit, stops)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise OutOfMemory(str(error)) from None
+        finally:
+            self.model.train(training)
 
     def rehearse(self, plan: Plan) -> StepResult:
         state.set_rng(self.rng)
@@ -93,25 +113,23 @@ class TorchEngine:
 
     def _gradient(self, plan: Plan) -> StepResult:
         """Loss and clipped gradient of the whole step; dividing by the step's denominator, not by micro-batch means."""
-        total, supervised = 0.0, 0
-        for batch in self._batches(plan, scale=1 / plan.denominator):
-            loss, count = self._loss(batch)
-            loss.backward()
-            total += loss.item()
-            supervised += count
+        total = LossSum(0.0, plan.denominator, plan.tokens, 0)
+        collected = self.objective.collect(self, plan)
+        for batch in self._batches(plan):
+            loss, figures = self._loss(batch, collected)
+            (loss / plan.denominator).backward()
+            total += LossSum(loss.item(), 0.0, 0, batch.supervised, plain(figures))
         limit = self.spec.optimizer.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), math.inf if limit is None else limit)
-        return StepResult(total, float(norm), plan.tokens, supervised)
+        return StepResult(total.loss / plan.denominator, float(norm), plan.tokens, total.supervised, total.means)
 
-    def _loss(self, batch: Batch) -> tuple[torch.Tensor, int]:
+    def _loss(self, batch: Batch, collected: Any) -> tuple[torch.Tensor, objectives.Figures]:
         with self._autocast():
-            return self.forward(batch), batch.supervised
+            return self.objective.loss(self.forward, batch, collected)
 
-    def _batches(self, plan: Plan, scale: float) -> list[Batch]:
-        return [self._batch([plan.examples[i] for i in part], scale) for part in plan.micro_batches]
-
-    def _batch(self, examples: Sequence[Example], scale: float) -> Batch:
-        return (pack if self.forward.packs else pad)(examples, scale, self.spec.device)
+    def _batches(self, plan: Plan) -> Iterator[Batch]:
+        cut = pack if self.forward.packs else pad
+        return (cut([plan.examples[i] for i in part], self.spec.device) for part in plan.micro_batches)
 
     def _autocast(self) -> Any:
         """Full fine-tuning keeps float32 parameters and computes in `dtype`; adapters see the base as it is."""
@@ -120,17 +138,13 @@ class TorchEngine:
         return nullcontext()
 
     def save(self, folder: Path) -> None:
-        state.save(folder, self.parameters, self.optimizer, self.rng, self.adapter_config())
+        state.save(folder, self.adapted, self.optimizer, self.rng)
 
     def restore(self, folder: Path) -> None:
-        self.rng = state.restore(folder, self.parameters, self.optimizer)
+        self.rng = state.restore(folder, self.adapted, self.optimizer)
 
     def export(self, folder: Path) -> None:
-        state.save_result(folder, self.model, self.parameters, self.adapter_config())
-
-    def adapter_config(self) -> dict[str, Any] | None:
-        """PEFT's configuration of what is trained; None for full fine-tuning."""
-        return model.peft_config(self.model, self.spec, self.targets) if self.targets else None
+        self.adapted.export(folder)
 
     def changed(self) -> tuple[int, int]:
         now = state.fingerprints(self.parameters)
@@ -151,14 +165,14 @@ class TorchEngine:
             "threads": torch.get_num_threads(),
             "parameters": every,
             "trained_parameters": sum(p.numel() for p in self.parameters.values()),
-            "target_modules": sorted({name.rpartition(".")[2] for name in self.targets}),
-            "adapted_layers": len(self.targets),
+            "target_modules": sorted({name.rpartition(".")[2] for name in self.adapted.layers}),
+            "adapted_layers": len(self.adapted.layers),
             "micro_batches": "packed" if self.forward.packs else "padded",
             "gradient_checkpointing": self.spec.gradient_checkpointing,
         }
 
     def close(self) -> None:
-        del self.model, self.forward, self.optimizer, self.parameters
+        del self.model, self.forward, self.optimizer, self.parameters, self.adapted
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -175,6 +189,10 @@ def adamw(parameters: dict[str, torch.nn.Parameter], settings: base.Optimizer) -
         eps=settings.epsilon,
         fused=True,
     )
+
+
+def plain(figures: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    return {name: float(value) for name, value in figures.items()}
 
 
 def out_of_memory(error: RuntimeError) -> bool:

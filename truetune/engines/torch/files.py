@@ -1,12 +1,13 @@
-"""Tensors from a safetensors file whose header has been checked first: the one way into the engine for a file."""
+"""Tensors from a safetensors file whose header has been checked first, and back: the one way for a file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from truetune.models import header
 
@@ -18,3 +19,8 @@ def load(path: Path, code: str) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (ValueError, OSError, SafetensorError) as error:
         raise header.damaged(path, error, code) from error
+
+
+def write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Every tensor by name, as it stands."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})

@@ -1,4 +1,8 @@
-"""From a micro-batch to its weighted loss, by the packed way or the padded one."""
+"""From a micro-batch to what the model thinks of it, by the packed way or the padded one.
+
+Packed: the decoder runs over one row of segments, the head on supervised positions only, in chunks.
+Padded: the model's own forward, logits and all.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,27 @@ from truetune.engines.torch.batch import Batch
 
 
 class Forward:
-    """Σ weight · loss over the supervised tokens of a micro-batch, as a float64 scalar.
-
-    Packed: the decoder runs over one row of segments, the head on supervised positions only, in chunks.
-    Padded: the model's own forward, logits and all.
-    """
+    """What objectives are made of."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.packs = model.config._attn_implementation == attention.NAME
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        return self.packed(batch) if self.packs else self.padded(batch)
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Σ −weight · log p over the supervised tokens, as a float64 scalar."""
+        if self.packs:
+            return head.loss(self.hidden(batch), head.of(self.model), batch.targets, batch.weights)
+        return -(self.logps(batch) * batch.weights).double().sum()
 
-    def packed(self, batch: Batch) -> torch.Tensor:
-        return head.loss(self.hidden(batch), head.of(self.model), batch.targets, batch.weights)
+    def logps(self, batch: Batch) -> torch.Tensor:
+        """log p of each supervised token, float32 [N]."""
+        if self.packs:
+            return head.logps(self.hidden(batch), head.of(self.model), batch.targets)
+        return -F.cross_entropy(self.logits(batch), batch.targets, reduction="none")
+
+    def sums(self, batch: Batch) -> torch.Tensor:
+        """Σ weight · log p of each text, float32 [texts]."""
+        return per_text(self.logps(batch) * batch.weights, batch)
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Hidden states at the picked positions of a packed row, [N, H]."""
@@ -34,11 +44,17 @@ class Forward:
         )
         return output.last_hidden_state[0].index_select(0, batch.picked)
 
-    def padded(self, batch: Batch) -> torch.Tensor:
-        losses = F.cross_entropy(self.logits(batch), batch.targets, reduction="none")
-        return (losses * batch.weights).double().sum()
-
     def logits(self, batch: Batch) -> torch.Tensor:
         inputs = {"input_ids": batch.ids, "attention_mask": batch.mask, "position_ids": batch.positions}
         logits = self.model(**inputs, use_cache=False).logits
         return logits.flatten(0, 1).index_select(0, batch.picked).float()
+
+
+def per_text(values: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Values of supervised tokens [N], summed over each text: [texts]."""
+    return values.new_zeros(batch.texts).index_add(0, batch.owners, values)
+
+
+def sizes(batch: Batch) -> torch.Tensor:
+    """Σ weight of each text, float32 [texts]."""
+    return per_text(batch.weights, batch)

@@ -89,3 +89,53 @@ def slope(z, picked, weights, scale, softcap):  # type: ignore[no-untyped-def]
 def loss(hidden: torch.Tensor, head: Head, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """The weighted sum of token losses as a float64 scalar."""
     return Loss.apply(hidden, head.weight, head.bias, targets, weights, head.scale, head.softcap)
+
+
+class LogProbabilities(torch.autograd.Function):
+    """z[target] − logsumexp(z) at N positions, float32 [N]. Logits are made anew, in chunks, for the backward pass:
+    what the gradient will be is known only when the objective has looked at whole texts.
+
+    hidden [N, H], weight [V, H], targets int64 [N].
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, scale, softcap):
+        head = Head(weight, bias, scale, softcap)
+        found = [picked(head.logits(hidden[part]), targets[part]) for part in chunks(hidden, weight)]
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.scale, ctx.softcap = scale, softcap
+        return torch.cat(found) if found else hidden.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        hidden, weight, bias, targets = ctx.saved_tensors
+        head = Head(weight, bias, ctx.scale, ctx.softcap)
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
+        grad_bias = torch.zeros_like(bias) if bias is not None and need_bias else None
+        for part in chunks(hidden, weight):
+            z = head.logits(hidden[part])
+            grad = slope(z, targets[part, None], -upstream[part], ctx.scale, ctx.softcap).to(hidden.dtype)
+            if need_hidden:
+                grad_hidden[part] = grad @ weight.to(hidden.dtype)
+            if need_weight:
+                grad_weight += (grad.t() @ hidden[part]).to(weight.dtype)
+            if grad_bias is not None:
+                grad_bias += grad.sum(0).to(bias.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def chunks(hidden: torch.Tensor, weight: torch.Tensor) -> list[slice]:
+    rows = max(1, CHUNK // weight.shape[0])
+    return [slice(start, start + rows) for start in range(0, hidden.shape[0], rows)]
+
+
+def picked(z: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log p(target) from logits [N, V]."""
+    return z.gather(-1, targets[:, None])[:, 0] - z.logsumexp(-1)
+
+
+def logps(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
+    """log p of each target, float32 [N]."""
+    return LogProbabilities.apply(hidden, head.weight, head.bias, targets, head.scale, head.softcap)

@@ -1,4 +1,4 @@
-"""From a model folder to a module that can be trained: load, adapt, know what it can do."""
+"""From a model folder to a module: load it, know what it can do."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
-from truetune.engines import adapter
-from truetune.engines.base import EngineSpec, Method
-from truetune.engines.torch import attention, config, files, lora
+from truetune.engines.base import EngineSpec
+from truetune.engines.torch import attention, config, files
 from truetune.errors import InputError
 from truetune.models import weights
 
@@ -109,57 +108,3 @@ def refuse_other_weights(loaded: dict[str, Any], folder: Path) -> None:
             where=str(folder),
             hint="Copy config.json and the weights from the same place again.",
         )
-
-
-def adapt(model: nn.Module, spec: EngineSpec) -> list[str]:
-    """Make the method's parameters trainable; the names of the adapted layers (none for full fine-tuning)."""
-    if spec.method.type == "full":
-        model.requires_grad_(True)
-        return []
-    names = lora.attach(model, spec.method, spec.seed)
-    if spec.adapter:
-        load_adapter(model, spec.adapter, spec.method)
-    return names
-
-
-def load_adapter(model: nn.Module, folder: Path, method: Method) -> None:
-    """Start from an adapter on disk. Refused unless it maps one to one onto the layers."""
-    body = adapter.read_config(folder)
-    adapter.refuse_other_shape(body, method)
-    tensors = files.load(folder / adapter.WEIGHTS, "adapter.damaged")
-    put_adapter(model, tensors, str(folder / adapter.WEIGHTS))
-
-
-def put_adapter(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
-    """Copy PEFT-named tensors into the LoRA layers; every tensor must find its place and every place its tensor."""
-    places = adapter_parameters(model)
-    adapter.refuse_mismatch(
-        {name: place.shape for name, place in places.items()},
-        {name: tensor.shape for name, tensor in tensors.items()},
-        where,
-    )
-    for name, parameter in places.items():
-        parameter.data.copy_(tensors[name])
-
-
-def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """PEFT's tensor names -> parameters."""
-    return {
-        adapter.key(name, matrix): getattr(layer, f"lora_{matrix}")
-        for name, layer in lora.layers(model)
-        for matrix in "AB"
-    }
-
-
-def target_names(model: nn.Module, targets: list[str]) -> list[str]:
-    """The shortest way to name the targets for PEFT: suffixes where they select exactly these layers."""
-    everything = [n for n, m in model.named_modules() if isinstance(m, lora.LoRALinear | nn.Linear | lora.Conv1D)]
-    return adapter.shortest([name for name in everything if not name.endswith(".base")], targets)
-
-
-def peft_config(model: nn.Module, spec: EngineSpec, targets: list[str]) -> dict[str, object]:
-    """PEFT's configuration for the trained adapter."""
-    transposed = any(layer.transposed for _, layer in lora.layers(model))
-    names = target_names(model, targets)
-    base = spec.base or str(spec.model)
-    return adapter.config(spec.method, names, base=base, revision=spec.revision, transposed=transposed)

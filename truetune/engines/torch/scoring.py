@@ -31,7 +31,7 @@ def score(core: Batched | Alone, examples: Sequence[Example], adapter: str | Non
 def packed(core: Batched, examples: Sequence[Example], adapter: str | None) -> list[NDArray[np.float32]]:
     """All examples in one row of segments, the head in chunks."""
     everything = [Example(e.ids, np.r_[np.float32(0), np.ones(e.tokens - 1, np.float32)], e.row) for e in examples]
-    row = batch.pack(everything, 1.0, str(core.model.device))
+    row = batch.pack(everything, str(core.model.device))
     if core.adapters:
         core.adapters.route([adapter], [row.ids.shape[1]], row.ids.shape[1])
     output = core.model.base_model(

@@ -6,7 +6,6 @@ import hashlib
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,20 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from truetune.engines import adapter
 from truetune.engines.torch import files
-from truetune.engines.torch import model as models
+from truetune.engines.torch.methods import Adapted
 from truetune.errors import InputError
 
-OPTIMIZER, RNG, FULL = "optimizer.safetensors", "rng.safetensors", "model.safetensors"
+OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 DAMAGED = "checkpoint.damaged"
-
-
-def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> trained parameter; adapters under PEFT's names, tied weights once."""
-    adapters = models.adapter_parameters(model)
-    return adapters or {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def fingerprints(parameters: dict[str, nn.Parameter]) -> dict[str, str]:
@@ -40,38 +32,17 @@ def raw(tensor: torch.Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())
 
 
-def save(folder: Path, parameters: dict, optimizer: torch.optim.Optimizer, rng: dict, peft: Any) -> None:
-    """A checkpoint's tensors. A LoRA checkpoint is itself an adapter that PEFT loads."""
-    if peft:
-        save_adapter(folder, parameters, peft)
-    else:
-        write(folder / FULL, parameters)
-    save_file(moments(parameters, optimizer), folder / OPTIMIZER)
+def save(folder: Path, adapted: Adapted, optimizer: torch.optim.Optimizer, rng: dict) -> None:
+    """A checkpoint's tensors. Where the method's files are PEFT's, it is itself an adapter that PEFT loads."""
+    adapted.save(folder)
+    save_file(moments(adapted.parameters, optimizer), folder / OPTIMIZER)
     write_rng(folder / RNG, rng)
 
 
-def save_result(folder: Path, model: nn.Module, parameters: dict, peft: Any) -> None:
-    """What training made: the adapter in PEFT's layout, or the whole model as transformers saves it."""
-    if peft:
-        save_adapter(folder, parameters, peft)
-    else:
-        model.save_pretrained(folder)
-
-
-def save_adapter(folder: Path, parameters: dict, peft: Any) -> None:
-    write(folder / adapter.WEIGHTS, parameters)
-    adapter.write_config(folder, peft)
-
-
-def write(path: Path, parameters: dict) -> None:
-    weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-    save_file(weights, path, metadata={"format": "pt"})
-
-
-def restore(folder: Path, parameters: dict, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def restore(folder: Path, adapted: Adapted, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Undo `save`; returns the generators' state. Raises InputError `checkpoint.damaged` for files that do not fit."""
-    path = folder / adapter.WEIGHTS
-    weights = files.load(path if path.is_file() else folder / FULL, DAMAGED)
+    parameters = adapted.parameters
+    weights = files.load(folder / adapted.file, DAMAGED)
     moments = files.load(folder / OPTIMIZER, DAMAGED)
     try:
         refuse_other_shapes(weights, moments, parameters)

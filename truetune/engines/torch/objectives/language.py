@@ -1,0 +1,20 @@
+"""The next token, for answers (`sft`) and whole texts (`pretrain`): Σ −weight · log p(token)."""
+
+from __future__ import annotations
+
+import torch
+
+from truetune.engines import base
+from truetune.engines.torch.batch import Batch
+from truetune.engines.torch.forward import Forward
+
+
+class Language:
+    def __init__(self, settings: base.Objective) -> None:
+        pass
+
+    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> None:
+        return None
+
+    def loss(self, forward: Forward, batch: Batch, collected: None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return forward.loss(batch), {}
