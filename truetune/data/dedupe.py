@@ -244,15 +244,21 @@ def _keys(content: Content, found: Sides) -> tuple[int, int, int]:
         asked = _number(found.prompt)
         return asked, asked, found.mark
     if isinstance(content, Conversation):
-        return _opening(content), _number(found.prompt), _number(found.answer)
+        asked = _number(found.prompt)
+        alone = _first_answer(content) >= len(content.turns) - 1  # then what is asked first is all that is asked
+        return asked if alone else _opening(content), asked, _number(found.answer)
     conversation = content.conversation if isinstance(content, Rated) else content.sides()[0]
     return _opening(conversation), int.from_bytes(content.digest[:8], "little"), 0
 
 
-def _opening(conversation: Conversation) -> int:
+def _first_answer(conversation: Conversation) -> int:
+    """The place of the first turn of the assistant."""
     turns = conversation.turns
-    end = next((place for place, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
-    return _number(plain([turn.content for turn in turns[:end]]))
+    return next((place for place, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
+
+
+def _opening(conversation: Conversation) -> int:
+    return _number(plain([turn.content for turn in conversation.turns[: _first_answer(conversation)]]))
 
 
 def _number(value: str | bytes) -> int:

@@ -43,7 +43,7 @@ class Prefix:
         `rest` are the ids of `self.rest(prompt)`, `ids` those of `text`, which begins with the prompt.
         """
         place = self.last(self._mark, prompt, text, ids)
-        if place is None or not len(rest) or not np.array_equal(ids[place : place + len(rest)], rest):
+        if place is None or not len(rest) or not begins(ids[place:], rest):
             return None
         return place + len(rest)
 
@@ -61,6 +61,11 @@ class Prefix:
         if mark not in self._alone:
             self._alone[mark] = not any(_covers(text, mark) for text in self._texts)
         return self._alone[mark]
+
+
+def begins(ids: Ids, start: Ids) -> bool:
+    """Whether the first ids are these."""
+    return ids[: len(start)].tobytes() == start.tobytes()
 
 
 def _cuts(token: Any) -> bool:

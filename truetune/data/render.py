@@ -8,19 +8,24 @@ trained through its end-of-turn token; what the template writes after that is no
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from truetune.data.prefix import Ids, Prefix
+from truetune.data.prefix import Ids, Prefix, begins
 from truetune.data.rows import Content, Conversation, Document, Labelled, Preference, Rated, RowError, Turn
 from truetune.data.turns import Answer, check_document, talk, trained, written
 from truetune.models.template import Template, TemplateError
 from truetune.models.tokenizer import Tokenizer
+
+AHEAD = 2
+"""Chunks that are encoded at a time: while the ids of one become arrays, the cores have the next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +41,7 @@ class Part:
     labelled: bool = False
     """Whether its label is learned, and none of its tokens."""
 
-    @property
+    @cached_property
     def supervised(self) -> int:
         return 1 if self.labelled else int(np.count_nonzero(self.weights))
 
@@ -85,24 +90,22 @@ class Renderer:
         return next(self.stream([rows]))
 
     def stream(self, chunks: Iterable[Sequence[Content]]) -> Iterator[list[Rendered | RowError]]:
-        """As `chunk` for each in turn. While one is encoded, the next is taken and rendered."""
-        with ThreadPoolExecutor(1) as thread:
-            last: _Chunk | None = None
+        """As `chunk` for each in turn. While `AHEAD` of them are encoded, the next is taken and rendered."""
+        with ThreadPoolExecutor(AHEAD) as threads:
+            begun: deque[_Chunk] = deque()
             for rows in chunks:
-                begun = self._begin(rows, thread)
-                if last:
-                    yield self._end(last)
-                last = begun
-            if last:
-                yield self._end(last)
+                begun.append(self._begin(rows, threads))
+                if len(begun) > AHEAD:
+                    yield self._end(begun.popleft())
+            while begun:
+                yield self._end(begun.popleft())
 
-    def _begin(self, rows: Sequence[Content], thread: ThreadPoolExecutor) -> _Chunk:
+    def _begin(self, rows: Sequence[Content], threads: ThreadPoolExecutor) -> _Chunk:
         pieces = [_pieces(row) for row in rows]
         plans = self._plans([piece for some in pieces for piece in some])
         texts = list(dict.fromkeys(text for plan in plans for text in self._texts(plan)))
-        return _Chunk(
-            rows, [len(some) for some in pieces], plans, texts, thread.submit(self.tokenizer.encode_batch, texts)
-        )
+        encoded = threads.submit(self.tokenizer.encode_batch, texts)
+        return _Chunk(rows, [len(some) for some in pieces], plans, texts, encoded)
 
     def _end(self, begun: _Chunk) -> list[Rendered | RowError]:
         self._encoded = dict(zip(begun.texts, begun.encoded.result(), strict=True))
@@ -203,7 +206,7 @@ class Renderer:
         if size is not None:
             return size
         served = self._encode(prompt)
-        return len(served) if np.array_equal(ids[: len(served)], served) else None
+        return len(served) if begins(ids, served) else None
 
     def _last(self, answer: Answer, text: str, ids: Ids) -> int | None:
         """The place of the token that ends an answer in a text that goes on behind it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from truetune.data import calls, served
 from truetune.data.rows import Conversation, Document, RowError, Turn
@@ -29,7 +30,7 @@ class Answer:
     """The template writes no end-of-turn token; the end-of-text token was put there."""
     weight: float
 
-    @property
+    @cached_property
     def full(self) -> str:
         return self.prompt + self.text
 

@@ -99,17 +99,20 @@ class Template:
         """
         found: list[list[str | TemplateError]] = []
         batch: list[Talk] = []
-        size = 0
+        small: list[Talk] = []
+        total = 0
         for talk in talks:
+            size = _characters(talk)
             batch.append(talk)
-            size += _characters(talk)
-            if size >= BATCH:
-                found += self._batch(batch)
-                batch, size = [], 0
-        return found + self._batch(batch)
+            small.append(talk if size <= LARGEST else ((), (), ()))
+            total += size
+            if total >= BATCH:
+                found += self._batch(batch, small)
+                batch, small, total = [], [], 0
+        return found + self._batch(batch, small)
 
-    def _batch(self, talks: Sequence[Talk]) -> list[list[str | TemplateError]]:
-        small = [talk if _characters(talk) <= LARGEST else ((), (), ()) for talk in talks]
+    def _batch(self, talks: Sequence[Talk], small: Sequence[Talk]) -> list[list[str | TemplateError]]:
+        """`small` are the same, but empty where one is too large."""
         try:
             answers = iter(BOOTH.render(self.digest, self.source, self.tokens, small) if talks else [])
         except Breach as error:
@@ -147,7 +150,7 @@ def _letters(value: Any) -> int:
     """Of all texts in a message or a tool definition."""
     if isinstance(value, str):  # most are
         return len(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping):  # the first is told at once
         return sum(map(_letters, value.values())) + sum(len(str(key)) for key in value)
     return sum(map(_letters, value)) if isinstance(value, list | tuple) else 1
 
