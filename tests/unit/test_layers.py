@@ -55,7 +55,13 @@ ROOMS = {
 }
 """The only places a framework may be imported in; the tools of the network have none."""
 
-LAZY = ("cli/__init__.py", "engines/__init__.py", "data/reading/__init__.py", "api/")
+LAZY = (
+    "cli/__init__.py",
+    "engines/__init__.py",
+    "data/reading/__init__.py",
+    "api/",
+    "engines/torch/methods/__init__.py",
+)
 """Where a function may import: the tables of verbs, of engines and of readers' libraries, the bodies of the verbs."""
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -98,7 +98,7 @@ class Loop:
         """Give every example what the model before training thinks of it; returns the reason of a stop."""
         for name in ("train", "validation"):
             examples: Sequence[Example] = getattr(self, name)
-            path = self.run.folder / reference.FOLDER / f"{name}.npy"
+            path = self.run.folder / reference.FOLDER / f"{name}.safetensors"
             found = reference.referenced(examples, path, self.opinion, partial(self.heard, len(examples)))
             if found is None:
                 return self.signals.reason()

@@ -3,7 +3,6 @@ the run's folder, so that a resume has the same numbers."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from truetune.data.example import Example
 from truetune.runs import durable
 
-FOLDER = "reference"
+FOLDER, KEY = "reference", "log_probabilities"
 PART = 64
 """Examples that are measured between two looks at the stop flag."""
 
@@ -54,7 +55,7 @@ def referenced(
         if table is None:
             return None
         path.parent.mkdir(exist_ok=True)
-        durable.write(path, raw(table))
+        durable.write(path, save({KEY: table}))
     return Referenced(examples, table)
 
 
@@ -71,13 +72,7 @@ def measured(examples: Sequence[Example], measure: Measure, look: Callable[[int]
 def read(path: Path, rows: int) -> Table | None:
     """The table of a file; None where there is none, or it is not whole."""
     try:
-        table = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        table = load(path.read_bytes())[KEY]
+    except (OSError, KeyError, SafetensorError):
         return None
     return table if table.dtype == np.float32 and table.ndim == 2 and len(table) == rows else None
-
-
-def raw(table: Table) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, table, allow_pickle=False)
-    return stream.getvalue()
