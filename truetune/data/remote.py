@@ -97,6 +97,8 @@ class _Connection(http.client.HTTPSConnection):
                 plain = socket.create_connection((address, self.port), SILENCE)
                 self.sock = self._trust.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
                 self.sock.do_handshake()
+                if self.late:  # `abort` may have come before there was anything to end
+                    raise TimeoutError("connected too late")
                 return
             except OSError as error:
                 failed = error
