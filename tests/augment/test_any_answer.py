@@ -35,7 +35,7 @@ SAID = st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join))
 
 
 @pytest.mark.parametrize("name", METHODS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(said=SAID, shape=st.sampled_from(["messages", "sharegpt", "alpaca", "prompt_completion", "question_answer"]))
 def test_a_row_or_a_reason(seed: Callable[..., Seed], name: str, said: str, shape: str) -> None:
     one, method = seed(), methods("German", "English")[name]

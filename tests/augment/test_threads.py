@@ -10,7 +10,7 @@ from truetune.augment.threads import together
 
 
 def test_the_order_is_that_of_the_items() -> None:
-    gate = threading.Barrier(3, timeout=10)
+    gate = threading.Barrier(3, timeout=120)
 
     def work(item: int) -> int:
         gate.wait()  # three at a time, or it breaks
@@ -29,7 +29,7 @@ def test_the_first_error_ends_it() -> None:
         if item:
             failed.set()
             raise ValueError(item)
-        failed.wait(10)
+        failed.wait(120)
         left.wait(10)  # still at work when the other has failed
 
     with pytest.raises(ValueError, match="1"):

@@ -62,7 +62,9 @@ def write(path: Path, values: list[Any]) -> None:
     dedupe=st.sampled_from(["exact", "near", "none"]),
     explicit=st.booleans(),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_read_is_the_sum_of_all_fates(
     encode: Tokenizer,
     tmp_path: Path,

@@ -91,7 +91,7 @@ def ask(tmp_path: Path, endpoint: str, address: str, split: str = "train", **ext
     keep.pop("HF_HUB_OFFLINE", None)
     settings = {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-c", ASK, address, str(tmp_path), split]
-    done = subprocess.run(command, env=keep | settings | extra, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=keep | settings | extra, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -86,7 +86,9 @@ noise = st.one_of(
 
 
 @given(st.lists(noise, max_size=25), st.lists(noise, max_size=5), st.sampled_from(["drop", "truncate"]), st.booleans())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_every_row_has_one_fate(
     encode: Tokenizer, tmp_path: Path, rows: list[Any], held: list[Any], too_long: str, explicit: bool
 ) -> None:

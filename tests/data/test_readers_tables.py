@@ -75,7 +75,9 @@ cell = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters
     st.sampled_from(["\r\n", "\n"]),
 )
 @example([("'", "", "0'"), ("", "", "")], ",", "\n")
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_what_a_writer_writes_is_read(tmp_path: Path, table: list[tuple[str, ...]], separator: str, end: str) -> None:
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, delimiter=separator, lineterminator=end, quoting=csv.QUOTE_ALL)
@@ -143,7 +145,9 @@ def test_marks_are_said(tmp_path: Path, encoding: str) -> None:
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=50), st.integers(1, 9))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_recoding_does_not_depend_on_blocks(tmp_path: Path, text: str, block: int) -> None:
     (tmp_path / "a").write_bytes(text.encode("utf-16"))
     with pytest.MonkeyPatch.context() as patch:

@@ -144,7 +144,9 @@ def test_labels_are_held_out_by_their_shares(encode: Tokenizer, tmp_path: Path) 
     assert (found.objective, len(held), sum(held)) == ("classification", 20, 2)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), min_size=8, max_size=40, unique=True))
 def test_groups_of_a_survey_hold_what_belongs_together(
     encode: Tokenizer, tmp_path: Path, rows: list[tuple[int, int]]

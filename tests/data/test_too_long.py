@@ -18,7 +18,9 @@ from truetune.data.rows import Conversation, Preference, RowError, Turn
 from truetune.errors import InputError
 from truetune.models.tokenizer import Tokenizer
 
-BUSY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+BUSY = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def talk(sizes: list[int], system: bool) -> Conversation:

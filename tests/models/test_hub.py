@@ -102,7 +102,7 @@ def ask(tmp_path: Path, address: str, name: str, revision: str = "", **extra: st
     keep.pop("HF_HUB_OFFLINE", None)
     settings = {"HF_ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-c", ASK, name, str(tmp_path), revision]
-    done = subprocess.run(command, env=keep | settings | extra, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=keep | settings | extra, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

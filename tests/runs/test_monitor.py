@@ -6,6 +6,7 @@ import gc
 import re
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,11 +142,16 @@ def test_few_steps_say_nothing() -> None:
 
 
 def test_the_peak_and_the_step_that_had_it() -> None:
-    def train(number: int) -> None:
-        if number == 7:
-            np.ones(20_000_000)
-
-    report = watched(train, interval=0.001)
+    memory, limit = ft.MemoryMonitor(interval=0.001), time.monotonic() + 60
+    with memory:
+        for number in range(STEPS):
+            if number == 7:
+                held = np.ones(20_000_000)
+                while memory._high < memory.start + 100_000_000 and time.monotonic() < limit:  # until a sample sees it
+                    time.sleep(0.001)
+                del held
+            memory.step(f"step {number}")
+    report = memory.report()
     assert report.peak > report.start + 100_000_000
     assert report.peak_at == "step 7"
     assert report.end < report.peak

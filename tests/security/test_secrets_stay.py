@@ -38,7 +38,7 @@ def run(folder: Path, *line: str, environment: bool = True) -> str:
     kept |= CANARIES if environment else {}
     kept |= {"TRUETUNE_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "truetune", *line]
-    done = subprocess.run(command, cwd=folder, env=kept, capture_output=True, timeout=240)
+    done = subprocess.run(command, cwd=folder, env=kept, capture_output=True, timeout=600)
     return (done.stdout + done.stderr).decode()
 
 
