@@ -107,8 +107,9 @@ class _Connection(http.client.HTTPSConnection):
     def abort(self) -> None:
         """End it from another thread, whatever it waits for."""
         self.late = True
-        with contextlib.suppress(OSError, AttributeError):  # nothing is connected
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+        if self.sock is not None:
+            with contextlib.suppress(OSError):  # it is not connected any more
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
 
 def _checked(address: str) -> SplitResult:
