@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from truetune.data.rows import Content, Conversation, Reject, Row, RowError
 from truetune.data.sources import Source
 
 CHUNK = 256
-"""Rows that are encoded in one parallel call."""
+"""Rows that are read, and those of them that are used rendered and encoded, in one go."""
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Hears ("rows", {stage, done, total}) as the work goes on; `total` is None where nobody knows it yet."""
 Formats = Mapping[int, Format]
 """The shape of the rows for each purpose (`dedupe.TRAIN`, …)."""
+Taken = deque[Reject | tuple[Row, Content]]
+"""Rows that have been read and have no fate yet, in order."""
 
 
 def read(files: Sequence[Source], start: int = 0, notes: Notes | None = None) -> Iterator[Row | Reject]:
@@ -88,39 +91,43 @@ class Intake:
 
     def _files(self, files: Sequence[Source], index: int, purpose: int) -> None:
         """Take in all rows of one side."""
-        rows: deque[tuple[Row, Content]] = deque()
+        rows: Taken = deque()
         for results in self.renderer.stream(self._chunks(files, index, purpose, rows)):
             for result in results:
-                self._settle(*rows.popleft(), result, purpose)
+                row, content = self._next(rows)
+                self._settle(row, content, result, purpose)
             done, total = self.ledger.rows["read"], len(self.survey.purpose)
             self.listener("rows", {"stage": "preparing rows", "done": done, "total": total})
+        for last in rows:
+            assert isinstance(last, Reject)  # every other has its result
+            self._refuse(last)
 
-    def _chunks(
-        self, files: Sequence[Source], index: int, purpose: int, rows: deque[tuple[Row, Content]]
-    ) -> Iterator[list[Content]]:
-        """What is rendered together. The rows it belongs to are added to `rows`."""
-        chunk: list[Content] = []
-        for row in read(files, index, self.ledger.notes):
-            self.ledger.read(row.file)
-            if isinstance(row, Reject):
-                self._refuse(row)
-            elif (content := self._content(row, purpose)) is not None:
-                rows.append((row, content))
-                chunk.append(content)
-            if len(chunk) == CHUNK:
-                yield chunk
-                chunk = []
-        yield chunk
+    def _next(self, rows: Taken) -> tuple[Row, Content]:
+        """The next row that is rendered; what is refused before it has its fate first, so rows are settled in order."""
+        while isinstance(row := rows.popleft(), Reject):
+            self._refuse(row)
+        return row
 
-    def _content(self, row: Row, purpose: int) -> Content | None:
+    def _chunks(self, files: Sequence[Source], index: int, purpose: int, rows: Taken) -> Iterator[list[Content]]:
+        """What is rendered together. The rows it belongs to are added to `rows`, and those between them."""
+        given = read(files, index, self.ledger.notes)
+        while some := [*islice(given, CHUNK)]:
+            taken = [self._taken(row, purpose) for row in some]
+            rows.extend(taken)
+            yield [pair[1] for pair in taken if not isinstance(pair, Reject)]
+
+    def _taken(self, row: Row | Reject, purpose: int) -> Reject | tuple[Row, Content]:
+        """The row with its content, or why it is refused before it is rendered."""
+        self.ledger.read(row.file)
+        if isinstance(row, Reject):
+            return row
         try:
             content = self.forms[purpose].of(row.file).read(row.value)
             self._check_kind(content)
             self.survey.check(row.index, self.job.options.dedupe != "none")
         except RowError as error:
-            self._refuse(row.reject(error))
-            return None
-        return content
+            return row.reject(error)
+        return row, content
 
     def _check_kind(self, content: Content) -> None:
         if (kind := OBJECTIVES[type(content)]) != self.ledger.objective:
