@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2021, arXiv 2106.09685) as one autograd function: y = x Wᵀ + bias + scale · (drop(x) Aᵀ) Bᵀ.
 
-Only x, the rank-r product and the dropout mask are kept for the backward pass. Names and files follow PEFT's layout,
-so PEFT loads what is saved here and the other way round.
+Only x, the rank-r product and the dropout mask are kept for the backward pass; a quantised base is unpacked again.
+Names and files follow PEFT's layout, so PEFT loads what is saved here and the other way round.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from transformers.pytorch_utils import Conv1D
 
 from truetune.engines import adapter
 from truetune.engines.base import Method
+from truetune.engines.torch.quantised import Quantised
 
 
 class Product(torch.autograd.Function):
-    """Shapes: x [N, I], W [O, I] (or [I, O] when `transposed`), A [r, I], B [O, r], mask [N, I] bool or None."""
+    """Shapes: x [N, I], A [r, I], B [O, r], mask [N, I] bool or None; `base` is W [O, I] (or [I, O] when `transposed`),
+    or the quantised layer that has it."""
 
     @staticmethod
-    def forward(ctx, x, W, bias, A, B, scale, mask, keep, transposed):
+    def forward(ctx, x, base, bias, A, B, scale, mask, keep, transposed):
+        W = base.weight if isinstance(base, Quantised) else base
         A16, B16 = A.to(x.dtype), B.to(x.dtype)
         y = torch.mm(x, W if transposed else W.t())
         if bias is not None:
@@ -28,7 +31,8 @@ class Product(torch.autograd.Function):
         dropped = x if mask is None else x * mask / keep
         h = dropped @ A16.t()
         y.addmm_(h, B16.t(), alpha=scale)
-        ctx.save_for_backward(x, W, A, B, h, mask)
+        ctx.packed = base if isinstance(base, Quantised) else None
+        ctx.save_for_backward(x, None if ctx.packed else W, A, B, h, mask)
         ctx.scale, ctx.keep, ctx.transposed = scale, keep, transposed
         return y
 
@@ -44,6 +48,7 @@ class Product(torch.autograd.Function):
             grad_x = grad_h @ A.to(grad.dtype)
             if mask is not None:
                 grad_x = grad_x * mask / ctx.keep
+            W = ctx.packed.weight if ctx.packed else W
             grad_x.addmm_(grad, W.t() if ctx.transposed else W)
         return grad_x, None, None, grad_A, grad_B, None, None, None, None
 
@@ -77,8 +82,10 @@ class LoRALinear(nn.Module):
         mask = None
         if self.training and self.dropout:
             mask = torch.rand(flat.shape, device=x.device) >= self.dropout
-        W, bias = self.base.weight, self.base.bias
-        y = Product.apply(flat, W, bias, self.lora_A, self.lora_B, self.scale, mask, 1 - self.dropout, self.transposed)
+        base, bias = (self.base if isinstance(self.base, Quantised) else self.base.weight), self.base.bias
+        y = Product.apply(
+            flat, base, bias, self.lora_A, self.lora_B, self.scale, mask, 1 - self.dropout, self.transposed
+        )
         return y.view(*x.shape[:-1], -1)
 
 
