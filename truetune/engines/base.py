@@ -6,6 +6,7 @@ the tokens' weights, or the number of rows), so how an engine cuts the step into
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,10 @@ class Method:
     alpha: float = 32
     dropout: float = 0.0
     target_modules: str | tuple[str, ...] = "auto"
+    bits: int = 0
+    """Of the frozen base, which is packed while it is loaded: 4 or 8; 0 = as it is stored."""
+    frozen_layers: int = 0
+    """Of `full`: the lowest layers that stay as they are, and the embedding with them."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,16 @@ class Objective:
     loss: str = "sigmoid"
     beta: float = 0.1
     label_smoothing: float = 0.0
+    margin: float = 0.5
+    sft_weight: float = 1.0
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), decoupled weight decay, gradient clipped by its global norm."""
+    """How weights change, with decoupled weight decay and the gradient clipped by its global norm. The betas are those
+    of the Adam family; the others keep their own."""
 
     type: str = "adamw"
     weight_decay: float = 0.01
@@ -73,12 +83,18 @@ class EngineSpec:
     objective: Objective = field(default_factory=Objective)
     adapter: Path | None = None
     """Adapter folder to start from (PEFT layout), else a fresh one."""
+    new_tokens: tuple[int, ...] = ()
+    """Ids whose rows of the embedding (and of the head) are trained; it grows where it has no such row."""
     device: str = "cpu"
     dtype: str = "float32"
     seed: int = 42
     token_budget: int = 2048
     """Most tokens of one micro-batch; an example longer than this goes alone."""
     gradient_checkpointing: bool = False
+    neftune_alpha: float | None = None
+    """Noise on the embeddings in training; None = none."""
+    ema: float | None = None
+    """Decay of the running mean of the trained weights, which is measured and exported; None = they are themselves."""
     base: str = ""
     """What the user called the base (`starter`, a hub id): written into the adapter's config."""
     revision: str | None = None
@@ -156,6 +172,7 @@ class TrainEngine(Protocol):
     with the parameters untouched.
     """
 
+    spec: EngineSpec
     token_budget: int
 
     def prepare(self, examples: Sequence[Example]) -> Plan:
