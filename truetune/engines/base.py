@@ -33,6 +33,17 @@ class Method:
     """Of the frozen base, which is packed while it is loaded: 4 or 8; 0 = as it is stored."""
     frozen_layers: int = 0
     """Of `full`: the lowest layers that stay as they are, and the embedding with them."""
+    init: str = "default"
+    """Where a fresh adapter starts: `default` (as nothing), `pissa` or `olora` (as a part of the weights)."""
+    lora_plus: float | None = None
+    """How many times the learning rate of A that of B is (Hayou et al. 2024, arXiv 2402.12354)."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules that are trained whole, beside the adapter."""
+
+    @property
+    def scale(self) -> float:
+        """What LoRA's product is multiplied by; of `rslora` see Kalajdzievski 2023, arXiv 2312.03732."""
+        return self.alpha / (math.sqrt(self.r) if self.type == "rslora" else self.r)
 
 
 @dataclass(frozen=True)
