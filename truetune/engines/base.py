@@ -48,7 +48,8 @@ class Method:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is learned; the fields beside `type` are the preference objectives' (see `truetune.config.Preference`)."""
+    """What is learned; the fields down to `undesirable_weight` are the preference objectives' (see
+    `truetune.config.Preference`), the others those of classification."""
 
     type: str = "sft"
     loss: str = "sigmoid"
@@ -58,6 +59,13 @@ class Objective:
     sft_weight: float = 1.0
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
+    classes: tuple[str, ...] = ()
+    """Names in the order of their numbers."""
+    several: bool = False
+    """Whether a text may be of any number of classes: each is then decided by itself."""
+    class_weights: tuple[float, ...] = ()
+    """By which the loss of a row of each class is multiplied; of `several`, that of the class where it holds."""
+    threshold: float = 0.5
 
 
 @dataclass(frozen=True)

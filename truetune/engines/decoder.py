@@ -28,6 +28,8 @@ class DecoderSpec:
     """A safetensors file that replaces the folder's own weights: a checkpoint of full fine-tuning."""
     device: str = "cpu"
     dtype: str = "float32"
+    bits: int = 0
+    """Of the base's weights, as in `Method.bits`: an adapter belongs to the base that it was trained on."""
     slots: int = 8
     """Rows that are decoded together."""
 

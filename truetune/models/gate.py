@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from truetune.errors import InputError
+from truetune.models import packed
 
 NATIVE = frozenset(
     """
@@ -43,7 +44,7 @@ def check(config: dict[str, Any], folder: Path) -> None:
     `model.too_large`."""
     refuse_names(config, folder)
     refuse_code(config, folder)
-    refuse_quantized(config, folder)
+    packed.refuse(config, folder)
     refuse_files(folder)
 
 
@@ -84,21 +85,6 @@ def refuse_names(config: dict[str, Any], folder: Path) -> None:
         code="model.bad_config",
         where=str(folder / "config.json"),
         hint="download or copy the model again",
-    )
-
-
-def refuse_quantized(config: dict[str, Any], folder: Path) -> None:
-    """Weights that are stored quantized need their kind's own loader, and cannot be trained exactly."""
-    method = config.get("quantization_config")
-    if not method:
-        return
-    kind = method.get("quant_method") if isinstance(method, dict) else None
-    named = f" ({kind})" if isinstance(kind, str) and KIND.fullmatch(kind) else ""
-    raise InputError(
-        f"the weights are stored quantized{named}",
-        code="model.quantized",
-        where=str(folder / "config.json"),
-        hint="name the original model, with weights in bfloat16, float16 or float32",
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from truetune.models import facts, gate, weights
+from truetune.models import facts, gate, packed, weights
 
 LEGACY = {
     "global_attn_every_n_layers", "global_rope_theta", "local_rope_theta", "n_embed", "num_labels",
@@ -38,7 +38,10 @@ def read(folder: Path) -> PreTrainedConfig:
     values = facts.config(folder)
     gate.check(values, folder)
     kept, _ = split(values)
-    return config_class(values)(**bounded(kept, folder))
+    found = config_class(values)(**bounded(kept, folder))
+    if stored := packed.settings(values):
+        found.quantization_config = stored
+    return found
 
 
 def ignored(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from truetune.data.example import Example
-from truetune.engines.base import EngineSpec, OutOfMemory
+from truetune.engines.base import EngineSpec, Method, OutOfMemory
 from truetune.engines.decoder import DecoderSpec, Sampling, Token
 from truetune.engines.rows import Admitted, Rows
 from truetune.engines.torch import attention, cores, device, files, model, sample, scoring, slots
@@ -95,7 +95,8 @@ def computing() -> Iterator[None]:
 
 def opened(spec: DecoderSpec) -> torch.nn.Module:
     """The model of a folder, perhaps with other weights, its attention ready for slots where it can."""
-    found = model.load(EngineSpec(model=spec.model, device=spec.device, dtype=spec.dtype))
+    base = EngineSpec(model=spec.model, device=spec.device, dtype=spec.dtype, method=Method(bits=spec.bits))
+    found = model.load(base)
     if spec.weights:
         put_weights(found, spec.weights)
     if found.config._attn_implementation == attention.NAME:

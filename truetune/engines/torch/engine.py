@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from truetune.data.example import Example
 from truetune.engines import base
 from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, StepResult, Usage
-from truetune.engines.torch import answers, device, methods, model, objectives, state
+from truetune.engines.torch import answers, device, methods, model, objectives, quantised, state
 from truetune.engines.torch.batch import Batch, pack, pad
 from truetune.engines.torch.forward import Forward
 
@@ -157,7 +157,7 @@ class TorchEngine:
         return device.usage(self.spec.device)
 
     def describe(self) -> dict[str, Any]:
-        every = sum(p.numel() for p in self.model.parameters())
+        every = quantised.parameters(self.model)
         return {
             "engine": "torch",
             "device": self.spec.device,

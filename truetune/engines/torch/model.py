@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from truetune.engines.base import EngineSpec
-from truetune.engines.torch import attention, config, files
+from truetune.engines.torch import attention, config, files, quantised
 from truetune.errors import InputError
-from truetune.models import weights
+from truetune.models import packed, weights
 
 PACKS = {
     "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3",
@@ -41,16 +41,19 @@ def load(spec: EngineSpec) -> nn.Module:
     logging.disable_progress_bar()
     try:
         kind, settings = causal(config.read(spec.model))
+        dtype = torch.float32 if spec.method.type == "full" else getattr(torch, spec.dtype)
+        packing = quantised.loading(spec.method.bits, getattr(settings, packed.KEY, None), dtype, spec.device)
         model, loaded = kind.from_pretrained(
             None,  # with a folder it would look there for more than weights
             config=settings,
             state_dict=tensors(spec.model),
-            dtype=torch.float32 if spec.method.type == "full" else getattr(torch, spec.dtype),
+            dtype=dtype,
             attn_implementation=attention.NAME if packs(settings.model_type) else None,
             local_files_only=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # they are told apart below, by name
             output_loading_info=True,
+            **packing,
         )
     except InputError:
         raise
@@ -60,7 +63,7 @@ def load(spec: EngineSpec) -> nn.Module:
         raise unloadable(error, spec.model) from error
     refuse_other_weights(loaded, spec.model)
     model.config.use_cache = False
-    return model.to(spec.device)
+    return quantised.replace(model, dtype) if packing else model.to(spec.device)
 
 
 def causal(settings: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:

@@ -43,7 +43,7 @@ class Adapted(Protocol):
         ...
 
 
-TABLE = {"lora": "lora:Lora", "full": "full:Full"}
+TABLE = {"lora": "lora:Lora", "qlora": "lora:Lora", "full": "full:Full"}
 """Name -> module and class."""
 
 
