@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "truetune"
 SOURCES = "\n".join(
     path.read_text("utf-8") for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "config"
 )
-ONE_VALUE = {"version", "method.bits", "resources.workers"}
+ONE_VALUE = {"version", "resources.workers"}
 """Keys that take a single value in this version; another one is refused."""
 ELSEWHERE = {
     "profile": "config/load.py layers it",

@@ -11,6 +11,16 @@ from dataclasses import dataclass
 from truetune.config.schema import Config
 
 LORA_ONLY = ("method.r", "method.alpha", "method.dropout", "method.target_modules")
+PREFERENCE = {
+    "dpo": ("loss", "beta", "label_smoothing"),
+    "orpo": ("beta", "sft_weight"),
+    "simpo": ("beta", "label_smoothing", "margin"),
+    "cpo": ("beta", "label_smoothing", "sft_weight"),
+    "kto": ("beta", "desirable_weight", "undesirable_weight"),
+}
+"""Keys of `preference` that an objective reads; the others read none."""
+CLASSIFICATION = ("class_weights", "threshold")
+"""Keys of `classification`, which no other objective reads."""
 CONVERSATION_ONLY = ("data.train_on", "data.template", "data.too_long")
 
 
@@ -42,9 +52,26 @@ def full_has_no_adapter(config: Config, explicit: Collection[str]) -> Iterator[C
         yield Clash("model.adapter", "continues an adapter, and method.type is full", "write `type: lora`")
 
 
+def freezing_is_for_full(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
+    if "method.frozen_layers" in explicit and config.method.type != "full":
+        message = f"is for full, and method.type is {config.method.type}"
+        yield Clash("method.frozen_layers", message, "leave it out, or write `type: full`")
+
+
+def schedules_have_their_ends(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
+    scheduler = config.training.scheduler
+    if scheduler in ("constant", "one_cycle") and "training.min_lr_ratio" in explicit:
+        why = "never falls" if scheduler == "constant" else "has an end of its own"
+        yield Clash("training.min_lr_ratio", f"is where the rate ends, and {scheduler} {why}", "leave it out")
+    if scheduler == "one_cycle" and "training.warmup" in explicit:
+        message = "is not for one_cycle, which rises for 30% of the steps"
+        yield Clash("training.warmup", message, "leave it out, or write `scheduler: cosine`")
+
+
 def bits_need_qlora(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
-    if "method.bits" in explicit and config.method.type != "auto":
-        yield Clash("method.bits", f"is for qlora, and method.type is {config.method.type}", "leave it out")
+    if "method.bits" in explicit and config.method.type not in ("auto", "qlora"):
+        message = f"is for qlora, and method.type is {config.method.type}"
+        yield Clash("method.bits", message, "leave it out, or write `type: qlora`")
 
 
 def revision_needs_hub(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
@@ -89,6 +116,53 @@ def whole_texts_have_no_turns(config: Config, explicit: Collection[str]) -> Iter
             yield Clash(key, "is for conversations, and training.objective is pretrain", hint)
 
 
+def preference_is_read(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
+    if config.training.objective != "auto":
+        yield from unread(config, explicit, config.training.objective)
+
+
+def unread(config: Config, explicit: Collection[str], objective: str) -> Iterator[Clash]:
+    """Keys of `preference` that were written and that this objective has no use for."""
+    reads = PREFERENCE.get(objective, ())
+    for key in type(config.preference).model_fields:
+        if f"preference.{key}" in explicit and key not in reads:
+            users = " and ".join(name for name in PREFERENCE if key in PREFERENCE[name])
+            message = f"is for {users}, and what is learned is {objective}"
+            yield Clash(f"preference.{key}", message, "leave it out, or choose another training.objective")
+    for key in CLASSIFICATION if objective != "classification" else ():
+        if f"classification.{key}" in explicit:
+            hint = "leave it out, or give rows of texts with labels"
+            yield Clash(f"classification.{key}", f"is for classification, and what is learned is {objective}", hint)
+    if "preference.label_smoothing" in explicit and objective == "dpo" and config.preference.loss != "sigmoid":
+        message = f"is for the loss sigmoid, and preference.loss is {config.preference.loss}"
+        yield Clash("preference.label_smoothing", message, "leave it out, or write `loss: sigmoid`")
+
+
+def answers_are_chosen_by_the_rows(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
+    objective = config.training.objective
+    if objective not in PREFERENCE:
+        return
+    if "data.train_on" in explicit and config.data.train_on != "assistant":
+        message = f"is for conversations, and with {objective} the answers that are compared are trained"
+        yield Clash("data.train_on", message, "leave it out")
+    if config.data.overlap:
+        yield Clash("data.overlap", f"is for plain texts, and training.objective is {objective}", "leave it out")
+
+
+def scores_are_no_words(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
+    """A model with a head for scores writes nothing, and learns no texts or turns."""
+    objective = config.training.objective
+    if objective not in ("classification", "reward"):
+        return
+    keys = {"evaluation.samples": config.evaluation.samples > 0}
+    keys |= {f"generation.{name}": True for name in type(config.generation).model_fields}
+    if objective == "classification":
+        keys |= {"data.train_on": True, "data.template": True, "data.overlap": config.data.overlap > 0}
+    for key, clashes in keys.items():
+        if clashes and key in explicit:
+            yield Clash(key, f"is for models that write, and training.objective is {objective}", "leave it out")
+
+
 def warmup_must_end(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
     warmup, steps = config.training.warmup, config.training.max_steps
     if steps and not warmup.percent and warmup.value >= steps:
@@ -120,11 +194,16 @@ def weights_are_for_paths(config: Config, explicit: Collection[str]) -> Iterator
 
 RULES: tuple[Rule, ...] = (
     full_has_no_adapter,
+    freezing_is_for_full,
+    schedules_have_their_ends,
     bits_need_qlora,
     revision_needs_hub,
     measuring_needs_rows,
     stopping_needs_measuring,
     whole_texts_have_no_turns,
+    preference_is_read,
+    answers_are_chosen_by_the_rows,
+    scores_are_no_words,
     warmup_must_end,
     held_out_is_other_rows,
     weights_are_for_paths,

@@ -85,6 +85,27 @@ def memory(value: object) -> object:
     return value if value == "auto" else parse_memory(value)
 
 
+def strength(value: object) -> object:
+    """`auto`, or a number above 0."""
+    if value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 100:
+        raise ValueError(f"must be `auto`, or a number above 0 and at most 100, not {shown(value)}")
+    return float(value)
+
+
+def class_weights(value: object) -> object:
+    """`none`, `balanced`, or numbers above 0 by class; YAML reads a class 1 or true as no text."""
+    if value in ("none", "balanced"):
+        return value
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"must be `none`, `balanced` or {{name: number}}, not {shown(value)}")
+    for number in value.values():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= 1000:
+            raise ValueError(f"must have numbers above 0 and at most 1000, not {shown(number)}")
+    return {str(name).lower() if isinstance(name, bool) else str(name): float(n) for name, n in value.items()}
+
+
 def plain(value: object) -> object:
     """As JSON and YAML hold it."""
     return value.plain() if isinstance(value, Amount) else list(value) if isinstance(value, tuple) else value
@@ -131,6 +152,26 @@ Memory = Annotated[
     PlainValidator(memory),
     PlainSerializer(lambda size: size if size == "auto" else print_memory(size), return_type=str),
     WithJsonSchema({"type": "string", "examples": ["auto", "7.5GB", "512MiB"]}),
+]
+
+Strength = Annotated[
+    float | Literal["auto"],
+    PlainValidator(strength),
+    PlainSerializer(plain),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "number", "exclusiveMinimum": 0, "maximum": 100}]}),
+]
+
+ClassWeights = Annotated[
+    dict[str, float] | Literal["none", "balanced"],
+    PlainValidator(class_weights),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["none", "balanced"]},
+                {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": 1000}},
+            ]
+        }
+    ),
 ]
 
 
@@ -208,8 +249,9 @@ class Data(Section):
 class Method(Section):
     """How the model is changed."""
 
-    type: Literal["auto", "lora", "full"] = "auto"
-    """auto, lora (a small adapter beside the frozen model) or full (all weights). auto = lora."""
+    type: Literal["auto", "lora", "qlora", "full"] = "auto"
+    """auto, lora, qlora or full. lora = a small adapter beside the frozen model; qlora = the same beside a model packed
+    into 4 or 8 bits; full = all weights; auto = lora, or qlora where a GPU's memory does not hold the whole model."""
 
     r: Annotated[Count, Field(le=4096)] = 16
     """Rank of the adapter: how much it can hold."""
@@ -230,16 +272,22 @@ class Method(Section):
         single = isinstance(value, str) and value not in ("auto", "all-linear") and LAYER.fullmatch(value)
         return (value,) if single else value  # type: ignore[return-value]
 
-    bits: Literal[4] = 4
-    """Bits per weight of the frozen model, for qlora."""
+    frozen_layers: Natural = 0
+    """For full: this many of the lowest layers, and the embedding, stay as they are. 0 = all are trained."""
+
+    bits: Literal[4, 8] = 4
+    """Bits per weight of the frozen model, for qlora: 4 or 8."""
 
 
 class Training(Section):
     """How long and how fast it learns. A step is batch_size × gradient_accumulation_steps examples over all devices."""
 
-    objective: Literal["auto", "sft", "pretrain", "dpo"] = "auto"
-    """What is learned: sft, pretrain or dpo. sft = answers; pretrain = whole texts; dpo = the better of two answers;
-    auto = from the shape of the rows."""
+    objective: Literal["auto", "sft", "pretrain", "dpo", "orpo", "simpo", "cpo", "kto", "reward", "classification"] = (
+        "auto"
+    )
+    """sft, pretrain, dpo, orpo, simpo, cpo, kto, reward or classification. sft = answers; pretrain = whole texts; dpo,
+    orpo, simpo and cpo = the better of two answers; kto = good and bad answers; reward = a score for answers;
+    classification = the class of a text; auto = from the shape of the rows."""
 
     learning_rate: Annotated[Number, Field(gt=0, le=10)] = 2e-4
     """Highest learning rate, reached after the warm-up. Typical: 2e-4 for lora, 1e-5 for full."""
@@ -256,20 +304,33 @@ class Training(Section):
     max_steps: Count | None = None
     """Most optimizer steps, even if epochs are left. null = no such bound."""
 
-    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning rate after the warm-up: cosine, linear or constant. The first two fall to 0."""
+    scheduler: Literal["cosine", "linear", "constant", "polynomial", "wsd", "one_cycle"] = "cosine"
+    """Learning rate after the warm-up: cosine, linear, constant, polynomial, wsd or one_cycle. polynomial = falls with
+    the square; wsd = constant, then down in the last fifth; one_cycle = up for 30% of the steps, then down."""
+
+    min_lr_ratio: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Where the learning rate ends, as a share of learning_rate."""
 
     warmup: Part = Amount(3, percent=True)
     """Steps in which the learning rate rises from 0: 3% or a number of steps."""
 
     weight_decay: Annotated[Number, Field(ge=0, le=1)] = 0.01
-    """Pull of the weights towards 0, decoupled from the gradient (AdamW)."""
+    """Pull of the matrices towards 0, decoupled from the gradient."""
 
     max_grad_norm: Annotated[Number, Field(gt=0)] | None = 1.0
     """Longest gradient; a longer one is scaled down to it. null = never."""
 
-    optimizer: Literal["adamw"] = "adamw"
-    """The optimizer: adamw."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "muon", "sgd"] = (
+        "adamw"
+    )
+    """adamw, adamw_8bit, paged_adamw, paged_adamw_8bit, adafactor, lion, muon or sgd. 8bit = a quarter of the memory;
+    paged = what a GPU does not hold waits in the host's memory."""
+
+    neftune_alpha: Annotated[Number, Field(gt=0, le=1000)] | None = None
+    """Noise on the embeddings in training (NEFTune): 5 is customary. null = none."""
+
+    ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    """Decay of a running mean of the trained weights, such as 0.99. The mean is measured and shipped. null = none."""
 
     seed: Annotated[Natural, Field(le=2**31 - 1)] = 42
     """Seed of the order of rows, the held-out rows, the fresh adapter and dropout."""
@@ -281,11 +342,34 @@ class Preference(Section):
     loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
     """Loss of dpo: sigmoid, ipo or hinge."""
 
-    beta: Annotated[Number, Field(gt=0, le=100)] = 0.1
-    """How closely the trained model keeps to the one before training; higher = closer."""
+    beta: Strength = "auto"
+    """Scale of the comparison. dpo and kto: higher = closer to the model before training; orpo: weight of the
+    comparison. auto = 0.1, for simpo 2."""
 
     label_smoothing: Annotated[Number, Field(ge=0, lt=0.5)] = 0.0
-    """Share of the pairs that are held to be the wrong way round, for the loss sigmoid."""
+    """Share of the pairs that may be the wrong way round. For dpo with sigmoid, simpo and cpo."""
+
+    margin: Annotated[Number, Field(ge=0, le=100)] = 0.5
+    """By how much the better answer is to lead. For simpo."""
+
+    sft_weight: Annotated[Number, Field(ge=0, le=100)] = 1.0
+    """Weight of learning the better answer itself. For orpo and cpo."""
+
+    desirable_weight: Annotated[Number, Field(ge=0, le=100)] = 1.0
+    """Weight of good answers. For kto."""
+
+    undesirable_weight: Annotated[Number, Field(ge=0, le=100)] = 1.0
+    """Weight of bad answers. For kto."""
+
+
+class Classification(Section):
+    """How texts are sorted into classes, for the objective classification."""
+
+    class_weights: ClassWeights = "none"
+    """How much a row of each class counts: none, balanced, or {name: 2}. balanced = rare classes count more."""
+
+    threshold: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    """Probability from which a class is taken to hold. For rows with lists of labels."""
 
 
 class EarlyStopping(Section):
@@ -377,6 +461,7 @@ class Config(Section):
     method: Method = Method()
     training: Training = Training()
     preference: Preference = Preference()
+    classification: Classification = Classification()
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
     generation: Generation = Generation()
