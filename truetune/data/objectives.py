@@ -19,6 +19,13 @@ class Objective:
     """Whether the model before training is compared with."""
     scores: bool = False
     """Whether the model gives scores instead of words."""
+    beta: float = 0.1
+    """What `preference.beta: auto` is."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether better and worse answers are told apart."""
+        return self.rows in ("dpo", "kto")
 
 
 TABLE = {
@@ -27,6 +34,12 @@ TABLE = {
         Objective("sft", "sft", unit="tokens"),
         Objective("pretrain", "pretrain", unit="tokens"),
         Objective("dpo", "dpo", reference=True),
+        Objective("orpo", "dpo"),
+        Objective("simpo", "dpo", beta=2.0),
+        Objective("cpo", "dpo"),
+        Objective("kto", "kto", reference=True),
+        Objective("reward", "dpo", scores=True),
+        Objective("classification", "classification", scores=True),
     )
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from truetune.data import cache, formats, objectives, readers
 from truetune.data.cache import Entry, Examples, Rejects
+from truetune.data.contrast import Contrasted
 from truetune.data.dedupe import FOREIGN, TRAIN, VALIDATION
 from truetune.data.formats import Format
 from truetune.data.inspector import Inspector
@@ -39,15 +40,6 @@ KINDS = {
     "classification": "labelled texts",
 }
 """What rows for an objective are."""
-UNTRAINED = {
-    "kto": ("data.kto", "To train on the good answers alone, write them as prompt and completion."),
-    "classification": (
-        "data.classification",
-        "To learn the labels as answers, write prompt and completion.",
-    ),
-}
-"""What can be checked but not trained, and what to do instead."""
-
 
 Mend = Callable[[int, Content], Content]
 """Repairs of a content, beside what its row is for (`dedupe.TRAIN`, …). Raises RowError for a row that is refused."""
@@ -85,8 +77,8 @@ def prepare(
 
     `objective` is `auto` or one of `truetune.data.objectives`; `folder` is where relative paths start; `template` goes
     before `options.template`. Rows that also stand in the files `against`, or nearly, are not trained. With an
-    `inspector` (which `mend` needs) this is a check: it sees every row, rows that cannot be trained yet are taken in,
-    too, and what forbids a training, such as too many bad rows or no good one, is a finding of the level `error`.
+    `inspector` (which `mend` needs) this is a check: it sees every row, and what forbids a training, such as
+    too many bad rows or no good one, is a finding of the level `error`.
     Raises InputError with a code `data.…` for input that can't be used, UsageError (`data.objective`) for an objective
     that does not fit the rows.
     """
@@ -94,10 +86,11 @@ def prepare(
     job = plan(options, objective=objective, **given)  # type: ignore[arg-type]
     entry = None if inspector else cache.find(job.key)
     entry = entry or _build(job, inspector, mend, listener)
-    if not inspector:
-        _refuse_untrained(entry.report["objective"])
     learned = entry.report["objective"] if objective == "auto" else objective
-    return Prepared(entry.train, entry.validation, learned, entry.report, entry.rejects)
+    train, validation = entry.train, entry.validation
+    if learned == "kto":
+        train, validation = Contrasted(train), Contrasted(validation)
+    return Prepared(train, validation, learned, entry.report, entry.rejects)
 
 
 def find_format(options: Options, files: Sequence[Source], every: bool = False) -> Format:
@@ -145,8 +138,6 @@ def _build(job: Job, inspector: Inspector | None, mend: Mend | None, listener: L
         for purpose, form in _forms(job, inspector is not None).items()
     }
     ledger = Ledger(objective=_objective(job, forms[TRAIN]))
-    if not inspector:
-        _refuse_untrained(ledger.objective)
     with cache.writing(job.key) as writer, tempfile.TemporaryDirectory(dir=writer.folder) as aside:
         found = survey(job, forms, Path(aside), listener)
         Intake(job, forms, ledger, writer, found, inspector, listener).run(Path(aside))
@@ -191,7 +182,7 @@ def _wrong(job: Job, ledger: Ledger, inspector: Inspector | None) -> list[dict[s
 def _objective(job: Job, form: Format) -> str:
     """The kind of the rows. Raises UsageError (`data.objective`) where the objective takes others."""
     found = _kind(job, form)
-    if job.objective not in ("auto", *objectives.fitting(found)) and found not in UNTRAINED:
+    if job.objective not in ("auto", *objectives.fitting(found)):
         raise UsageError(
             f"objective `{job.objective}` does not fit the rows, which are {KINDS[found]}",
             code="data.objective",
@@ -210,13 +201,6 @@ def _kind(job: Job, form: Format) -> str:
             except RowError:
                 continue
     return "pretrain" if form.shape.name == "text" else "sft"
-
-
-def _refuse_untrained(objective: str) -> None:
-    if objective in UNTRAINED:
-        code, hint = UNTRAINED[objective]
-        message = f"these are {KINDS[objective]}, and training on them is not in this version"
-        raise InputError(message, code=code, where="data.format", hint=hint)
 
 
 def _no_row(files: Sequence[Source]) -> InputError:

@@ -167,8 +167,16 @@ class LossSum:
 
     @property
     def means(self) -> dict[str, float]:
-        """The figures' means."""
-        return {name: value / self.denominator for name, value in self.figures.items()}
+        """The figures' means. One that is named `this/that` is divided by the figure `that`, a count, instead of the
+        denominator; where that is 0 there is no mean."""
+        counts = {name.partition("/")[2] for name in self.figures}
+        found = {}
+        for name, value in self.figures.items():
+            title, _, count = name.partition("/")
+            whole = self.figures[count] if count else self.denominator
+            if whole and name not in counts:
+                found[title] = value / whole
+        return found
 
 
 def summed(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
+from truetune.data import objectives
+from truetune.data.example import Example
+from truetune.data.prepare import Prepared
 from truetune.engines.base import TrainEngine
 from truetune.models import facts, fit
+from truetune.train import reference
 from truetune.train.carry import open_engine, start_state
 from truetune.train.resolve import case, longest, plan
 from truetune.train.session import Session
@@ -36,7 +41,7 @@ def measure(session: Session, engine: TrainEngine) -> dict[str, Any]:
     """Speed and memory of the first step's gradient, computed twice (the first warms up) and thrown away."""
     prepared = session.prepared
     course = plan(session.config, len(prepared.train))
-    first = engine.prepare([prepared.train[int(i)] for i in course.order.indices(0)])
+    first = engine.prepare(compared([prepared.train[int(i)] for i in course.order.indices(0)], prepared, engine))
     engine.rehearse(first)
     started = time.monotonic()
     engine.rehearse(first)
@@ -51,6 +56,14 @@ def measure(session: Session, engine: TrainEngine) -> dict[str, Any]:
         "peak_memory": engine.usage().peak,
         "engine": engine.describe(),
     }
+
+
+def compared(examples: list[Example], prepared: Prepared, engine: TrainEngine) -> Sequence[Example]:
+    """The examples with what the model thinks of them, where the objective compares with that."""
+    if not objectives.of(prepared.objective).reference:
+        return examples
+    table = reference.opinions(examples, lambda part: engine.scores(engine.prepare(part), base=True))
+    return reference.Referenced(examples, table)
 
 
 def suggestions(session: Session, measured: dict[str, Any]) -> list[fit.Suggestion]:

@@ -21,7 +21,7 @@ PART = 64
 """Examples that are measured between two looks at the stop flag."""
 
 Table = NDArray[np.float32]
-"""[examples, texts]: Σ weight · log p of each text."""
+"""[examples, texts]: Σ weight · log p of each text, and of the contrast where there is one."""
 Measure = Callable[[Sequence[Example]], Table]
 
 
@@ -41,7 +41,15 @@ class Referenced(Sequence[Example]):
     def __getitem__(self, place: int | slice) -> Example | Referenced:
         if isinstance(place, slice):
             return Referenced(self.examples[place], self.table[place])
-        return replace(self.examples[place], reference=tuple(self.table[place].tolist()))
+        return told(self.examples[place], self.table[place].tolist())
+
+
+def told(example: Example, row: list[float]) -> Example:
+    """The example with its row of the table, of which a contrast has the last column."""
+    if example.contrast is None:
+        return replace(example, reference=tuple(row))
+    *own, last = row
+    return replace(example, reference=tuple(own), contrast=replace(example.contrast, reference=(last,)))
 
 
 def referenced(
@@ -65,8 +73,15 @@ def measured(examples: Sequence[Example], measure: Measure, look: Callable[[int]
         if look(start):
             return None
         places = range(start, min(start + PART, len(examples)))
-        parts.append(measure([examples[place] for place in places]))
+        parts.append(opinions([examples[place] for place in places], measure))
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+
+
+def opinions(examples: Sequence[Example], measure: Measure) -> Table:
+    """Of the examples, and of their contrasts where they have them."""
+    beside = [example.contrast for example in examples if example.contrast is not None]
+    own = measure(examples)
+    return np.concatenate((own, measure(beside)), axis=1) if beside else own
 
 
 def read(path: Path, rows: int) -> Table | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from truetune.config import Amount, Config
+from truetune.data import objectives
 from truetune.data.prepare import Prepared
 from truetune.data.steps import Steps
 from truetune.engines import Chosen
@@ -110,7 +111,17 @@ def settle(
         wish = values[section][name]
         if wish == "auto" or (key in FOUND and wish != value):
             values[section][name], reasons[key] = value, reason
-    return {"config": values, "reasons": reasons}
+    values["preference"], why = scaled(values["preference"], prepared.objective)
+    return {"config": values, "reasons": reasons | why}
+
+
+def scaled(preference: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The section `preference` with a number for beta, and the reason where the objective reads it."""
+    if preference["beta"] != "auto":
+        return preference, {}
+    objective = objectives.of(name)
+    reasons = {"preference.beta": f"customary for {name}"} if objective.compares and not objective.scores else {}
+    return preference | {"beta": objective.beta}, reasons
 
 
 def longest(prepared: Prepared) -> int:
@@ -127,6 +138,7 @@ def plan(config: Config, examples: int) -> Course:
         max_steps=training.max_steps,
         learning_rate=training.learning_rate,
         scheduler=training.scheduler,
+        floor=training.min_lr_ratio,
         warmup=training.warmup if isinstance(training.warmup, Amount) else Amount.parse(training.warmup),
     )
 
@@ -155,6 +167,7 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
             alpha=method["alpha"],
             dropout=method["dropout"],
             target_modules=modules if isinstance(modules, str) else tuple(modules),
+            frozen_layers=method["frozen_layers"],
         ),
         optimizer=Optimizer(
             type=training["optimizer"],
@@ -168,6 +181,8 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
         seed=training["seed"],
         token_budget=token_budget or resolved["memory"]["token_budget"],
         gradient_checkpointing=resolved["memory"]["gradient_checkpointing"],
+        neftune_alpha=training["neftune_alpha"],
+        ema=training["ema"],
         base=resolved["model"]["name" if resolved["model"]["kind"] == "hub" else "folder"],
         revision=resolved["model"]["revision"],
     )

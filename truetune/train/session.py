@@ -14,13 +14,14 @@ from typing import Any
 
 from truetune import engines, paths
 from truetune.config import Config, Loaded
+from truetune.config.rules import unread
 from truetune.config.secrets import secret
 from truetune.data import remote
 from truetune.data.intake import Listener
 from truetune.data.job import choose
 from truetune.data.ledger import CHATS
 from truetune.data.prepare import Prepared, prepare, unheard
-from truetune.errors import InputError
+from truetune.errors import ConfigErrors, Finding, InputError
 from truetune.models import facts, memory, source, tokenizer
 from truetune.models.source import Source
 from truetune.models.template import Template
@@ -66,6 +67,7 @@ def gather(config: Config, folder: Path, listener: Listener = unheard) -> Sessio
     encode = tokenizer.load(found.folder)
     refuse_foreign_tokens(encode, known, found)
     prepared = rows(config, folder, encode, listener)
+    refuse_unread(config, prepared.objective)
     # Only now: the engine takes seconds to import, and most mistakes are in the model's name and the data.
     chosen = engines.choose(config.resources.engine, found.folder, method(config), prepared.objective)
     engine = engines.module(chosen.name)
@@ -74,6 +76,15 @@ def gather(config: Config, folder: Path, listener: Listener = unheard) -> Sessio
     resolved = resolve(config, folder, found, known, prepared, chosen, choice, room, packed=packed)
     said = tuple(warnings(resolved, (chosen.warning, choice.warning), engine.ignored(found.folder)))
     return Session(config, folder, found, encode, prepared, resolved, said)
+
+
+def refuse_unread(config: Config, objective: str) -> None:
+    """Keys that the objective which the rows decided on does not read. Raises ConfigErrors."""
+    written = {f"preference.{key}" for key in config.preference.model_fields_set}
+    clashes = unread(config, written, objective)
+    found = [Finding("config.contradiction", clash.message, clash.key, clash.hint) for clash in clashes]
+    if found:
+        raise ConfigErrors(found)
 
 
 def free(config: Config, engine: Any, device: str) -> int:

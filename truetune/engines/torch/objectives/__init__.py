@@ -9,7 +9,7 @@ import torch
 from truetune.engines import base
 from truetune.engines.torch.batch import Batch
 from truetune.engines.torch.forward import Forward
-from truetune.engines.torch.objectives import dpo, language
+from truetune.engines.torch.objectives import cpo, dpo, kto, language, orpo, simpo
 
 Figures = dict[str, torch.Tensor]
 
@@ -29,7 +29,15 @@ class Objective(Protocol):
         ...
 
 
-TABLE: dict[str, type[Objective]] = {"sft": language.Language, "pretrain": language.Language, "dpo": dpo.Dpo}
+TABLE: dict[str, type[Objective]] = {
+    "sft": language.Language,
+    "pretrain": language.Language,
+    "dpo": dpo.Dpo,
+    "orpo": orpo.Orpo,
+    "simpo": simpo.Simpo,
+    "cpo": cpo.Cpo,
+    "kto": kto.Kto,
+}
 
 
 def of(settings: base.Objective) -> Objective:
