@@ -45,9 +45,8 @@ def restore(folder: Path, adapted: Adapted, optimizer: torch.optim.Optimizer) ->
     weights = files.load(folder / adapted.file, DAMAGED)
     moments = files.load(folder / OPTIMIZER, DAMAGED)
     try:
-        refuse_other_shapes(weights, moments, parameters)
-        for name, parameter in parameters.items():
-            parameter.data.copy_(weights[name])
+        refuse_other_shapes(moments, parameters)
+        adapted.put(weights)
         put_moments(moments, parameters, optimizer)
         return read_rng(folder / RNG)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
@@ -59,10 +58,10 @@ def restore(folder: Path, adapted: Adapted, optimizer: torch.optim.Optimizer) ->
         ) from error
 
 
-def refuse_other_shapes(weights: dict, moments: dict, parameters: dict) -> None:
+def refuse_other_shapes(moments: dict, parameters: dict) -> None:
     """A copy would stretch a smaller tensor over a larger one. Raises ValueError, KeyError."""
     for name, parameter in parameters.items():
-        there = [weights[name], *(moments[f"{kind}.{name}"] for kind in MOMENTS if f"step.{name}" in moments)]
+        there = [moments[f"{kind}.{name}"] for kind in MOMENTS if f"step.{name}" in moments]
         if any(tensor.shape != parameter.shape for tensor in there):
             raise ValueError(f"{name} is of another shape")
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import nn
 
+from truetune.engines import prompts
 from truetune.engines.base import EngineSpec
 
 
@@ -30,6 +33,9 @@ class Adapted(Protocol):
     undoes: bool
     """Whether `off` is the model before training at any time, and not only before the first step."""
 
+    virtual: int
+    """Tokens that stand before every text; only prompt methods have any, and with them a `front` for decoding."""
+
     def off(self) -> AbstractContextManager[None]:
         """The model without what was trained."""
         ...
@@ -38,12 +44,17 @@ class Adapted(Protocol):
         """`file`, and beside it what makes a checkpoint an adapter that others load."""
         ...
 
+    def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Undo `save`: the tensors of `file` into their places. Raises KeyError, ValueError where they are others."""
+        ...
+
     def export(self, folder: Path) -> None:
         """The result: an adapter in PEFT's layout, or the whole model."""
         ...
 
 
 TABLE = {"lora": "lora:Lora", "qlora": "lora:Lora", "full": "full:Full"}
+TABLE |= dict.fromkeys(prompts.PROMPTS, "prompt:Prompt") | {"ia3": "ia3:Ia3"}
 """Name -> module and class."""
 
 
@@ -52,3 +63,13 @@ def adapt(model: nn.Module, spec: EngineSpec) -> Adapted:
     module, _, name = TABLE[spec.method.type].partition(":")
     kind: type[Adapted] = getattr(import_module(f"{__name__}.{module}"), name)
     return kind(model, spec)
+
+
+def put(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copy tensors into the parameters of their names. A copy would stretch a smaller tensor over a larger one: raises
+    ValueError for another shape, KeyError where one is missing."""
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            raise ValueError(f"{name} is of another shape")
+    for name, parameter in parameters.items():
+        parameter.data.copy_(tensors[name])

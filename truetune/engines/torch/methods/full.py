@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from truetune.engines.base import EngineSpec
-from truetune.engines.torch import files
+from truetune.engines.torch import files, methods
 
 
 class Full:
@@ -25,6 +27,9 @@ class Full:
 
     def save(self, folder: Path) -> None:
         files.write(folder / self.file, self.parameters)
+
+    def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        methods.put(self.parameters, tensors)
 
     def export(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
