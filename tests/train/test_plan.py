@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from truetune.config import Amount, Cadence
 from truetune.data.steps import Steps
-from truetune.train.plan import Due, course
+from truetune.train.plan import FALLS, Due, course
 
 SETTINGS = {"learning_rate": 1e-3, "scheduler": "cosine", "warmup": Amount(10, percent=True)}
 
@@ -41,6 +43,16 @@ def test_total(epochs, max_steps, total):
     assert make(epochs=epochs, max_steps=max_steps).total == total
 
 
+def rates(oracle, optimizer, steps):
+    """The learning rates of a scheduler of torch, step by step."""
+    found = []
+    for _ in range(steps):
+        found.append(oracle.get_last_lr()[0])
+        optimizer.step()
+        oracle.step()
+    return found
+
+
 @pytest.mark.parametrize("scheduler", ["cosine", "linear", "constant"])
 @pytest.mark.parametrize("warmup", [Amount(0, percent=True), Amount(10, percent=True), Amount(5, percent=False)])
 def test_learning_rate_is_that_of_transformers(scheduler, warmup):
@@ -51,10 +63,73 @@ def test_learning_rate_is_that_of_transformers(scheduler, warmup):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
     name = "constant_with_warmup" if scheduler == "constant" else scheduler
     oracle = get_scheduler(name, optimizer, num_warmup_steps=path.warmup, num_training_steps=path.total)
-    for step in range(path.total):
-        assert path.lr(step) == pytest.approx(oracle.get_last_lr()[0], rel=1e-12)
-        optimizer.step()
-        oracle.step()
+    theirs = rates(oracle, optimizer, path.total)
+    assert [path.lr(step) for step in range(path.total)] == pytest.approx(theirs, rel=1e-12)
+
+
+ORACLES = {
+    "cosine": ("cosine_with_min_lr", lambda path: {"min_lr_rate": path.floor}),
+    "polynomial": ("polynomial", lambda path: {"power": 2.0, "lr_end": path.floor * 1e-3}),
+    "wsd": (
+        "warmup_stable_decay",
+        lambda path: {
+            "num_decay_steps": round((path.total - path.warmup) * 0.2),
+            "min_lr_ratio": path.floor,
+            "decay_type": "1-sqrt",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+@pytest.mark.parametrize("scheduler", ORACLES)
+def test_learning_rate_with_a_floor_is_that_of_transformers(scheduler, floor):
+    torch = pytest.importorskip("torch")
+    from transformers import get_scheduler
+
+    path = make(scheduler=scheduler, floor=floor)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    name, special = ORACLES[scheduler]
+    oracle = get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=path.warmup,
+        num_training_steps=path.total,
+        scheduler_specific_kwargs=special(path),
+    )
+    theirs = rates(oracle, optimizer, path.total)
+    # Their stable schedule begins its warm-up at the floor; ours, as all the others, at 0.
+    begin = path.warmup if scheduler == "wsd" else 0
+    assert [path.lr(step) for step in range(begin, path.total)] == pytest.approx(theirs[begin:], rel=1e-12)
+    assert path.lr(path.total) == pytest.approx(floor * 1e-3)
+
+
+@pytest.mark.parametrize("total", [7, 10, 39])
+def test_one_cycle_is_that_of_torch(total):
+    torch = pytest.importorskip("torch")
+    path = make(scheduler="one_cycle", max_steps=total)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    oracle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=total, cycle_momentum=False)
+    theirs = rates(oracle, optimizer, total)
+    assert [path.lr(step) for step in range(total)] == pytest.approx(theirs, rel=1e-12)
+
+
+@pytest.mark.parametrize("scheduler", FALLS.keys() | {"one_cycle"})
+@given(steps=st.integers(1, 60), warmup=st.integers(0, 10), floor=st.floats(0, 0.9))
+def test_no_schedule_leaves_its_bounds(scheduler, steps, warmup, floor):
+    path = make(scheduler=scheduler, epochs=100, max_steps=steps, warmup=Amount(warmup, percent=False), floor=floor)
+    found = [path.lr(step) for step in range(path.total)]
+    assert all(0 <= lr <= 1e-3 * (1 + 1e-9) for lr in found)
+    after = found[path.warmup + (math.ceil(0.3 * steps) if scheduler == "one_cycle" else 0) :]
+    assert after == sorted(after, reverse=True)
+
+
+def test_a_floor_raises_the_end_and_a_schedule_changes_the_way():
+    ends = {floor: make(floor=floor).lr(38) for floor in (0.0, 0.1, 0.5)}
+    assert ends[0.0] < ends[0.1] < ends[0.5] < 1e-3
+    halfway = {scheduler: round(make(scheduler=scheduler).lr(25), 9) for scheduler in (*FALLS, "one_cycle")}
+    assert len({*halfway.values()}) == len(halfway) - 1  # constant and wsd part only later
+    assert make(scheduler="wsd").lr(37) < make(scheduler="constant").lr(37)
 
 
 @given(every=st.integers(1, 50), steps=st.integers(1, 200))

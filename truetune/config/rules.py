@@ -53,7 +53,7 @@ def full_has_no_adapter(config: Config, explicit: Collection[str]) -> Iterator[C
 
 
 def freezing_is_for_full(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
-    if "method.frozen_layers" in explicit and config.method.type != "full":
+    if config.method.frozen_layers and config.method.type != "full":
         message = f"is for full, and method.type is {config.method.type}"
         yield Clash("method.frozen_layers", message, "leave it out, or write `type: full`")
 

@@ -305,7 +305,7 @@ class Training(Section):
     """Most optimizer steps, even if epochs are left. null = no such bound."""
 
     scheduler: Literal["cosine", "linear", "constant", "polynomial", "wsd", "one_cycle"] = "cosine"
-    """Learning rate after the warm-up: cosine, linear, constant, polynomial, wsd or one_cycle. polynomial = falls with
+    """Learning rate over time: cosine, linear, constant, polynomial, wsd or one_cycle. polynomial = falls with
     the square; wsd = constant, then down in the last fifth; one_cycle = up for 30% of the steps, then down."""
 
     min_lr_ratio: Annotated[Number, Field(ge=0, lt=1)] = 0.0

@@ -4,7 +4,7 @@ a run (and its resume) is built."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from truetune.models.facts import Facts
 from truetune.models.memory import Setup
 from truetune.models.source import Source
 from truetune.train.loop import Rules
+from truetune.train.method import Decided, decide
 from truetune.train.plan import Course, course
 
 Resolved = dict[str, Any]
 
 SAMPLE_TOKENS = 64
 """Samples are for reading along: no longer than this, whatever `generation.max_new_tokens` allows."""
-FOUND = {"model.revision", "resources.device", "resources.engine"}
+FOUND = {"model.revision", "method.bits", "resources.device", "resources.engine"}
 """Values that can differ from what was asked for: a branch becomes its commit, a missing GPU the CPU, and torch steps
 in for a model that MLX lacks."""
 TEMPLATES = {"plain": "the model brings no chat template", "none": "texts need no chat template"}
@@ -49,9 +50,11 @@ def resolve(
     whether the engine packs this architecture.
     """
     lengths = prepared.train.lengths.tolist()
-    budget = fit.budget(case(config, facts, choice.dtype, free, longest(prepared), lengths, packed=packed))
+    need = case(config, facts, choice.dtype, free, longest(prepared), lengths, packed=packed)
+    decided = decide(config, need, choice.device)
+    budget = fit.budget(replace(need, setup=replace(need.setup, method=decided.type, bits=decided.bits)))
     path = plan(config, len(prepared.train))
-    settled = settle(config, source, prepared, engine, choice, free)
+    settled = settle(config, source, prepared, engine, choice, free, decided)
     return {
         "schema": 1,
         "written": config.model_dump(mode="json"),
@@ -72,7 +75,7 @@ def resolve(
 
 
 def method(config: Config) -> str:
-    """`lora` or `full`."""
+    """The method by which a case is looked at: LoRA for `auto`, until `decide` knows what fits."""
     return "lora" if config.method.type == "auto" else config.method.type
 
 
@@ -82,12 +85,14 @@ def case(
     """What must fit: `free` in bytes, `longest` and the `lengths` of the examples in tokens."""
     modules = config.method.target_modules
     targets = None if isinstance(modules, str) else modules
-    setup = Setup(method(config), config.method.r, targets, dtype, packed)
+    kind = method(config)
+    bits = facts.bits or (config.method.bits if kind == "qlora" else 0)
+    setup = Setup(kind, config.method.r, targets, dtype, packed, bits=bits)
     return fit.Case(facts, setup, longest, free, config.method.alpha, lengths)
 
 
 def settle(
-    config: Config, source: Source, prepared: Prepared, engine: Chosen, choice: Choice, free: int
+    config: Config, source: Source, prepared: Prepared, engine: Chosen, choice: Choice, free: int, decided: Decided
 ) -> dict[str, Any]:
     """`config`: every value, each `auto` replaced; `reasons`: dotted key -> why, for those that were."""
     values, reasons = config.model_dump(mode="json"), {}
@@ -97,7 +102,8 @@ def settle(
     found = {
         "model.revision": (source.revision, "the commit found, pinned"),
         "model.dtype": (choice.dtype, choice.dtype_reason),
-        "method.type": (method(config), "LoRA trains a small part of the model, and the base stays as it is"),
+        "method.type": (decided.type, decided.reason),
+        "method.bits": (decided.bits or values["method"]["bits"], "as the model is stored"),
         "data.format": (report["format"]["name"], f"{report['format']['share']:.0%} of the rows looked at"),
         "data.template": (template, TEMPLATES.get(template, "the model's own")),
         "data.validation": (held_out, few),
@@ -167,6 +173,7 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
             alpha=method["alpha"],
             dropout=method["dropout"],
             target_modules=modules if isinstance(modules, str) else tuple(modules),
+            bits=method["bits"] if method["type"] == "qlora" else 0,
             frozen_layers=method["frozen_layers"],
         ),
         optimizer=Optimizer(
