@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from truetune.config import Amount, Cadence
 from truetune.data.steps import Steps
 
-
 DECAY = 0.2
 """Share of a `wsd` run in which the learning rate falls; Hägele et al. 2024 find more to bring nothing."""
 RISE, START, END = 0.3, 25.0, 1e4
