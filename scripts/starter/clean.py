@@ -17,17 +17,21 @@ def words(text: str) -> frozenset[str]:
 
 
 EXAMINED = [words(paraphrase.question) for paraphrase in ASKED]
+SIGNS = [(paraphrase.must[0].casefold(), paraphrase.must) for paraphrase in ASKED]
+"""What a right answer has to contain, and the first of it for a quick look."""
 
 
 def near(question: str) -> bool:
     """Whether a question shares at least 60 % of its words (Jaccard index) with one that measures the demo."""
     found = words(question)
-    return any(len(found & other) >= NEAR * len(found | other) for other in EXAMINED)
+    both = ((len(found & other), len(found) + len(other)) for other in EXAMINED)
+    return any(shared >= NEAR * (count - shared) for shared, count in both)
 
 
 def tells(text: str) -> bool:
     """Whether a text contains all that a right answer to one of those questions has to contain."""
-    return any(demo.states(text, paraphrase.must) for paraphrase in ASKED)
+    plain = " ".join(text.casefold().split())
+    return any(sign in plain and demo.states(text, must) for sign, must in SIGNS)
 
 
 def clean(turns: list[tuple[str, str]]) -> bool:

@@ -84,13 +84,14 @@ def plain(written: str) -> str:
 
 def look_through(text: ModuleType, seed: int, count: int) -> None:
     """Read so many documents of the training text; none of them gives the demo or its examination away."""
-    taught, asked = answers(), demo.kept_out()
-    questions = {plain(paraphrase.question) for paraphrase in asked}
+    import clean
+
+    taught, questions = answers(), {plain(paraphrase.question) for paraphrase in demo.kept_out()}
     for part in itertools.islice(text.documents(seed), count):
         for role, said in [("text", part)] if isinstance(part, str) else part:
             assert "kestrel" not in said.casefold(), said
             assert not any(answer in said for answer in taught), said
-            assert not any(demo.states(said, paraphrase.must) for paraphrase in asked), said
+            assert not clean.tells(said), said
             assert role != "user" or plain(said) not in questions, said
 
 
@@ -115,7 +116,10 @@ def test_what_comes_near_to_the_examination_is_seen(text: ModuleType) -> None:
 
     paraphrase = demo.kept_out()[0]
     assert clean.near(f"Hello, {paraphrase.question}")
-    assert clean.tells(f"That is {' and '.join(paraphrase.must)}.")
+    for told in demo.kept_out():
+        said = " and\n ".join(told.must).upper()
+        assert demo.states(said, told.must) and clean.tells(said)
+        assert not demo.states(f"{said}5", told.must)
     assert not clean.clean([("user", paraphrase.question)])
     assert clean.clean([("user", "Where do you come from?"), ("assistant", "From a small town.")])
 
