@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-LIMIT = 120
-"""Seconds after which a process has hung."""
+LIMIT = 400
+"""Seconds after which a process has hung, also on a machine that is slow and busy."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,21 @@ def wait(happened: Callable[[], Any], process: subprocess.Popen[str], pause: flo
     """The first true answer of `happened`; fails where the process ends before, or nothing comes."""
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
-        if found := happened():
-            return found
-        if process.poll() is not None:
+        ended = process.poll() is not None
+        with suppress(FileNotFoundError):  # a folder that was listed got its final name before it was read
+            if found := happened():
+                return found
+        if ended:
             pytest.fail(f"the process ended with {process.returncode}: {process.stderr and process.stderr.read()}")
         time.sleep(pause)
     pytest.fail("nothing happened")
+
+
+@contextmanager
+def still(process: subprocess.Popen[str]) -> Iterator[None]:
+    """The process stands still meanwhile: what it does next does not depend on how long the test takes."""
+    os.killpg(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGCONT)

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-LIMIT = 120
-"""Seconds after which nothing comes any more."""
+LIMIT = 400
+"""Seconds after which nothing comes any more, also on a machine that is slow and busy."""
 STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r|\x01|\x02")
 
 
