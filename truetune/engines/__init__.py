@@ -21,6 +21,8 @@ from truetune.errors import ResourceError, UsageError
 TABLE = {"torch": "truetune.engines.torch", "mlx": "truetune.engines.mlx"}
 LIBRARIES = {"torch": "torch", "mlx": "mlx_lm"}
 """What each engine cannot do without."""
+PACKING = ("bitsandbytes", "accelerate")
+"""What computes with packed weights, and what loads them."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,28 @@ def choose(wish: str, model: Path, method: str = "lora", objective: str = "sft")
 def installed(name: str) -> bool:
     """Whether an engine's libraries are here; False for a name that is no engine's. Nothing is imported."""
     return name in LIBRARIES and find_spec(LIBRARIES[name]) is not None
+
+
+def refuse_unpackable(bits: int, device: str) -> None:
+    """A packed base (`bits` of 4 or 8) on a device, or without a library, that does not compute with it. Asked before
+    anything is loaded. Raises ResourceError `device.packed`, `engine.not_installed`."""
+    if not bits:
+        return
+    if device == "mps":
+        raise ResourceError(
+            f"a base in {bits} bits is computed on CUDA and on the processor, not on mps",
+            code="device.packed",
+            where="resources.device",
+            hint="Write `device: cpu`, or train with `method: lora` on the original model.",
+        )
+    missing = next((name for name in PACKING if find_spec(name) is None), None)
+    if missing:
+        raise ResourceError(
+            f"a base in {bits} bits needs {missing}, which is not installed",
+            code="engine.not_installed",
+            where="method.type",
+            hint='Install it: pip install "truetune[qlora]"; or train with `method: lora`.',
+        )
 
 
 def module(name: str) -> Any:

@@ -22,7 +22,7 @@ from truetune.data.ledger import CHATS
 from truetune.engines import adapter
 from truetune.errors import InputError, UsageError
 from truetune.evaluate import sampling
-from truetune.models import source, tokenizer
+from truetune.models import packed, source, tokenizer
 from truetune.models.source import Source
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
@@ -55,6 +55,8 @@ class Subject:
     generation: Mapping[str, Any] = field(default_factory=dict)
     """temperature, top_p, top_k, max_new_tokens: the defaults that travel with the model."""
     dtype: str = "auto"
+    bits: int = 0
+    """Of the base that the adapter was trained on; 0 = as it is stored."""
     run: Run | None = None
     step: int | None = None
 
@@ -181,7 +183,8 @@ def of_adapter(folder: Path) -> Subject:
         base = source.resolve("starter", folder=folder)
     encode = tokenizer.load(folder if (folder / "tokenizer.json").is_file() else base.folder)
     template = encode.template or encode.plain()
-    return Subject(str(folder), base, encode, template, adapter=folder, generation=settings(folder))
+    bits = packed.noted(folder / adapter.WEIGHTS)
+    return Subject(str(folder), base, encode, template, adapter=folder, generation=settings(folder), bits=bits)
 
 
 def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
@@ -191,7 +194,8 @@ def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
     check_base(run, base)
     config, encode = Config.model_validate(resolved["written"]), tokenizer.load(base.folder)
     chat = objectives.of(resolved["config"]["training"]["objective"]).rows in CHATS
-    full = resolved["config"]["method"]["type"] == "full"
+    method = resolved["config"]["method"]
+    full = method["type"] == "full"
     step, place, name = chosen(run, checkpoint)
     return Subject(
         name=name,
@@ -203,6 +207,7 @@ def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
         weights=place / WEIGHTS if full and place.name != "model" else None,
         generation=resolved["config"]["generation"],
         dtype=resolved["config"]["model"]["dtype"],
+        bits=method["bits"] if method["type"] == "qlora" else 0,
         run=run,
         step=step,
     )

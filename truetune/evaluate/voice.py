@@ -17,6 +17,7 @@ from truetune.engines.decoder import Decoder, DecoderSpec, Sampling
 from truetune.errors import UsageError
 from truetune.evaluate import sampling
 from truetune.evaluate.subject import Subject
+from truetune.models import facts
 from truetune.models.tokenizer import Tokenizer
 from truetune.train.reading import PARTIAL, text_ends
 
@@ -132,7 +133,8 @@ class Voice:
         """What trained the run, where that is installed here; else what computes on this machine for this model."""
         run = self.subject.run
         trained = run.resolved["config"]["resources"]["engine"] if run else "auto"
-        return engines.choose(trained if engines.installed(trained) else "auto", self.subject.base.folder).name
+        wish = trained if engines.installed(trained) else "auto"
+        return engines.choose(wish, self.subject.base.folder, "qlora" if self.subject.bits else "lora").name
 
     @cached_property
     def choice(self) -> Any:
@@ -147,9 +149,9 @@ class Voice:
     @property
     def spec(self) -> DecoderSpec:
         """The base model on this device."""
-        return DecoderSpec(
-            self.subject.base.folder, device=self.choice.device, dtype=self.choice.dtype, slots=self.slots
-        )
+        folder, bits = self.subject.base.folder, self.subject.bits
+        engines.refuse_unpackable(bits or facts.read(folder).bits, self.choice.device)
+        return DecoderSpec(folder, device=self.choice.device, dtype=self.choice.dtype, bits=bits, slots=self.slots)
 
     def close(self) -> None:
         for decoder in self.decoders.values():

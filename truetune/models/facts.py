@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from truetune.errors import InputError
-from truetune.models import gate, weights
+from truetune.models import gate, packed, weights
 from truetune.models.header import Tensor
 
 # One fact, several names: Llama's, GPT-2's and GPT-J's, GPT-NeoX', T5's.
@@ -64,6 +64,8 @@ class Facts:
     sliding_window: int | None
     parameters: int
     dtype: str
+    bits: int = 0
+    """Of weights that are stored packed; 0 = they are plain."""
 
     @property
     def layer_parameters(self) -> int:
@@ -122,8 +124,9 @@ def _facts(values: Mapping[str, Any], tensors: list[Tensor], path: Path) -> Fact
         tied=tied,
         positions=_optional(values, "positions"),
         sliding_window=window,
-        parameters=sum(tensor.size for tensor in tensors if len(tensor.shape) < 4),  # old GPT-2 files store masks
+        parameters=packed.counted(tensor for tensor in tensors if len(tensor.shape) < 4),  # old GPT-2 stores masks
         dtype=max(tensors, key=lambda tensor: tensor.size).dtype if tensors else "F32",
+        bits=packed.bits(values),
     )
 
 

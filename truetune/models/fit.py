@@ -148,7 +148,16 @@ def lower(case: Case) -> Case:
 
 def adapter(case: Case) -> Case:
     """LoRA instead of full fine-tuning."""
+    if case.setup.method != "full":
+        return case
     return replace(case, setup=replace(case.setup, method="lora"))
+
+
+def packing(case: Case) -> Case:
+    """QLoRA: the frozen base in 4 bits."""
+    if case.setup.bits:
+        return case
+    return replace(case, setup=replace(case.setup, method="qlora", bits=4))
 
 
 def narrower(case: Case) -> Case:
@@ -156,7 +165,7 @@ def narrower(case: Case) -> Case:
     return replace(case, setup=replace(case.setup, dtype="bfloat16"))
 
 
-WAYS: tuple[Way, ...] = (shorter, lower, adapter, narrower)
+WAYS: tuple[Way, ...] = (shorter, lower, adapter, packing, narrower)
 """In order of harm."""
 
 
@@ -189,6 +198,8 @@ def _cost(before: Case, after: Case) -> str:
     if after.longest != before.longest:
         longer = sum(length > after.longest for length in before.lengths)
         return f"{longer:,} of {len(before.lengths):,} examples are longer" if longer else "leaves out longer examples"
+    if after.setup.bits != before.setup.bits:
+        return "an adapter beside the model packed into 4 bits, which rounds its weights"
     if after.setup.method != before.setup.method:
         return "trains an adapter in place of all weights"
     if after.setup.r != before.setup.r:

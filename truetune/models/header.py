@@ -42,6 +42,11 @@ class Tensor:
 
 def read(path: Path) -> list[Tensor]:
     """Every tensor of a file in the header's order. Raises ValueError with what is wrong, OSError."""
+    return parts(path)[0]
+
+
+def parts(path: Path) -> tuple[list[Tensor], dict[str, str]]:
+    """Every tensor, and the texts that stand beside them. Raises as `read`."""
     with path.open("rb") as file:
         length = path.stat().st_size
         size = int.from_bytes(file.read(8), "little")
@@ -54,7 +59,7 @@ def read(path: Path) -> list[Tensor]:
         raise ValueError("its metadata is not text")
     spans = [_entry(name, entry) for name, entry in entries.items()]
     _check_order([(begin, end) for _, begin, end in spans], length - 8 - size)
-    return [tensor for tensor, _, _ in spans]
+    return [tensor for tensor, _, _ in spans], metadata
 
 
 def _parse(text: bytes) -> dict[str, Any]:

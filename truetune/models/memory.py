@@ -27,6 +27,8 @@ import psutil
 from truetune.models.facts import Facts
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PACKED = {4: 0.5 + 1 / 64 + 4 / (64 * 256), 8: 1.0}
+"""Bytes per packed number: of 4 bits with a byte-sized scale for 64, and a float32 scale for 256 of these."""
 CHUNK = 4 * 1024 * 1024
 """Most logits that the engine's head holds at once."""
 SLACK = 1.6
@@ -61,6 +63,8 @@ class Setup:
     dtype: str = "float32"
     packed: bool = True
     checkpointing: bool = False
+    bits: int = 0
+    """Of the frozen base's linear layers; 0 = they are of `dtype` too."""
 
 
 def projections(facts: Facts) -> dict[str, tuple[int, int]]:
@@ -124,12 +128,20 @@ def head_bytes(facts: Facts, setup: Setup, tokens: int) -> int:
     return 3 * 4 * logits + tokens * facts.hidden * 4
 
 
+def base_bytes(facts: Facts, setup: Setup) -> int:
+    """The base's weights: embeddings, head and norms stay in `dtype` where the linear layers are packed."""
+    if not setup.bits:
+        return facts.parameters * BYTES[setup.dtype]
+    linear = min(facts.parameters, facts.layers * facts.layer_parameters)
+    return int(linear * PACKED[setup.bits]) + (facts.parameters - linear) * BYTES[setup.dtype]
+
+
 def estimate(facts: Facts, setup: Setup, tokens: int) -> Memory:
     """Memory of training with micro-batches of `tokens` tokens."""
     count = trained(facts, setup)
     narrow = setup.method == "full" and BYTES[setup.dtype] < 4
     return Memory(
-        weights=facts.parameters * BYTES[setup.dtype],
+        weights=base_bytes(facts, setup),
         trained=count * 4 if setup.method != "full" or narrow else 0,
         gradients=count * 4,
         optimizer=count * 8,

@@ -6,11 +6,13 @@ Only known values of the folder's `quantization_config` reach the engine: see `s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from truetune.errors import InputError
+from truetune.models import header
+from truetune.models.header import Tensor
 
 KEY = "quantization_config"
 KIND = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -54,6 +56,27 @@ def bits(config: Mapping[str, Any]) -> int:
     except ValueError:
         return 0
     return 0 if not found else 4 if found["load_in_4bit"] else 8
+
+
+NOTE = "base_bits"
+"""In the metadata of an adapter's file: how its base was packed while it was trained. PEFT's settings do not say."""
+STATE = re.compile(r"\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.[^.]+|SCB|weight_format)$")
+"""Ends of the names of tensors that say how to unpack others."""
+
+
+def noted(path: Path) -> int:
+    """The bits that an adapter's file notes; 0 where it notes none, or cannot be read: its reader says so."""
+    try:
+        text = header.parts(path)[1].get(NOTE, "")
+    except (ValueError, OSError):
+        return 0
+    return int(text) if text in ("4", "8") else 0
+
+
+def counted(tensors: Iterable[Tensor]) -> int:
+    """Numbers of a model, packed ones as they count before packing: two stand in each byte of 4 bits."""
+    weights = (tensor for tensor in tensors if not STATE.search(tensor.name))
+    return sum(tensor.size * (2 if tensor.dtype == "U8" else 1) for tensor in weights)
 
 
 def refuse(config: Mapping[str, Any], folder: Path) -> None:

@@ -29,7 +29,7 @@ from truetune.models.tokenizer import Tokenizer
 from truetune.runs import durable, jsonfile, known
 from truetune.runs.run import Run, new_id, refuse_used
 from truetune.train import receipts
-from truetune.train.resolve import Resolved, method, resolve
+from truetune.train.resolve import Resolved, engine_spec, method, resolve
 
 FULL_RATE = 1e-4
 """Above this learning rate full fine-tuning tends to forget what the base knew."""
@@ -74,6 +74,7 @@ def gather(config: Config, folder: Path, listener: Listener = unheard) -> Sessio
     choice = engine.choose(config.resources.device, config.model.dtype)
     room, packed = free(config, engine, choice.device), engine.packs(known.model_type)
     resolved = resolve(config, folder, found, known, prepared, chosen, choice, room, packed=packed)
+    engines.refuse_unpackable(engine_spec(resolved).method.bits or known.bits, choice.device)
     said = tuple(warnings(resolved, (chosen.warning, choice.warning), engine.ignored(found.folder)))
     return Session(config, folder, found, encode, prepared, resolved, said)
 

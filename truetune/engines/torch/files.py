@@ -21,6 +21,7 @@ def load(path: Path, code: str) -> dict[str, torch.Tensor]:
         raise header.damaged(path, error, code) from error
 
 
-def write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Every tensor by name, as it stands."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+def write(path: Path, tensors: Mapping[str, torch.Tensor], **beside: str) -> None:
+    """Every tensor by name, as it stands, and texts beside them."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, path, {"format": "pt", **beside})

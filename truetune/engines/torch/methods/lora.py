@@ -13,14 +13,16 @@ from torch import nn
 from truetune.engines import adapter
 from truetune.engines.base import EngineSpec
 from truetune.engines.torch import files, lora
+from truetune.models import packed
 
 
 class Lora:
     file = adapter.WEIGHTS
-    undoes = True
+    virtual = 0
 
     def __init__(self, model: nn.Module, spec: EngineSpec) -> None:
         self.model, self.spec = model, spec
+        self.undoes = spec.adapter is None  # the model before training has the adapter that it starts from
         self.layers = lora.attach(model, spec.method, spec.seed)
         self.parameters = parameters(model)
         if spec.adapter:
@@ -57,7 +59,8 @@ class Lora:
         self.export(folder)
 
     def export(self, folder: Path) -> None:
-        files.write(folder / adapter.WEIGHTS, self.parameters)
+        beside = {packed.NOTE: str(self.spec.method.bits)} if self.spec.method.bits else {}
+        files.write(folder / adapter.WEIGHTS, self.parameters, **beside)
         adapter.write_config(folder, self.config())
 
     def config(self) -> dict[str, Any]:
