@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from truetune.engines.base import Method
+from truetune.engines.prompts import PROMPTS
 from truetune.errors import InputError, UsageError
 from truetune.models import gate, header
 
@@ -36,6 +37,8 @@ NEUTRAL: dict[str, Any] = {
     "lora_bias": False,
 }
 """Settings of PEFT that an adapter may carry only with these values: others need what this version lacks."""
+KINDS = ("LORA", *PROMPTS.values(), "IA3")
+"""Kinds of adapters that can be asked and evaluated."""
 LARGEST = 2**16
 """Of a rank and an alpha."""
 FOREIGN = ("alora_invocation_tokens", "layer_replication", "megatron_config", "target_parameters", "use_qalora")
@@ -71,8 +74,8 @@ def write_config(folder: Path, body: dict[str, Any]) -> None:
     (folder / CONFIG).write_text(json.dumps(body, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of an adapter that this version can train on.
+def read_config(folder: Path, kinds: Collection[str] = ("LORA",)) -> dict[str, Any]:
+    """The configuration of an adapter that this version can train on, of one of these kinds (PEFT's names).
 
     Raises InputError: `adapter.missing`, `adapter.pickle_weights`, `adapter.damaged`, `adapter.unsupported`.
     """
@@ -97,10 +100,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise InputError(f"cannot be read ({error})", code="adapter.damaged", where=str(path), hint=COPY) from None
     refuse_code(body, path)
-    unsupported = [name for name, value in NEUTRAL.items() if body.get(name, value) not in (value, None)]
+    kind = body.get("peft_type")
+    neutral = NEUTRAL if kind == "LORA" else {"modules_to_save": None, "num_transformer_submodules": 1}
+    unsupported = [name for name, value in neutral.items() if body.get(name, value) not in (value, None)]
     unsupported += [name for name in FOREIGN if body.get(name)]
-    if body.get("peft_type") != "LORA" or unsupported:
-        what = ", ".join(unsupported) or f"peft_type {body.get('peft_type')}"
+    if kind not in kinds or unsupported:
+        what = ", ".join(unsupported) or f"peft_type {kind}"
         raise InputError(
             f"this adapter uses {what}, which this version does not train",
             code="adapter.unsupported",
@@ -122,6 +127,9 @@ def checked(body: Any, weights: Path) -> dict[str, Any]:
     numbers = type(r) is int and 0 < r <= LARGEST and isinstance(alpha, int | float) and abs(alpha) <= LARGEST
     if body.get("peft_type") == "LORA" and not numbers:
         raise ValueError("r and lora_alpha are not usable numbers")
+    count = body.get("num_virtual_tokens")
+    if body.get("peft_type") in PROMPTS.values() and not (type(count) is int and 0 < count <= LARGEST):
+        raise ValueError("num_virtual_tokens is not a usable number")
     targets = body.get("target_modules")
     if isinstance(targets, str) and targets != "all-linear":
         ends = (".lora_A.weight", ".lora_B.weight")
@@ -203,6 +211,26 @@ def refuse_other_shape(body: Mapping[str, Any], method: Method) -> None:
             code="adapter.other_shape",
             where="model.adapter",
             hint=f"Set method.r to {stands[0]} and method.alpha to {stands[1]:g}.",
+        )
+
+
+def refuse_other_prompt(body: Mapping[str, Any], method: Method) -> None:
+    """Training goes on with as many virtual tokens, of the same kind: keys and values, or embeddings."""
+    stands, wanted = body["num_virtual_tokens"], method.virtual_tokens
+    if (body["peft_type"] == "PREFIX_TUNING") != (PROMPTS[method.type] == "PREFIX_TUNING"):
+        fitting = ", ".join(name for name, kind in PROMPTS.items() if kind == body["peft_type"])
+        raise UsageError(
+            f"the adapter was made by {body['peft_type']}, but method.type is {method.type}",
+            code="adapter.other_shape",
+            where="model.adapter",
+            hint=f"Set method.type to one of {fitting}.",
+        )
+    if stands != wanted:
+        raise UsageError(
+            f"the adapter has {stands} virtual tokens, but method.virtual_tokens is {wanted}",
+            code="adapter.other_shape",
+            where="model.adapter",
+            hint=f"Set method.virtual_tokens to {stands}.",
         )
 
 

@@ -33,6 +33,10 @@ class Method:
     """Of the frozen base, which is packed while it is loaded: 4 or 8; 0 = as it is stored."""
     frozen_layers: int = 0
     """Of `full`: the lowest layers that stay as they are, and the embedding with them."""
+    virtual_tokens: int = 20
+    """Of the prompt methods: tokens before every text."""
+    encoder_hidden: int | None = None
+    """Of prefix and ptuning: width of the network that makes them, None for the model's own."""
     init: str = "default"
     """Where a fresh adapter starts: `default` (as nothing), `pissa` or `olora` (as a part of the weights)."""
     lora_plus: float | None = None
@@ -268,8 +272,9 @@ class NotFinite(Exception):
     """The loss or the gradient of a step is not a number."""
 
 
-def cut(examples: Sequence[Example], budget: int) -> list[list[int]]:
-    """Length-sorted first-fit: micro-batches of at most `budget` tokens, a longer example alone.
+def cut(examples: Sequence[Example], budget: int, virtual: int = 0) -> list[list[int]]:
+    """Length-sorted first-fit: micro-batches of at most `budget` tokens, a longer example alone. `virtual` tokens stand
+    before every text besides.
 
     >>> cut of lengths [5, 3, 9, 2] at budget 8 -> [[2], [0, 1], [3]]
     """
@@ -277,7 +282,7 @@ def cut(examples: Sequence[Example], budget: int) -> list[list[int]]:
     batches: list[list[int]] = []
     space: list[int] = []
     for index in order:
-        size = examples[index].tokens
+        size = examples[index].tokens + virtual * len(examples[index].texts)
         slot = next((k for k, left in enumerate(space) if left >= size), None)
         if slot is None:
             batches.append([index])
@@ -288,9 +293,9 @@ def cut(examples: Sequence[Example], budget: int) -> list[list[int]]:
     return batches
 
 
-def plan(examples: Sequence[Example], budget: int, objective: str = "sft") -> Plan:
-    """A `Plan` for these examples under a token budget."""
-    return Plan(tuple(examples), tuple(map(tuple, cut(examples, budget))), denominator(examples, objective))
+def plan(examples: Sequence[Example], budget: int, objective: str = "sft", virtual: int = 0) -> Plan:
+    """A `Plan` for these examples under a token budget; `virtual` as in `cut`."""
+    return Plan(tuple(examples), tuple(map(tuple, cut(examples, budget, virtual))), denominator(examples, objective))
 
 
 def denominator(examples: Sequence[Example], objective: str) -> float:

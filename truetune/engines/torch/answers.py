@@ -7,19 +7,25 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from transformers import DynamicCache
 
-from truetune.engines.torch import attention, cores, slots
+from truetune.engines.torch import attention, cores, fronts, slots
 
 
-def greedy(model: nn.Module, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
-    """Continuations of at most `limit` tokens, each through its first stop token."""
+def greedy(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    stops: frozenset[int],
+    front: fronts.Front | None = None,
+) -> list[list[int]]:
+    """Continuations of at most `limit` tokens, each through its first stop token; `front` stands before each prompt,
+    which only a model that trains padded takes."""
     if not limit:
         return [[] for _ in prompts]
     with torch.no_grad(), decoding(model):
         if model.config._attn_implementation == slots.NAME:
             return in_slots(model, prompts, limit, stops)
-        return padded(model, prompts, limit, stops)
+        return padded(model, prompts, limit, stops, front)
 
 
 @contextmanager
@@ -54,13 +60,20 @@ def in_slots(model: nn.Module, prompts: Sequence[Sequence[int]], limit: int, sto
     return [answers[row] for row in rows]
 
 
-def padded(model: nn.Module, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
+def padded(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    stops: frozenset[int],
+    front: fronts.Front | None = None,
+) -> list[list[int]]:
     """By one cache of transformers' over prompts that are padded on the left: for models that know no slots. A few
     rows that start together are faster so than one by one."""
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(one)) + list(one) for one in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=model.device)
-    cache, answers = DynamicCache(config=model.config), [[] for _ in prompts]
+    mask = torch.cat([mask.new_ones(len(prompts), fronts.length(front)), mask], dim=1)
+    cache, answers = fronts.cache(model, front, len(prompts)), [[] for _ in prompts]
     going = set(range(len(prompts)))
     settings = {"logits_to_keep": 1} if cores.takes(model, "logits_to_keep") else {}
     while going:

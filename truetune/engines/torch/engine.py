@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,14 @@ class TorchEngine:
         self.parameters = self.adapted.parameters
         self.start = state.fingerprints(self.parameters)
         self.optimizer = adamw(self.parameters, spec.optimizer)
-        self.forward = Forward(self.model)
+        self.forward = Forward(self.adapted.model, self.adapted.virtual)
+        self.fresh = spec.adapter is None
         self.objective = objectives.of(spec.objective)
         torch.manual_seed(spec.seed)
         self.rng = state.rng()
 
     def prepare(self, examples: Sequence[Example]) -> Plan:
-        return base.plan(examples, self.token_budget, self.spec.objective.type)
+        return base.plan(examples, self.token_budget, self.spec.objective.type, self.adapted.virtual)
 
     def step(self, plan: Plan, lr: float) -> StepResult:
         state.set_rng(self.rng)  # the engine's own stream: whoever else draws numbers does not change training
@@ -56,6 +57,7 @@ class TorchEngine:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
+            self.fresh = False
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -77,7 +79,7 @@ class TorchEngine:
     def scores(self, plan: Plan, *, base: bool = False) -> NDArray[np.float32]:
         if base and self.optimizer.state and not self.adapted.undoes:
             raise ValueError("the weights before training are gone")
-        with self._measuring(), self.adapted.off() if base else nullcontext(), self._autocast():
+        with self._measuring(), self.adapted.off() if base and self.adapted.undoes else nullcontext(), self._autocast():
             sums = [self.forward.sums(batch).cpu().numpy() for batch in self._batches(plan)]
         found = np.zeros((len(plan.examples), len(plan.examples[0].texts)), np.float32)
         for part, values in zip(plan.micro_batches, sums, strict=True):
@@ -86,7 +88,8 @@ class TorchEngine:
 
     def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
         with self._measuring():
-            return answers.greedy(self.model, prompts, limit, stops)
+            front = self.adapted.front() if self.adapted.virtual and not self.fresh else None
+            return answers.greedy(self.model, prompts, limit, stops, front)
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
@@ -94,7 +97,7 @@ class TorchEngine:
         training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._known():
                 yield
         except RuntimeError as error:
             if not out_of_memory(error):
@@ -102,6 +105,10 @@ class TorchEngine:
             raise OutOfMemory(str(error)) from None
         finally:
             self.model.train(training)
+
+    def _known(self) -> AbstractContextManager[None]:
+        """Virtual tokens start as noise: until they have learned something, the model before training is measured."""
+        return self.adapted.off() if self.adapted.virtual and self.fresh else nullcontext()
 
     def rehearse(self, plan: Plan) -> StepResult:
         state.set_rng(self.rng)
@@ -142,6 +149,7 @@ class TorchEngine:
 
     def restore(self, folder: Path) -> None:
         self.rng = state.restore(folder, self.adapted, self.optimizer)
+        self.fresh = self.fresh and not self.changed()[0]
 
     def export(self, folder: Path) -> None:
         self.adapted.export(folder)

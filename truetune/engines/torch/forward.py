@@ -17,8 +17,9 @@ from truetune.engines.torch.batch import Batch
 class Forward:
     """What objectives are made of."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, virtual: int = 0) -> None:
+        """`virtual`: tokens that the model puts before every text itself; then it knows its positions itself too."""
+        self.model, self.virtual = model, virtual
         self.packs = model.config._attn_implementation == attention.NAME
 
     def loss(self, batch: Batch) -> torch.Tensor:
@@ -45,8 +46,9 @@ class Forward:
         return output.last_hidden_state[0].index_select(0, batch.picked)
 
     def logits(self, batch: Batch) -> torch.Tensor:
-        inputs = {"input_ids": batch.ids, "attention_mask": batch.mask, "position_ids": batch.positions}
-        logits = self.model(**inputs, use_cache=False).logits
+        positions = {} if self.virtual else {"position_ids": batch.positions}
+        logits = self.model(input_ids=batch.ids, attention_mask=batch.mask, **positions, use_cache=False).logits
+        logits = logits[:, -batch.ids.shape[1] :]
         return logits.flatten(0, 1).index_select(0, batch.picked).float()
 
 

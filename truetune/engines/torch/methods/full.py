@@ -16,6 +16,7 @@ from truetune.engines.torch import files, methods
 class Full:
     file = "model.safetensors"
     undoes = False
+    virtual = 0
 
     def __init__(self, model: nn.Module, spec: EngineSpec) -> None:
         self.model = model.requires_grad_(True)
