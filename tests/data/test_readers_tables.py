@@ -208,3 +208,16 @@ def test_a_table_of_one_column_has_no_title(tmp_path: Path, text: str) -> None:
 def test_marks_that_stand_twice_are_skipped(tmp_path: Path, times: int) -> None:
     assert rows(tmp_path / "a.csv", b"\xef\xbb\xbf" * times + b"q,a\nx,y\n") == ([{"q": "x", "a": "y"}], [])
     assert rows(tmp_path / "a.jsonl", b"\xef\xbb\xbf" * times + b'{"q": "x"}\n')[0] == [{"q": "x"}]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt"])
+def test_the_first_rows_of_a_long_table_tell_its_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(readers, "MANY", 10)
+    (tmp_path / name).write_text("q" + "\n\0" * 15 + "".join(f"\n{number}" for number in range(20)))
+    found, every = (
+        [line for line, value, _ in items if isinstance(value, dict)]
+        for items in (readers.sample(tmp_path / name), readers.read(tmp_path / name))
+    )
+    assert found == every[:10] and len(every) >= 20

@@ -33,6 +33,9 @@ WHOLE = 64 * 2**20
 BIG = 64 * 2**20
 """Bytes from which a file of JSON lines is sampled: `ROWS` rows at each of `PLACES` places, spread over all of it."""
 PLACES, ROWS = 64, 64
+TABLES = frozenset((".arrow", ".csv", ".feather", ".parquet", ".tsv", ".txt"))
+"""Files whose rows all have the same columns: the first `MANY` good ones tell their shape."""
+MANY = 2**14
 
 
 def read(path: Path, note: Note = ignore) -> Iterator[Item]:
@@ -47,14 +50,14 @@ def read(path: Path, note: Note = ignore) -> Iterator[Item]:
 
 def sample(path: Path) -> Iterator[Item]:
     """Rows that tell the shape of a file: all of them, or of a large file of JSON lines some of every part
-    (whose lines have no numbers). Raises as `read` does."""
+    (whose lines have no numbers), or the first of a long table. Raises as `read` does."""
     file = File(path)
     if file.kind in (".jsonl", ".ndjson") and path.stat().st_size > BIG and not _spread_out(file):
         with file.utf8() as stream:
             if stream.seekable():
                 yield from _places(stream, path.stat().st_size)
                 return
-    yield from read(path)
+    yield from _first(read(path), MANY) if file.kind in TABLES else read(path)
 
 
 def readable(path: Path) -> bool:
@@ -167,6 +170,15 @@ def _is_array(file: File) -> bool:
     first = first.rstrip(SPACE)
     opened = first == b"[" or (first.startswith(b"[") and first[1:].lstrip(SPACE).startswith(b"{"))
     return opened and (not rest.strip(SPACE) or first.endswith((b"[", b"{", b",")))
+
+
+def _first(items: Iterator[Item], count: int) -> Iterator[Item]:
+    """As far as it takes to have so many good rows."""
+    for item in items:
+        yield item
+        count -= isinstance(item[1], dict)
+        if not count:
+            return
 
 
 def _places(stream: IO[bytes], size: int) -> Iterator[Item]:
