@@ -215,7 +215,7 @@ def test_the_first_rows_of_a_long_table_tell_its_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(readers, "MANY", 10)
-    (tmp_path / name).write_text("q" + "\n\0" * 15 + "".join(f"\n{number}" for number in range(20)))
+    (tmp_path / name).write_text("q" + f"\n\0{'bad' * 20}" * 15 + "".join(f"\n{number}" for number in range(20)))
     found, every = (
         [line for line, value, _ in items if isinstance(value, dict)]
         for items in (readers.sample(tmp_path / name), readers.read(tmp_path / name))
