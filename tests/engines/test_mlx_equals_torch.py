@@ -18,14 +18,14 @@ import mlx.core as mx
 from safetensors.numpy import load_file, save_file
 
 from truetune.data.example import Example
-from truetune.engines.base import EngineSpec, Method, NotFinite, Optimizer, OutOfMemory
+from truetune.engines.base import EngineSpec, Method, NotFinite, Objective, Optimizer, OutOfMemory
 from truetune.engines.mlx import batch, device, family, head
 from truetune.engines.mlx.engine import open_engine
 from truetune.engines.torch import tiny
 from truetune.engines.torch.engine import TorchEngine
 from truetune.errors import InputError, UsageError
 from truetune.testing import examples
-from truetune.testing.contract import LORA
+from truetune.testing.contract import LORA, pairs, referenced
 
 STEPS = 50
 NAMES = ("llama", "mistral-window", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
@@ -113,6 +113,33 @@ def test_curves_agree(models, name, method):
     worst = max(abs(a.loss - b.loss) / b.loss for a, b in zip(one, other, strict=True))
     assert agree(one, other), f"largest relative difference {worst:.1e}"
     assert np.allclose([r.grad_norm for r in one], [r.grad_norm for r in other], rtol=1e-3)
+    assert [r.supervised for r in one] == [r.supervised for r in other]
+
+
+PREFERENCES = [
+    Objective("dpo"),
+    Objective("dpo", label_smoothing=0.2),
+    Objective("dpo", "ipo"),
+    Objective("dpo", "hinge"),
+]
+
+
+@pytest.mark.parametrize("method", [LORA, Method(type="full")], ids=["lora", "full"])
+@pytest.mark.parametrize("objective", PREFERENCES, ids=lambda each: f"{each.type}-{each.loss}-{each.label_smoothing}")
+def test_preferences_agree(models, objective, method):
+    """Thirty steps over pairs, in which the loss falls."""
+    found = []
+    for opened in (open_engine, TorchEngine):
+        engine = opened(spec(models("llama"), objective=objective, method=method))
+        steps = [referenced(engine, pairs(6, seed=step)) for step in range(3)]
+        rate = 2e-3 if method is LORA else 5e-4
+        found.append([engine.step(engine.prepare(steps[step % 3]), rate) for step in range(30)])
+    one, other = found
+    assert other[-1].loss < 0.9 * other[0].loss
+    assert np.allclose([r.loss for r in one], [r.loss for r in other], rtol=1e-4, atol=1e-6)
+    assert np.allclose(
+        [r.figures["reward_margin"] for r in one], [r.figures["reward_margin"] for r in other], rtol=1e-3, atol=1e-5
+    )
     assert [r.supervised for r in one] == [r.supervised for r in other]
 
 

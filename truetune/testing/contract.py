@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from truetune.data.example import Example
-from truetune.engines.base import EngineSpec, Method, Optimizer, StepResult, TrainEngine
+from truetune.engines.base import EngineSpec, Method, Objective, Optimizer, StepResult, TrainEngine
 
 VOCAB = 320
 LORA = Method(type="lora", r=4, alpha=8, dropout=0.0)
@@ -32,6 +32,25 @@ def examples(count: int = 6, *, seed: int = 0, longest: int = 40) -> list[Exampl
         weights[0], weights[-1] = 0, 1
         made.append(Example(rng.integers(0, VOCAB, size).astype(np.int32), weights, row))
     return made
+
+
+def pairs(count: int = 6, *, seed: int = 0, longest: int = 40) -> list[Example]:
+    """Preference pairs: a prompt of random tokens with two answers, both supervised whole."""
+    rng = np.random.default_rng([seed, 1])
+    made = []
+    for row in range(count):
+        prompt, *answers = (rng.integers(0, VOCAB, int(rng.integers(2, longest // 2))) for _ in range(3))
+        texts = [np.concatenate([prompt, answer]) for answer in answers]
+        weights = [np.arange(len(text)) >= len(prompt) for text in texts]
+        ids, weight = np.concatenate(texts).astype(np.int32), np.concatenate(weights).astype(np.float32)
+        made.append(Example(ids, weight, row, second=len(texts[0])))
+    return made
+
+
+def referenced(engine: TrainEngine, rows: list[Example]) -> list[Example]:
+    """The rows with what the model before training thinks of them."""
+    table = engine.scores(engine.prepare(rows), base=True)
+    return [replace(row, reference=tuple(values)) for row, values in zip(rows, table.tolist(), strict=True)]
 
 
 class EngineContract:
@@ -64,6 +83,25 @@ class EngineContract:
         assert np.isclose(whole.loss, sum(part.loss for part in parts), rtol=1e-5)
         assert whole.denominator == sum(float(row.weights.sum()) for row in rows)
         assert whole.supervised == sum(row.supervised for row in rows)
+
+    def test_pairs_are_told_apart(self, folder: Path) -> None:
+        """DPO begins at log 2 and learns; the model before training stays; how a step is cut changes nothing."""
+        found = []
+        for budget in (1, 10_000):
+            engine = self.engine(folder, objective=Objective("dpo"), token_budget=budget)
+            rows = referenced(engine, pairs())
+            plan = engine.prepare(rows)
+            found.append([engine.step(plan, LR) for _ in range(6)])
+            assert np.isclose(found[-1][0].loss, np.log(2), rtol=1e-6)
+            before = np.array([row.reference for row in rows])
+            assert np.allclose(engine.scores(plan, base=True), before, rtol=1e-6)
+            margins = engine.loss(plan).means
+            gains = (engine.scores(plan) - before) * engine.spec.objective.beta
+            assert np.isclose(margins["reward_margin"], (gains[:, 0] - gains[:, 1]).mean(), rtol=1e-3)
+        for one, other in zip(*found, strict=True):
+            assert np.isclose(one.loss, other.loss, rtol=1e-4)
+            assert one.supervised == other.supervised == sum(row.supervised for row in pairs())
+        assert found[0][-1].loss < 0.6 and found[0][-1].figures["reward_accuracy"] > 0.8
 
     def test_weights_are_respected(self, folder: Path) -> None:
         engine = self.engine(folder)

@@ -1,4 +1,4 @@
-"""From examples to micro-batches of arrays: rows of like length, padded on the right to the longest."""
+"""From examples to micro-batches of arrays: texts of like length, padded on the right to the longest."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ EACH = 96
 class Batch:
     """One micro-batch. `picked` are flat positions (row · length + t) whose hidden state predicts a supervised token.
 
-    ids        int32 [R, L]    token ids; what is padded stands behind the row, where nothing sees it
+    ids        int32 [R, L]    token ids of the texts; what is padded stands behind, where nothing sees it
     picked     int32 [N]       positions that predict
     targets    int32 [N]       the tokens they predict
-    weights    float32 [N]     weight × scale of each loss
+    weights    float32 [N]     weight of each loss
+    owners     int32 [N]       the text, which is the row, that each target is of
     """
 
     ids: mx.array
     picked: mx.array
     targets: mx.array
     weights: mx.array
+    owners: mx.array
+    examples: Sequence[Example]
 
     @property
     def supervised(self) -> int:
@@ -35,23 +38,27 @@ class Batch:
         return int(self.targets.shape[0])
 
 
-def batch(examples: Sequence[Example], scale: float = 1.0) -> Batch:
-    """The examples as rows, and what is supervised in them: token t is predicted from position t − 1."""
-    length = max(example.tokens for example in examples)
-    ids = np.zeros((len(examples), length), dtype=np.int32)
-    picked, targets, weights = [], [], []
-    for row, example in enumerate(examples):
-        ids[row, : example.tokens] = example.ids
-        at = np.flatnonzero(example.weights)
+def batch(examples: Sequence[Example]) -> Batch:
+    """The texts as rows, and what is supervised in them: token t is predicted from position t − 1."""
+    texts = [(example.ids[part], example.weights[part]) for example in examples for part in example.texts]
+    length = max(len(ids) for ids, _ in texts)
+    padded = np.zeros((len(texts), length), dtype=np.int32)
+    picked, targets, weights, owners = [], [], [], []
+    for row, (ids, weight) in enumerate(texts):
+        padded[row, : len(ids)] = ids
+        at = np.flatnonzero(weight)
         picked.append(row * length + at - 1)
-        targets.append(example.ids[at])
-        weights.append(example.weights[at])
-    return Batch(
-        mx.array(ids),
-        mx.array(np.concatenate(picked).astype(np.int32)),
-        mx.array(np.concatenate(targets).astype(np.int32)),
-        mx.array(np.concatenate(weights).astype(np.float32) * np.float32(scale)),
-    )
+        targets.append(ids[at])
+        weights.append(weight[at])
+        owners.append(np.full(len(at), row))
+    whole = [np.concatenate(parts).astype(np.int32) for parts in (picked, targets, owners)]
+    weighed = mx.array(np.concatenate(weights).astype(np.float32))
+    return Batch(mx.array(padded), mx.array(whole[0]), mx.array(whole[1]), weighed, mx.array(whole[2]), examples)
+
+
+def size(example: Example) -> int:
+    """Tokens of an example's texts, all padded to the longest of them."""
+    return len(example.texts) * max(part.stop - part.start for part in example.texts)
 
 
 def cut(lengths: Sequence[int], budget: int) -> list[tuple[int, ...]]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
+from numpy.typing import NDArray
 
 from truetune.data.example import Example
 from truetune.engines import adapter
-from truetune.engines.base import EngineSpec, LossSum, NotFinite, Plan, StepResult, Usage
-from truetune.engines.mlx import batch, blas, cores, device, head, lora, model, state
+from truetune.engines.base import EngineSpec, LossSum, NotFinite, Plan, StepResult, Usage, denominator
+from truetune.engines.mlx import batch, blas, cores, device, head, lora, model, objectives, state
 from truetune.engines.mlx.adamw import AdamW, Arrays, clip
 from truetune.engines.mlx.batch import Batch
+from truetune.engines.mlx.forward import Forward
 from truetune.engines.mlx.walk import Walk
 
 
@@ -34,9 +38,10 @@ class MlxEngine:
         self.model, self.layout = model.load(spec.model, "float32" if full else spec.dtype)
         self.layers = model.adapt(self.model, spec)
         self.parameters = lora.parameters(self.layers) or dict(tree_flatten(self.model.parameters()))
-        self.walk = Walk(self.model, self.layout, saving=spec.gradient_checkpointing, whole=full)
+        walk = Walk(self.model, self.layout, saving=spec.gradient_checkpointing, whole=full)
         self.head = head.of(self.model, self.layout)
-        self.token_loss = head.loss(self.layout.softcap)
+        self.forward = Forward(walk, self.head, self.layout.settings["hidden_size"])
+        self.objective = objectives.of(spec.objective)
         self.slope = mx.value_and_grad(self._loss)
         self.start = state.fingerprints(self.parameters)
         self.optimizer = AdamW(spec.optimizer, self.parameters)
@@ -44,9 +49,8 @@ class MlxEngine:
         mx.reset_peak_memory()
 
     def prepare(self, examples: Sequence[Example]) -> Plan:
-        denominator = float(sum(float(example.weights.sum()) for example in examples))
-        pieces = batch.cut([example.tokens for example in examples], self.token_budget)
-        return Plan(tuple(examples), tuple(pieces), denominator)
+        pieces = batch.cut([batch.size(example) for example in examples], self.token_budget)
+        return Plan(tuple(examples), tuple(pieces), denominator(examples, self.spec.objective.type))
 
     def step(self, plan: Plan, lr: float) -> StepResult:
         key, own = mx.random.split(self.key)
@@ -62,13 +66,23 @@ class MlxEngine:
         return self._gradient(plan, mx.random.split(self.key)[1])[0]
 
     def loss(self, plan: Plan) -> LossSum:
-        total, supervised = 0.0, 0
+        total, collected = LossSum(0.0, plan.denominator, plan.tokens, 0), self.objective.collect(self, plan)
         for examples in parts(plan):
             one = batch.batch(examples)
-            total += float(self._weighted(one).item())
-            supervised += one.supervised
+            total += told(one, self.objective.loss(self.forward, one, collected))
             device.refuse_overflow()
-        return LossSum(total, plan.denominator, plan.tokens, supervised)
+        return total
+
+    def scores(self, plan: Plan, *, base: bool = False) -> NDArray[np.float32]:
+        if base and self.optimizer.steps and not self.layers:
+            raise ValueError("the weights before training are gone")
+        found = np.zeros((len(plan.examples), len(plan.examples[0].texts)), np.float32)
+        with lora.off(self.layers) if base else nullcontext():
+            for places, examples in zip(plan.micro_batches, parts(plan), strict=True):
+                sums = self.forward.sums(batch.batch(examples))
+                found[list(places)] = np.array(sums).reshape(len(places), -1)
+                device.refuse_overflow()
+        return found
 
     def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
         core = cores.Core(self.model, Walk(self.model, self.layout), self.head)
@@ -76,32 +90,32 @@ class MlxEngine:
 
     def _gradient(self, plan: Plan, key: mx.array) -> tuple[StepResult, Arrays]:
         """Loss and clipped gradient of the whole step; dividing by the step's denominator, not by micro-batch means."""
-        total, supervised, gradients = 0.0, 0, {}
+        total, gradients = LossSum(0.0, plan.denominator, plan.tokens, 0), {}
+        collected = self.objective.collect(self, plan)
         keys = mx.random.split(key, len(plan.micro_batches))
         try:
             for examples, own in zip(parts(plan), keys, strict=True):
-                one = batch.batch(examples, 1 / plan.denominator)
+                one = batch.batch(examples)
                 lora.draw(self.layers, own if self.spec.method.dropout else None)
-                loss, found = self.slope(self.parameters, one)
+                loss, found = self.slope(self.parameters, one, collected, plan.denominator)
                 gradients = {name: gradients[name] + found[name] for name in found} if gradients else found
                 mx.eval(loss, gradients)
-                total += float(loss.item())
-                supervised += one.supervised
+                total += told(one, loss[1:])
                 device.refuse_overflow()
         finally:
             lora.draw(self.layers, None)
             self._put(self.parameters)
         gradients, norm = clip(gradients, self.spec.optimizer.max_grad_norm)
-        return StepResult(total, float(norm.item()), plan.tokens, supervised), gradients
+        loss = total.loss / plan.denominator
+        return StepResult(loss, float(norm.item()), plan.tokens, total.supervised, total.means), gradients
 
-    def _loss(self, parameters: Arrays, one: Batch) -> mx.array:
+    def _loss(
+        self, parameters: Arrays, one: Batch, collected: Any, whole: float
+    ) -> tuple[mx.array, mx.array, objectives.Figures]:
+        """The micro-batch's part of the step's loss, its own sum, and the figures."""
         self._put(self._narrow(parameters))
-        return self._weighted(one)
-
-    def _weighted(self, one: Batch) -> mx.array:
-        """Σ weight · loss over the supervised tokens of a micro-batch."""
-        hidden = self.walk(one.ids).reshape(-1, self.layout.settings["hidden_size"])[one.picked]
-        return self.token_loss(hidden, self.head.weight, one.targets, one.weights)
+        loss, figures = self.objective.loss(self.forward, one, collected)
+        return loss / whole, loss, figures
 
     def _narrow(self, parameters: Arrays) -> Arrays:
         """Full fine-tuning keeps float32 parameters and computes in `dtype`; adapters see the base as it is."""
@@ -165,8 +179,15 @@ class MlxEngine:
         }
 
     def close(self) -> None:
-        del self.model, self.walk, self.head, self.optimizer, self.parameters, self.layers
+        del self.model, self.forward, self.head, self.optimizer, self.parameters, self.layers
         mx.clear_cache()
+
+
+def told(one: Batch, made: tuple[mx.array, objectives.Figures]) -> LossSum:
+    """A micro-batch's loss and figures as numbers."""
+    loss, figures = made
+    plain = {name: float(value.item()) for name, value in figures.items()}
+    return LossSum(float(loss.item()), 0.0, 0, one.supervised, plain)
 
 
 def parts(plan: Plan) -> list[list[Example]]:

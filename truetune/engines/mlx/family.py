@@ -110,7 +110,7 @@ class Layout:
 
 
 METHODS = {"lora", "full"}
-OBJECTIVES = {"sft", "pretrain"}
+OBJECTIVES = {"sft", "pretrain", "dpo"}
 
 
 def lacks(folder: Path, method: str = "lora", objective: str = "sft") -> str:

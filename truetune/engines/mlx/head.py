@@ -97,3 +97,21 @@ def chunk(
     states = hidden.astype(mx.float32)
     to_weight = (p.T @ (states * scale)).at[targets].add(-(states * own))
     return total, to_hidden, to_weight
+
+
+def logps(hidden: mx.array, weight: mx.array, targets: mx.array, softcap: float | None) -> mx.array:
+    """log p of each target, float32 [N]. Logits are made anew, chunk by chunk, for the backward pass."""
+    rows = max(1, CHUNK // weight.shape[0])
+
+    def part(start: int) -> mx.array:
+        at = targets[start : start + rows, None]
+
+        def one(hidden: mx.array, weight: mx.array) -> mx.array:
+            z = logits(hidden, weight, softcap)
+            return mx.take_along_axis(z, at, -1)[:, 0] - mx.logsumexp(z, axis=-1)
+
+        found: mx.array = mx.checkpoint(one)(hidden[start : start + rows], weight)
+        return found
+
+    parts = [part(start) for start in range(0, hidden.shape[0], rows)]
+    return mx.concatenate(parts) if parts else mx.zeros(0)

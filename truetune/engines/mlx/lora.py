@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -23,6 +24,7 @@ class LoRALinear(nn.Module):
         self.lora_B = mx.zeros((outputs, method.r))
         self._scale, self._dropout = method.alpha / method.r, method.dropout
         self._key: mx.array | None = None
+        self._on = True
 
     def reset(self, name: str, seed: int) -> None:
         """PEFT's start."""
@@ -31,6 +33,8 @@ class LoRALinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         y = self.base(x)
+        if not self._on:
+            return y
         if self._key is not None and self._dropout:
             kept = mx.random.bernoulli(1 - self._dropout, x.shape, key=self._key)
             x = x * kept / (1 - self._dropout)
@@ -40,6 +44,18 @@ class LoRALinear(nn.Module):
     def draw(self, key: mx.array | None) -> None:
         """The random key of the next forward's dropout; None = no dropout."""
         self._key = key
+
+
+@contextmanager
+def off(layers: Mapping[str, LoRALinear]) -> Iterator[None]:
+    """The model without its additions."""
+    for layer in layers.values():
+        layer._on = False
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer._on = True
 
 
 def draw(layers: Mapping[str, LoRALinear], key: mx.array | None) -> None:

@@ -1,0 +1,20 @@
+"""The next token, for answers (`sft`) and whole texts (`pretrain`): Σ −weight · log p(token)."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from truetune.engines import base
+from truetune.engines.mlx.batch import Batch
+from truetune.engines.mlx.forward import Forward
+
+
+class Language:
+    def __init__(self, settings: base.Objective) -> None:
+        pass
+
+    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> None:
+        return None
+
+    def loss(self, forward: Forward, batch: Batch, collected: None) -> tuple[mx.array, dict[str, mx.array]]:
+        return forward.loss(batch), {}
