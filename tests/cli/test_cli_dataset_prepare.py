@@ -106,18 +106,15 @@ def test_the_next_command_runs_as_it_stands(folder: Path, capsys: pytest.Capture
     assert plan["config"]["data"]["template"] == "chatml" and plan["data"]["rows"]["validation"] == 5
 
 
-def test_rows_that_no_training_takes_are_called_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines(
-        folder / "rows.jsonl",
-        [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "No."} for row in GOOD],
-    )
+@pytest.mark.parametrize("kind", ["pairs", "labels"])
+def test_rows_of_other_objectives_are_prepared_too(folder: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    made = {
+        "pairs": [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "No."} for row in GOOD],
+        "labels": [{"text": row["prompt"], "label": "ab"[at % 2]} for at, row in enumerate(GOOD)],
+    }
+    lines(folder / "rows.jsonl", made[kind])
     found = prepare(capsys, "rows.jsonl", "--out", "out.jsonl")
-    assert found["next"] is None and len(rows(folder / "out.jsonl")) == 40
-    (told,) = (each for each in found["findings"] if each["code"] == "data.untrained")
-    assert told["level"] == "warning" and "preference pairs" in told["message"]
-    assert run(["dataset", "prepare", "rows.jsonl", "--out", "out.jsonl", "--yes"]) == 0
-    shown = capsys.readouterr().out
-    assert told["message"] in shown and "ft train" not in shown
+    assert found["next"].startswith("ft train") and len(rows(folder / "out.jsonl")) == 40
 
 
 def test_a_folder_that_is_not_there_is_said_before_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,9 +234,6 @@ def test_an_end_that_does_not_stop_generation_is_a_finding(encode: Tokenizer, tm
         (b"x\ny", "data.no_rows"),
         (b'{"prompt": "q", "completion": ""}', "data.no_rows"),
         (b'{"a": 1}', "data.unknown_format"),
-        (b'{"prompt": "q", "chosen": "a", "rejected": "b"}', "data.preference"),
-        (b'{"prompt": "q", "completion": "a", "label": true}', "data.kto"),
-        (b'{"text": "q", "label": "a"}', "data.classification"),
     ],
 )
 def test_data_that_cannot_be_used(encode: Tokenizer, tmp_path: Path, content: bytes, code: str) -> None:
@@ -384,8 +381,9 @@ def test_real_rows(encode: Tokenizer, tmp_path: Path, name: str, shape: str, row
     assert found.report["rows"]["rejected"] == 0 and found.report["end_of_turn_supervised"] == 1.0
 
 
-def test_real_preference_rows_are_refused(encode: Tokenizer, tmp_path: Path) -> None:
+def test_real_preference_rows(encode: Tokenizer, tmp_path: Path) -> None:
     if not SHARED.is_dir():
         pytest.skip("../shared/data is not there")
-    error = fails(encode, tmp_path, str(SHARED / "dpo_en_demo.json"))
-    assert isinstance(error, InputError) and error.finding.code == "data.preference"
+    found = run(encode, tmp_path, str(SHARED / "dpo_en_demo.json"))
+    assert found.objective == "dpo" and found.report["rows"]["rejected"] == 0 and len(found.train)
+    assert all(len(example.texts) == 2 for example in found.train)

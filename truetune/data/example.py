@@ -1,4 +1,4 @@
-"""What crosses from the data to an engine: token ids and a weight per token."""
+"""What crosses from the data to an engine: token ids with a weight per token, and a label."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Example:
                           always 0: nothing predicts the first token
     row      int          index of the input row it came from
     second   int          where its second text begins, 0 = it is one text. Of a preference pair the better answer
-                          stands first, each behind the prompt
+                          stands first, each behind the prompt; a labelled pair is read together
     label    (int, …)     indices of the row's classes; (1,) for a good answer and (0,) for a bad one (KTO)
     """
 
@@ -38,9 +38,11 @@ class Example:
     @property
     def texts(self) -> tuple[slice, ...]:
         """Where each of its texts stands in ids and weights."""
-        return (slice(0, self.second), slice(self.second, len(self.ids))) if self.second else (slice(0, len(self.ids)),)
+        if self.second and not self.label:
+            return slice(0, self.second), slice(self.second, len(self.ids))
+        return (slice(0, len(self.ids)),)
 
     @property
     def supervised(self) -> int:
-        """Number of tokens that reach the loss."""
-        return int(np.count_nonzero(self.weights))
+        """Number of tokens that reach the loss; where none does, its label does, which counts as one."""
+        return int(np.count_nonzero(self.weights)) or 1

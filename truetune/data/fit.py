@@ -122,10 +122,15 @@ def _too_long(longest: int, max_length: int, what: str = "") -> RowError:
 
 
 def cut(part: Part, length: int) -> Part:
-    """The first `length` tokens."""
+    """The first `length` tokens; of a labelled text as well those that close it. Raises RowError `data.too_long` where
+    nothing would be left of the second text of a labelled pair."""
     if len(part.ids) <= length:
         return part
-    return replace(part, ids=part.ids[:length], weights=part.weights[:length], ends=False)
+    kept = length - part.tail
+    if part.labelled and part.second >= kept:
+        raise RowError("data.too_long", f"nothing of the second text is left within max_length {length}")
+    ids = np.concatenate((part.ids[:kept], part.ids[len(part.ids) - part.tail :]))
+    return replace(part, ids=ids, weights=part.weights[:length], ends=False)
 
 
 def windows(part: Part, length: int, overlap: int = 0) -> list[Part]:

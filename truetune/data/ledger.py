@@ -282,7 +282,7 @@ class Ledger:
         if end and tokenizer.id(end) not in tokenizer.eos_ids:
             message = f"{end} ends an answer, but the model's configuration does not stop there"
             found.append(("data.end_not_eos", message))
-        if not end and self.ends:
+        if not end and self.ends and self.objective != "classification":
             found.append(("data.no_eos", "the tokenizer has no end-of-text token, so texts are trained without an end"))
         return found
 

@@ -18,6 +18,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from truetune.data import framed
 from truetune.data.prefix import Ids, Prefix, begins
 from truetune.data.rows import Content, Conversation, Document, Labelled, Preference, Rated, RowError, Turn
 from truetune.data.turns import Answer, check_document, talk, trained, written
@@ -26,6 +27,12 @@ from truetune.models.tokenizer import Tokenizer
 
 AHEAD = 2
 """Chunks that are encoded at a time: while the ids of one become arrays, the cores have the next."""
+
+
+Piece = Conversation | Document | Labelled
+"""What is rendered by itself."""
+Plan = list[Answer] | Document | Labelled | RowError
+"""What is encoded of a piece."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +47,8 @@ class Part:
     """Where the second text of a pair begins."""
     labelled: bool = False
     """Whether its label is learned, and none of its tokens."""
+    tail: int = 0
+    """Tokens that close the text of a labelled row: they stay where it is cut."""
 
     @cached_property
     def supervised(self) -> int:
@@ -68,7 +77,7 @@ class _Chunk:
 
     rows: Sequence[Content]
     counts: list[int]
-    plans: list[list[Answer] | Document | RowError]
+    plans: list[Plan]
     texts: list[str]
     encoded: Future[list[Ids]]
 
@@ -119,7 +128,7 @@ class Renderer:
             raise result
         return result
 
-    def _plans(self, rows: Sequence[Conversation | Document]) -> list[list[Answer] | Document | RowError]:
+    def _plans(self, rows: Sequence[Piece]) -> list[Plan]:
         places = [self._places(row) for row in rows]
         pairs = list(zip(rows, places, strict=True))
         talks = {
@@ -130,32 +139,35 @@ class Renderer:
         texts = dict(zip(talks, self.template.render_all(list(talks.values())), strict=True))
         return [self._plan(row, found, texts.get(at, [])) for at, (row, found) in enumerate(pairs)]
 
-    def _places(self, row: Conversation | Document) -> list[int] | RowError:
+    def _places(self, row: Piece) -> list[int] | RowError:
         """The turns that are trained; none in a document."""
         try:
             if isinstance(row, Conversation):
                 return trained(row, self.tokenizer, self.train_on)
-            check_document(row, self.tokenizer)
+            if isinstance(row, Labelled):
+                framed.check(row, self.tokenizer)
+            else:
+                check_document(row, self.tokenizer)
             return []
         except RowError as error:
             return error
 
-    def _plan(
-        self, row: Conversation | Document, places: list[int] | RowError, texts: Sequence[str | TemplateError]
-    ) -> list[Answer] | Document | RowError:
+    def _plan(self, row: Piece, places: list[int] | RowError, texts: Sequence[str | TemplateError]) -> Plan:
         if isinstance(places, RowError):
             return places
-        if isinstance(row, Document):
+        if not isinstance(row, Conversation):
             return row
         try:
             return written(row, places, texts, self.tokenizer)
         except RowError as error:
             return error
 
-    def _finish(self, plan: list[Answer] | Document | RowError) -> Rendered | RowError:
+    def _finish(self, plan: Plan) -> Rendered | RowError:
         try:
             if isinstance(plan, RowError):
                 return plan
+            if isinstance(plan, Labelled):
+                return self._labelled(plan)
             result = self._document(plan) if isinstance(plan, Document) else self._conversation(plan)
             self._check_known(result)
             return result
@@ -167,6 +179,18 @@ class Renderer:
         ids = np.concatenate([_ids(start), self._encode(document.text), _ids([] if end is None else [end])])
         part = _part(ids, [(1, len(ids), 1.0)], ends=end is not None)
         return Rendered([part], "document", self.tokenizer.eos or "")
+
+    def _labelled(self, row: Labelled) -> Rendered:
+        """As the tokenizer itself frames a text or a pair; nothing in it is trained but its label."""
+        ids, second = self._frame.ids([self._encode(text) for text in self._frame.texts(row)])
+        if not len(ids):
+            raise RowError("data.empty", "the tokenizer has no token for this text")
+        part = Part(ids, np.zeros(len(ids), np.float32), True, second, labelled=True, tail=len(self._frame.tail))
+        return Rendered([part], "labelled")
+
+    @cached_property
+    def _frame(self) -> framed.Frame:
+        return framed.frame(self.tokenizer)
 
     def _conversation(self, plan: list[Answer]) -> Rendered:
         if not plan:
@@ -246,9 +270,11 @@ class Renderer:
             if np.any((part.ids == unknown) & (part.weights != 0)):
                 raise RowError("data.unknown_characters", "the tokenizer has no tokens for some characters of this row")
 
-    def _texts(self, plan: list[Answer] | Document | RowError) -> Iterator[str]:
+    def _texts(self, plan: Plan) -> Iterator[str]:
         """What must be encoded to judge a plan."""
-        if isinstance(plan, Document):
+        if isinstance(plan, Labelled):
+            yield from self._frame.texts(plan)
+        elif isinstance(plan, Document):
             yield plan.text
         elif isinstance(plan, list):
             for answer in plan:
@@ -277,15 +303,13 @@ def _part(ids: Ids, spans: list[tuple[int, int, float]], ends: bool) -> Part:
     return Part(ids, weights, ends)
 
 
-def _pieces(row: Content) -> list[Conversation | Document]:
-    """What is rendered of a row: of a pair both sides, of a rated conversation the last answer, of labels the text."""
+def _pieces(row: Content) -> list[Piece]:
+    """What is rendered of a row: of a pair both sides, of a rated conversation the last answer."""
     if isinstance(row, Preference):
         return [Conversation((*_context(row.prompt), *side), row.tools) for side in (row.chosen, row.rejected)]
     if isinstance(row, Rated):
         turns = row.conversation.turns
         return [replace(row.conversation, turns=(*_context(turns[:-1]), *turns[-1:]))]
-    if isinstance(row, Labelled):
-        return [Document("\n".join(filter(None, (row.text, row.pair))))]
     return [row]
 
 
@@ -302,9 +326,6 @@ def _joined(row: Content, results: list[Rendered | RowError]) -> Rendered | RowE
     good = [result for result in results if isinstance(result, Rendered)]
     if isinstance(row, Preference):
         return _pair(good)
-    if isinstance(row, Labelled):
-        silent = [replace(part, weights=np.zeros_like(part.weights), labelled=True) for part in good[0].parts]
-        return replace(good[0], parts=silent, mode="labelled")
     return good[0]
 
 

@@ -11,7 +11,7 @@ from truetune.api.dataset.settings import Names, encoder, names, refuse_nowhere,
 from truetune.api.dataset.show import shown
 from truetune.config import Loaded
 from truetune.data.inspector import Inspector
-from truetune.data.prepare import KINDS, UNTRAINED, Mend, Prepared, prepare
+from truetune.data.prepare import Mend, Prepared, prepare
 from truetune.data.quality import Finding, Quality
 from truetune.errors import TrueTuneError
 from truetune.models.tokenizer import Tokenizer
@@ -143,9 +143,6 @@ def document(
 
 def told(prepared: Prepared) -> Iterator[Finding]:
     """What the preparation itself found worth saying."""
-    if (kind := prepared.objective) in UNTRAINED:
-        message = f"these are {KINDS[kind]}: they can be checked and converted; training on them is not in this version"
-        yield Finding("data.untrained", "warning", 0, 0.0, [], message, UNTRAINED[kind][1], [])
     for each in prepared.report["findings"]:
         where = [each["where"]] if each.get("where") else []
         yield Finding(
@@ -162,8 +159,7 @@ def told(prepared: Prepared) -> Iterator[Finding]:
 
 def trainable(prepared: Prepared) -> bool:
     """Whether a training with these settings would start, as far as the rows go."""
-    wrong = any(each["level"] == "error" for each in prepared.report["findings"])
-    return not wrong and prepared.objective not in UNTRAINED
+    return not any(each["level"] == "error" for each in prepared.report["findings"])
 
 
 def timed(loaded: Loaded, prepared: Prepared, listener: Listener) -> dict[str, Any] | None:

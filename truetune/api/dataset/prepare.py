@@ -13,7 +13,7 @@ from truetune.api.dataset.kept import Keeper, Places, aside
 from truetune.api.dataset.settings import Names, encoder, names, refuse_nowhere, settings
 from truetune.api.dataset.show import shown
 from truetune.config import Loaded, load
-from truetune.data.prepare import UNTRAINED, Prepared, find_format
+from truetune.data.prepare import Prepared, find_format
 from truetune.data.quality import Quality
 from truetune.data.sources import find
 from truetune.errors import InputError, UsageError
@@ -83,7 +83,7 @@ def dataset_prepare(
     result |= {"mended": dict(keeper.mended), "mended_rows": keeper.mended_rows, "estimate": None}
     result["examples"] = shown(loaded, tokenizer, EXAMPLES)
     held = written["validation"] or (given.config.data.validation if measured else None)
-    result["next"] = following(given, model, target, learning, held) if prepared.objective not in UNTRAINED else None
+    result["next"] = following(given, model, target, learning, held)
     return result | (pages(result, places.page) if report else {"report": []})
 
 

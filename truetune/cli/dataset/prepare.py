@@ -61,11 +61,7 @@ def show(out: Output, result: dict[str, Any], data: Sequence[str]) -> None:
         asked = shlex.join(["ft", "dataset", "check", *data])
         told = f"{counted(len(rejected), 'finding')} in what was read: `{asked}` tells"
         out.print(told, style="yellow")
-    if result["next"]:
-        out.print(f"next    {result['next']}")
-    for found in result["findings"]:
-        if found["code"] == "data.untrained":
-            out.print(found["message"], style="yellow")
+    out.print(f"next    {result['next']}")
 
 
 def table(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
