@@ -47,10 +47,35 @@ def pairs(count: int = 6, *, seed: int = 0, longest: int = 40) -> list[Example]:
     return made
 
 
+def rated(count: int = 6, *, seed: int = 0, longest: int = 40) -> list[Example]:
+    """Good and bad answers in turn, each with the answer of the row before as its contrast."""
+    texts = [part for pair in pairs(count, seed=seed, longest=longest) for part in apart(pair)][:count]
+    asked = [int(text.weights.argmax()) for text in texts]
+    made = []
+    for row, text in enumerate(texts):
+        prompt, other = slice(0, asked[row]), slice(asked[row - 1], None)
+        ids = np.concatenate([text.ids[prompt], texts[row - 1].ids[other]])
+        weights = np.concatenate([text.weights[prompt], texts[row - 1].weights[other]])
+        made.append(replace(text, row=row, label=(row % 2,), contrast=Example(ids, weights, row)))
+    return made
+
+
+def apart(pair: Example) -> list[Example]:
+    """Both texts of a pair by themselves."""
+    return [Example(pair.ids[part], pair.weights[part], pair.row) for part in pair.texts]
+
+
 def referenced(engine: TrainEngine, rows: list[Example]) -> list[Example]:
-    """The rows with what the model before training thinks of them."""
+    """The rows, and their contrasts, with what the model before training thinks of them."""
     table = engine.scores(engine.prepare(rows), base=True)
-    return [replace(row, reference=tuple(values)) for row, values in zip(rows, table.tolist(), strict=True)]
+    return [
+        replace(
+            row,
+            reference=tuple(values),
+            contrast=row.contrast and referenced(engine, [row.contrast])[0],
+        )
+        for row, values in zip(rows, table.tolist(), strict=True)
+    ]
 
 
 class EngineContract:

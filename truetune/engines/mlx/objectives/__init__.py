@@ -9,7 +9,7 @@ import mlx.core as mx
 from truetune.engines import base
 from truetune.engines.mlx.batch import Batch
 from truetune.engines.mlx.forward import Forward
-from truetune.engines.mlx.objectives import dpo, language
+from truetune.engines.mlx.objectives import cpo, dpo, kto, language, orpo, simpo
 
 Figures = dict[str, mx.array]
 
@@ -29,7 +29,15 @@ class Objective(Protocol):
         ...
 
 
-TABLE: dict[str, type[Objective]] = {"sft": language.Language, "pretrain": language.Language, "dpo": dpo.Dpo}
+TABLE: dict[str, type[Objective]] = {
+    "sft": language.Language,
+    "pretrain": language.Language,
+    "dpo": dpo.Dpo,
+    "orpo": orpo.Orpo,
+    "simpo": simpo.Simpo,
+    "cpo": cpo.Cpo,
+    "kto": kto.Kto,
+}
 
 
 def of(settings: base.Objective) -> Objective:

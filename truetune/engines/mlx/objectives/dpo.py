@@ -1,13 +1,13 @@
-"""Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290); its losses stand with torch's."""
+"""Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290); the formula stands with torch's."""
 
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from truetune.engines import base
 from truetune.engines.mlx.batch import Batch
 from truetune.engines.mlx.forward import Forward, sizes
+from truetune.engines.mlx.objectives.pairs import preferred, reference, rewards, sides
 
 
 class Dpo:
@@ -24,32 +24,11 @@ class Dpo:
 
     def losses(self, gains: mx.array) -> mx.array:
         """Of each pair, from log π − log π_ref of each text."""
-        beta, smoothing = self.settings.beta, self.settings.label_smoothing
+        beta = self.settings.beta
         better, worse = sides(gains)
         margin = better - worse
         if self.settings.loss == "ipo":
             return mx.square(margin - 1 / (2 * beta))
         if self.settings.loss == "hinge":
-            return nn.relu(1 - beta * margin)
-        return -nn.log_sigmoid(beta * margin) * (1 - smoothing) - nn.log_sigmoid(-beta * margin) * smoothing
-
-
-def reference(batch: Batch) -> mx.array:
-    """log π_ref of each text, float32 [texts]."""
-    return mx.array([value for example in batch.examples for value in example.reference], dtype=mx.float32)
-
-
-def sides(values: mx.array) -> tuple[mx.array, mx.array]:
-    """Of the better and of the worse answers, from those of all texts."""
-    return values[0::2], values[1::2]
-
-
-def rewards(values: mx.array) -> dict[str, mx.array]:
-    """Sums over the pairs of what the texts' rewards come to."""
-    better, worse = sides(mx.stop_gradient(values))
-    return {
-        "reward_chosen": better.sum(),
-        "reward_rejected": worse.sum(),
-        "reward_margin": (better - worse).sum(),
-        "reward_accuracy": (better > worse).astype(mx.float32).sum(),
-    }
+            return mx.maximum(1 - beta * margin, 0)
+        return preferred(beta * margin, self.settings.label_smoothing)
