@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import platform
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,7 @@ def module(name: str) -> Any:
         raise UsageError(f"there is no engine {name}", code="engine.unknown", hint=f"Engines: {', '.join(TABLE)}.")
     # OpenMP's threads spin while they wait; beside any other busy process that makes small steps ten times slower.
     paths.settle("OMP_WAIT_POLICY", "passive")
+    keep_out_kernels()
     try:
         with undisturbed():
             return import_module(TABLE[name])
@@ -92,6 +94,12 @@ def module(name: str) -> Any:
             where="resources.engine",
             hint=f'Install it: pip install "truetune[{name}]".',
         ) from None
+
+
+def keep_out_kernels() -> None:
+    """bitsandbytes and transformers fetch code from a hub where the package `kernels` is installed: not here."""
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it would warn that there is none
 
 
 @contextmanager

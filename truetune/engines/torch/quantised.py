@@ -7,8 +7,6 @@ type: x is never rounded. Only what is packed is kept for the backward pass, whi
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -17,6 +15,8 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
+
+from truetune.engines import keep_out_kernels
 
 
 class Quantised(nn.Linear):
@@ -70,19 +70,10 @@ class Product(torch.autograd.Function):
 
 
 def library() -> ModuleType:
-    """bitsandbytes. On some CPUs it would fetch code from a hub when it is imported, if `kernels` is installed: no."""
-    if "bitsandbytes" not in sys.modules:
-        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-        before = sys.modules.get("kernels")
-        sys.modules["kernels"] = None  # type: ignore[assignment]
-        try:
-            import bitsandbytes
-        finally:
-            del sys.modules["kernels"]
-            if before is not None:
-                sys.modules["kernels"] = before
-    else:
-        import bitsandbytes
+    """bitsandbytes, imported when it is first needed."""
+    keep_out_kernels()
+    import bitsandbytes
+
     return bitsandbytes
 
 
