@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import FileSystemLoader, StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from markupsafe import Markup
-
 from truetune.report import dataset_bars
 from truetune.report.dataset_markdown import markdown
 from truetune.report.dataset_page import Page, page
-from truetune.report.html import HERE, POLICY, coded
+from truetune.report.html import fill
 from truetune.runs import durable
 
 SUFFIXES = {".html", ".htm", ".md"}
@@ -34,17 +30,5 @@ def write(result: Mapping[str, Any], path: Path) -> list[Path]:
 
 def html(told: Page) -> str:
     """The whole page; foreign text goes through autoescape, and the policy forbids to load or run anything."""
-    environment = ImmutableSandboxedEnvironment(
-        autoescape=True,
-        loader=FileSystemLoader(HERE),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["coded"] = coded
-    return environment.get_template("dataset.html").render(
-        page=told,
-        charts=dataset_bars.lengths(told.lengths, told.max_length, told.documents),
-        style=Markup((HERE / "page.css").read_text("utf-8") + (HERE / "dataset.css").read_text("utf-8")),
-        policy=POLICY,
-    )
+    charts = dataset_bars.lengths(told.lengths, told.max_length, told.documents)
+    return fill("dataset.html", ["page.css", "dataset.css"], page=told, charts=charts)

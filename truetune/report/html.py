@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -22,6 +23,12 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-a
 
 def html(page: Page, plots: Sequence[tuple[str, str, str, bool]]) -> str:
     """The whole page. `plots` are (title, SVG of our own making, what it shows, whether it is wide)."""
+    drawn = [(title, Markup(svg), alt, wide) for title, svg, alt, wide in plots]
+    return fill("page.html", ["page.css"], page=page, plots=drawn, undrawn=UNDRAWN)
+
+
+def fill(template: str, styles: Sequence[str], **values: Any) -> str:
+    """A template of this folder with values, among them `style`, the style sheets one after the other, and `policy`."""
     environment = ImmutableSandboxedEnvironment(
         autoescape=True,
         loader=FileSystemLoader(HERE),
@@ -30,13 +37,8 @@ def html(page: Page, plots: Sequence[tuple[str, str, str, bool]]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["coded"] = coded
-    return environment.get_template("page.html").render(
-        page=page,
-        plots=[(title, Markup(svg), alt, wide) for title, svg, alt, wide in plots],
-        style=Markup((HERE / "page.css").read_text("utf-8")),
-        policy=POLICY,
-        undrawn=UNDRAWN,
-    )
+    style = Markup("".join((HERE / name).read_text("utf-8") for name in styles))
+    return environment.get_template(template).render(style=style, policy=POLICY, **values)
 
 
 def coded(text: str) -> Markup:
