@@ -48,14 +48,14 @@ class Rows:
         if adapter is not None and adapter not in self.adapters.names:
             raise KeyError(adapter)
 
-    def place(self, ids: Sequence[int], adapter: str | None) -> int:
-        """The slot for a prompt. Raises what `Decoder.admit` raises."""
+    def place(self, ids: Sequence[int], adapter: str | None, virtual: int = 0) -> int:
+        """The slot for a prompt, before which so many virtual tokens stand. Raises what `Decoder.admit` raises."""
         if len(self.admitted) == self.slots:
             raise Full
         self.refuse_unknown(adapter)
-        if len(ids) >= self.context:
+        if len(ids) + virtual >= self.context:
             raise UsageError(
-                f"the prompt has {len(ids)} tokens, and the model sees {self.context} with its answer",
+                f"the prompt has {len(ids)} tokens, and the model sees {self.context - virtual} with its answer",
                 code="generation.too_long",
                 hint="Shorten the prompt.",
             )

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
-from truetune.engines.torch import head, slots
+from truetune.engines.torch import fronts, head, slots
 from truetune.engines.torch.slots import Piece, Reading, Step
 from truetune.engines.torch.stacked import Adapters
 
@@ -58,8 +58,11 @@ class Batched:
         self.places: list[Row] = []
 
     def join(self, row: Row) -> None:
-        self.store.join()
+        place, front = self.store.join(), before(self.adapters, row.adapter)
         self.places.append(row)
+        if front:
+            self.store.prime(place, front)
+            row.length = fronts.length(front)
 
     def leave(self, row: Row) -> None:
         place = self.places.index(row)
@@ -126,6 +129,11 @@ class Batched:
         return output.last_hidden_state[0]
 
 
+def before(adapters: Adapters | None, name: str | None) -> fronts.Front | None:
+    """What stands before the rows of an adapter, if anything."""
+    return adapters.front(name) if adapters else None
+
+
 def rounded(count: int) -> int:
     return -(-count // slots.ROUND) * slots.ROUND
 
@@ -140,8 +148,13 @@ class Alone:
         self.rows: list[Row] = []
 
     def join(self, row: Row) -> None:
-        row.cache = DynamicCache(config=self.model.config)
+        row.cache = self.cache(row.adapter)
+        row.length = fronts.length(before(self.adapters, row.adapter))
         self.rows.append(row)
+
+    def cache(self, adapter: str | None) -> Cache:
+        """A fresh cache, with what the adapter puts before a text."""
+        return fronts.cache(self.model, before(self.adapters, adapter))
 
     def leave(self, row: Row) -> None:
         self.rows.remove(row)

@@ -15,7 +15,7 @@ from truetune.data.example import Example
 from truetune.engines.base import EngineSpec, Method, OutOfMemory
 from truetune.engines.decoder import DecoderSpec, Sampling, Token
 from truetune.engines.rows import Admitted, Rows
-from truetune.engines.torch import attention, cores, device, files, model, sample, scoring, slots
+from truetune.engines.torch import attention, cores, device, files, fronts, model, sample, scoring, slots
 from truetune.engines.torch.engine import out_of_memory
 from truetune.engines.torch.stacked import Adapters
 from truetune.errors import InputError
@@ -38,7 +38,8 @@ class TorchDecoder(Rows):
         self.admitted: dict[int, Admitted] = {}
 
     def admit(self, ids: Sequence[int], adapter: str | None, sampling: Sampling) -> int:
-        slot = self.place(ids, adapter)
+        self.refuse_unknown(adapter)
+        slot = self.place(ids, adapter, fronts.length(self.adapters.front(adapter)))
         row = cores.Row([int(token) for token in ids], adapter)
         self.core.join(row)
         self.admitted[slot] = Admitted(row, adapter, sampling, torch.Generator().manual_seed(sampling.seed))

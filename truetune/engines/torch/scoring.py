@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
 
 from truetune.data.example import Example
 from truetune.engines.base import cut
 from truetune.engines.torch import batch, head
-from truetune.engines.torch.cores import CHUNK, Alone, Batched
+from truetune.engines.torch.cores import CHUNK, Alone, Batched, Row, before
+from truetune.engines.torch.slots import Piece, Reading
 
 BUDGET = 2048
 """Most tokens of one forward; a longer text goes alone."""
@@ -22,6 +22,8 @@ def score(core: Batched | Alone, examples: Sequence[Example], adapter: str | Non
     """Per example, float32 [T]: the log-probability of each token after those before it; 0 for the first."""
     if isinstance(core, Alone):
         return [alone(core, example, adapter) for example in examples]
+    if before(core.adapters, adapter):
+        return [behind(core, example, adapter) for example in examples]
     found: dict[int, NDArray[np.float32]] = {}
     for part in cut(examples, BUDGET):
         found |= zip(part, packed(core, [examples[i] for i in part], adapter), strict=True)
@@ -47,9 +49,27 @@ def packed(core: Batched, examples: Sequence[Example], adapter: str | None) -> l
     return [np.r_[np.float32(0), part.numpy()] for part in parts]
 
 
+def behind(core: Batched, example: Example, adapter: str | None) -> NDArray[np.float32]:
+    """One text behind what its adapter puts before it, in chunks through the store."""
+    row, logs = Row([], adapter), [torch.zeros(1)]
+    ids = torch.tensor(example.ids.astype(np.int64))
+    core.join(row)
+    try:
+        for start in range(0, example.tokens - 1, CHUNK):
+            part = ids[start : min(start + CHUNK, example.tokens - 1)]
+            piece = Piece(core.places.index(row), row.length, row.length + len(part))
+            hidden = core.hidden([part.tolist()], [row.length], [adapter], Reading(core.store, [piece]))
+            targets = ids[start + 1 : start + 1 + len(part)].to(hidden.device)
+            logs.append(picked(core.head.logits(hidden[: len(part)]), targets).cpu())
+            row.length = piece.stop
+    finally:
+        core.leave(row)
+    return torch.cat(logs).numpy()
+
+
 def alone(core: Alone, example: Example, adapter: str | None) -> NDArray[np.float32]:
     """One text in chunks over a cache of its own, by the model's own logits."""
-    logs, cache = [torch.zeros(1)], DynamicCache(config=core.model.config)
+    logs, cache = [torch.zeros(1)], core.cache(adapter)
     ids = torch.tensor(example.ids.astype(np.int64))
     for start in range(0, example.tokens - 1, CHUNK):
         part = slice(start, min(start + CHUNK, example.tokens - 1))

@@ -40,6 +40,14 @@ class Store:
                 tensor[place].zero_()
         return place
 
+    def prime(self, place: int, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """The row begins with these keys and values of every layer, [K, V, D] each."""
+        for index, (key, value) in enumerate(layers):
+            count = key.shape[1]
+            keys, values = self.layer(index, key[None], count)
+            keys[place, :, :count] = key
+            values[place, :, :count] = value
+
     def leave(self, place: int) -> None:
         """Free a place; the last row moves into it."""
         self.rows -= 1

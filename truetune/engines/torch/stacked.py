@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from truetune.engines import adapter
-from truetune.engines.torch import files, lora
+from truetune.engines.torch import factors, files, fronts, lora
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """One adapter's part of one layer: A [r, I], and scale · Bᵀ [r, O]."""
@@ -94,15 +94,38 @@ class Adapters:
         self.routing = Routing()
         self.linears = {name: model.get_submodule(name) for name in lora.linear_names(model)}
         self.layers: dict[str, StackedLinear] = {}
+        self.fronts: dict[str, fronts.Front] = {}
         self.names: list[str] = []
 
     def load(self, name: str, folder: Path) -> None:
         """Read an adapter and check that it maps one to one; one of that name is replaced only then."""
-        pairs = read(folder, self.model, self.linears)
-        self.forget(name)
-        for layer, pair in pairs.items():
-            self.layer(layer).put(name, pair)
+        body = adapter.read_config(folder, adapter.KINDS)
+        if body["peft_type"] == "LORA":
+            pairs = read(folder, self.model, self.linears)
+            self.forget(name)
+            for layer, pair in pairs.items():
+                self.layer(layer).put(name, pair)
+        elif body["peft_type"] == "IA3":
+            changes = factors.read(folder, body, self.linears, next(self.model.parameters()))
+            self.forget(name)
+            for layer, factor in changes.items():
+                self.factored(layer).put(name, factor)
+        else:
+            front = fronts.read(folder, body, self.model)
+            self.forget(name)
+            self.fronts[name] = front
         self.names.append(name)
+
+    def factored(self, name: str) -> factors.Factored:
+        """The layer of this name, ready for factors."""
+        layer = self.layer(name)
+        if not isinstance(layer.base, factors.Factored):
+            layer.base = factors.Factored(layer.base, self.routing)
+        return layer.base
+
+    def front(self, name: str | None) -> fronts.Front | None:
+        """What stands before the rows of an adapter."""
+        return self.fronts.get(name) if name else None
 
     def drop(self, name: str) -> None:
         if name not in self.names:
@@ -111,8 +134,11 @@ class Adapters:
 
     def forget(self, name: str) -> None:
         self.routing.set((), None)
+        self.fronts.pop(name, None)
         for layer in self.layers.values():
             layer.put(name, None)
+            if isinstance(layer.base, factors.Factored):
+                layer.base.put(name, None)
         self.names = [other for other in self.names if other != name]
 
     def layer(self, name: str) -> StackedLinear:
