@@ -27,13 +27,9 @@ PREFIX = "base_model.model."
 
 NEUTRAL: dict[str, Any] = {
     "bias": "none",
-    "modules_to_save": None,
     "rank_pattern": {},
     "alpha_pattern": {},
-    "use_dora": False,
-    "use_rslora": False,
     "layers_to_transform": None,
-    "trainable_token_indices": None,
     "lora_bias": False,
 }
 """Settings of PEFT that an adapter may carry only with these values: others need what this version lacks."""
@@ -41,6 +37,8 @@ KINDS = ("LORA", *PROMPTS.values(), "IA3")
 """Kinds of adapters that can be asked and evaluated."""
 LARGEST = 2**16
 """Of a rank and an alpha."""
+BESIDE = ("use_dora", "use_rslora", "modules_to_save", "trainable_token_indices")
+"""Settings of PEFT that plain LoRA does without; see `family`."""
 FOREIGN = ("alora_invocation_tokens", "layer_replication", "megatron_config", "target_parameters", "use_qalora")
 """Settings of PEFT that change the model in other ways; an adapter that sets one is none of these layers."""
 
@@ -66,6 +64,10 @@ def config(
         "fan_in_fan_out": transposed,
         "init_lora_weights": True,
         "inference_mode": True,
+        "use_dora": method.type == "dora",
+        "use_rslora": method.type == "rslora",
+        "modules_to_save": None,
+        "trainable_token_indices": None,
         **NEUTRAL,
     }
 
@@ -74,8 +76,9 @@ def write_config(folder: Path, body: dict[str, Any]) -> None:
     (folder / CONFIG).write_text(json.dumps(body, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_config(folder: Path, kinds: Collection[str] = ("LORA",)) -> dict[str, Any]:
-    """The configuration of an adapter that this version can train on, of one of these kinds (PEFT's names).
+def read_config(folder: Path, kinds: Collection[str] = ("LORA",), *, plain: bool = False) -> dict[str, Any]:
+    """The configuration of an adapter that this version can train on, of one of these kinds (PEFT's names); with
+    `plain`, one that is LoRA and nothing besides.
 
     Raises InputError: `adapter.missing`, `adapter.pickle_weights`, `adapter.damaged`, `adapter.unsupported`.
     """
@@ -103,7 +106,7 @@ def read_config(folder: Path, kinds: Collection[str] = ("LORA",)) -> dict[str, A
     kind = body.get("peft_type")
     neutral = NEUTRAL if kind == "LORA" else {"modules_to_save": None, "num_transformer_submodules": 1}
     unsupported = [name for name, value in neutral.items() if body.get(name, value) not in (value, None)]
-    unsupported += [name for name in FOREIGN if body.get(name)]
+    unsupported += [name for name in (*FOREIGN, *(BESIDE if plain else ())) if body.get(name)]
     if kind not in kinds or unsupported:
         what = ", ".join(unsupported) or f"peft_type {kind}"
         raise InputError(
@@ -190,6 +193,12 @@ def chosen(every: Iterable[str], wanted: str | Sequence[str]) -> list[str]:
     if isinstance(wanted, str):
         return list(every) if wanted == "all-linear" else [name for name in every if re.fullmatch(wanted, name)]
     return [name for name in every if any(hit(name, suffix) for suffix in wanted)]
+
+
+def upward(name: str) -> list[str]:
+    """A module's name, and those of all that it stands in."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 def hit(name: str, suffix: str) -> bool:

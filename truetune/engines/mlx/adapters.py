@@ -66,7 +66,7 @@ class Adapters:
 
 def read(folder: Path, layers: dict[str, Switched]) -> dict[str, Pair]:
     """Layer -> its matrices, ready for use; exactly the layers that the adapter's configuration names."""
-    body = adapter.read_config(folder)
+    body = adapter.read_config(folder, plain=True)
     path = folder / adapter.WEIGHTS
     found = files.load(path, "adapter.damaged")
     try:

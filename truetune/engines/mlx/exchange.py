@@ -38,7 +38,7 @@ def to_mlx_lm(source: Path, target: Path) -> None:
     PEFT's configuration goes along under the key `peft`, which mlx_lm does not read.
     Raises InputError as `adapter.read_config`, and `adapter.damaged`.
     """
-    body = adapter.read_config(source)
+    body = adapter.read_config(source, plain=True)
     found = files.load(source / adapter.WEIGHTS, "adapter.damaged")
     modules = sorted({name.removeprefix(adapter.PREFIX).rpartition(".lora_")[0] for name in found})
     places = {adapter.key(module, matrix) for module in modules for matrix in "AB"}

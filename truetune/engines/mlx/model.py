@@ -134,7 +134,7 @@ def adapt(model: nn.Module, spec: EngineSpec) -> dict[str, lora.LoRALinear]:
 
 def put_adapter(layers: dict[str, lora.LoRALinear], folder: Path, method: Method) -> None:
     """Start from an adapter on disk. Refused unless it maps one to one onto the layers."""
-    body = adapter.read_config(folder)
+    body = adapter.read_config(folder, plain=True)
     adapter.refuse_other_shape(body, method)
     path = folder / adapter.WEIGHTS
     found = files.load(path, "adapter.damaged")

@@ -53,6 +53,10 @@ class Product(torch.autograd.Function):
         return grad_x, None, None, grad_A, grad_B, None, None, None, None
 
 
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""A [r, I] and B [O, r]."""
+
+
 class LoRALinear(nn.Module):
     """A frozen linear layer (`nn.Linear` or GPT-2's `Conv1D`) with a trained rank-r addition."""
 
@@ -64,14 +68,36 @@ class LoRALinear(nn.Module):
         device = base.weight.device
         self.lora_A = nn.Parameter(torch.empty(method.r, inside, dtype=torch.float32, device=device))
         self.lora_B = nn.Parameter(torch.zeros(outside, method.r, dtype=torch.float32, device=device))
-        self.scale = method.alpha / method.r
-        self.dropout = method.dropout
+        self.scale, self.dropout = method.scale, method.dropout
+        self.taken: Pair | None = None
+        """A and B at the start of training where they are not nothing: this part of W is theirs, and W does without."""
         self.enabled = True
 
     def reset(self, name: str, seed: int) -> None:
         """PEFT's start, the same on every device and engine."""
         self.lora_A.data.copy_(torch.from_numpy(adapter.start(name, *self.lora_A.shape, seed)))
         self.lora_B.data.zero_()
+
+    def take(self, start: Pair) -> None:
+        """Begin as a part of W (A [r, I], B [O, r]), which is taken away from it: the layer's output stays."""
+        self.lora_A.data.copy_(start[0])
+        self.lora_B.data.copy_(start[1])
+        self.taken = self.lora_A.detach().clone(), self.lora_B.detach().clone()
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """W of the base, [O, I]."""
+        return self.base.weight.t() if self.transposed else self.base.weight
+
+    def change(self) -> Pair:
+        """A and B such that the layer has W + scale · B A: of twice the rank where a part of W was taken."""
+        if self.taken is None:
+            return self.lora_A, self.lora_B
+        return torch.cat([self.lora_A, self.taken[0]]), torch.cat([self.lora_B, -self.taken[1]], dim=1)
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """What is trained, as PEFT calls it."""
+        return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.enabled:
@@ -82,24 +108,41 @@ class LoRALinear(nn.Module):
         mask = None
         if self.training and self.dropout:
             mask = torch.rand(flat.shape, device=x.device) >= self.dropout
-        base, bias = (self.base if isinstance(self.base, Quantised) else self.base.weight), self.base.bias
-        y = Product.apply(
-            flat, base, bias, self.lora_A, self.lora_B, self.scale, mask, 1 - self.dropout, self.transposed
-        )
-        return y.view(*x.shape[:-1], -1)
+        return self.changed(flat, mask).view(*x.shape[:-1], -1)
+
+    def changed(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """x [N, I] -> [N, O], with the addition to those of x that `mask` leaves."""
+        return self.product(x, mask, self.base.bias)
+
+    def product(self, x: torch.Tensor, mask: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
+        base, keep = (self.base if isinstance(self.base, Quantised) else self.base.weight), 1 - self.dropout
+        y = Product.apply(x, base, bias, self.lora_A, self.lora_B, self.scale, mask, keep, self.transposed)
+        return y if self.taken is None else y - self.without(x)
+
+    def without(self, x: torch.Tensor) -> torch.Tensor:
+        """What the part of W that was taken makes of x."""
+        assert self.taken
+        A, B = (matrix.to(x.dtype) for matrix in self.taken)
+        return (x @ A.t()) @ B.t() * self.scale
 
 
-def attach(model: nn.Module, method: Method, seed: int) -> list[str]:
-    """Freeze the model, put a `LoRALinear` at every target, return the targets' names in the model's order."""
+def attach(model: nn.Module, method: Method, seed: int, kind: type[LoRALinear] = LoRALinear) -> list[str]:
+    """Freeze the model, put a layer of this kind at every target, return the targets' names in the model's order."""
     model.requires_grad_(False)
-    names = adapter.select(linear_names(model), method.target_modules)
+    names = adapter.select(outside(linear_names(model), method), method.target_modules)
     for name in names:
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)
-        layer = LoRALinear(getattr(owner, child), method)
+        layer = kind(getattr(owner, child), method)
         layer.reset(name, seed)
         setattr(owner, child, layer)
     return names
+
+
+def outside(names: list[str], method: Method) -> list[str]:
+    """Those that are not trained whole, and stand in nothing that is."""
+    whole = method.modules_to_save
+    return [name for name in names if not any(adapter.hit(part, one) for part in adapter.upward(name) for one in whole)]
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:

@@ -53,7 +53,7 @@ class Adapted(Protocol):
         ...
 
 
-TABLE = {"lora": "lora:Lora", "qlora": "lora:Lora", "full": "full:Full"}
+TABLE = {"lora": "lora:Lora", "qlora": "lora:Lora", "dora": "lora:Lora", "rslora": "lora:Lora", "full": "full:Full"}
 TABLE |= dict.fromkeys(prompts.PROMPTS, "prompt:Prompt") | {"ia3": "ia3:Ia3"}
 """Name -> module and class."""
 
