@@ -18,6 +18,10 @@ HONOURED = {"sliding_window", "softcap", "position_ids", "use_cache", "is_causal
 """Keywords of an attention call that this function understands or that change nothing in training."""
 
 
+Segment = tuple[int, int] | tuple[int, int, int, int]
+"""(start, end) of a text; (start, end, from, to) of the rest of one whose first tokens stand at [from, to)."""
+
+
 class Unsupported(Exception):
     """The model asks its attention for something that packing would not honour."""
 
@@ -30,12 +34,12 @@ def packed(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    segments: Sequence[tuple[int, int]] = (),
+    segments: Sequence[Segment] = (),
     sliding_window: int | None = None,
     softcap: float | None = None,
     **others: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each segment.
+    """Causal attention inside each segment, and to the tokens that it has elsewhere in the row.
 
     query [1, H, T, D], key and value [1, K, T, D] with H a multiple of K; returns [1, T, H, D].
     """
@@ -44,21 +48,36 @@ def packed(
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     parts = [
-        segment(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], scaling, dropout, sliding_window, softcap)
-        for a, b in segments
+        segment(
+            query[:, :, a:b],
+            within(key, a, b, *lead),
+            within(value, a, b, *lead),
+            scaling,
+            dropout,
+            sliding_window,
+            softcap,
+        )
+        for a, b, *lead in segments
     ]
     joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return joined.transpose(1, 2), None
 
 
+def within(x: torch.Tensor, start: int, end: int, first: int = 0, to: int = 0) -> torch.Tensor:
+    """What a segment sees of x [1, H, T, D]: [first, to), then itself."""
+    own = x[:, :, start:end]
+    return own if first == to else torch.cat((x[:, :, first:to], own), dim=2)
+
+
 def segment(q, k, v, scaling, dropout, window, softcap):  # type: ignore[no-untyped-def]
-    """One segment, [1, H, L, D]: SDPA where it can express the call, else the plain formula with `softcap`."""
-    length = q.shape[2]
+    """One segment, queries [1, H, L, D] at the end of keys and values [1, H, M, D]: SDPA where it can express the call,
+    else the plain formula with `softcap`."""
+    length, seen = q.shape[2], k.shape[2]
     mask = None
-    if window is not None and window < length:
-        position = torch.arange(length, device=q.device)
-        distance = position[:, None] - position[None, :]
-        mask = (distance >= 0) & (distance < window)
+    if length < seen or (window is not None and window < seen):
+        position = torch.arange(seen, device=q.device)
+        distance = position[seen - length :, None] - position[None, :]
+        mask = (distance >= 0) & (distance < (seen if window is None else window))
     if softcap is None:
         causal = mask is None and length > 1
         return F.scaled_dot_product_attention(

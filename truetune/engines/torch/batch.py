@@ -9,6 +9,10 @@ import numpy as np
 import torch
 
 from truetune.data.example import Example
+from truetune.engines.torch.attention import Segment
+
+SHARED = 16
+"""Tokens that both texts of a pair must begin with to be computed once; below, the second attention costs more."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Batch:
     ids        int64 [R, L]     token ids
     positions  int64 [R, L]     position in the example
     mask       int64 [R, L]     1 = real token; None when packed
-    segments   ((start, end), …) of a packed row
+    segments   of a packed row: (start, end), or (start, end, from, to) where [from, to) is seen before it
     picked     int64 [N]        positions that predict
     targets    int64 [N]        the tokens they predict
     weights    float32 [N]      weight of each loss
@@ -28,7 +32,7 @@ class Batch:
     ids: torch.Tensor
     positions: torch.Tensor
     mask: torch.Tensor | None
-    segments: tuple[tuple[int, int], ...]
+    segments: tuple[Segment, ...]
     picked: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
@@ -38,8 +42,8 @@ class Batch:
 
     @property
     def supervised(self) -> int:
-        """Tokens that reach the loss, counted from the tensors that are given to it."""
-        return int(self.targets.shape[0])
+        """Tokens that reach the loss, counted from the tensors that are given to it; labels where no token does."""
+        return int(self.targets.shape[0]) or len(self.examples)
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,32 @@ def texts(examples: Sequence[Example]) -> list[Text]:
 
 
 def pack(examples: Sequence[Example], device: str) -> Batch:
-    """All texts in one row, each its own segment."""
-    parts = texts(examples)
-    ends = np.cumsum([len(text.ids) for text in parts])
-    starts = ends - [len(text.ids) for text in parts]
-    ids = np.concatenate([text.ids for text in parts])[None]
-    positions = np.concatenate([np.arange(len(text.ids)) for text in parts])[None]
-    segments = tuple((int(a), int(b)) for a, b in zip(starts, ends, strict=True))
-    return tensors(examples, parts, ids, positions, None, starts, segments, device)
+    """All texts in one row, each its own segment. Where both texts of a pair begin with at least `SHARED` equal tokens,
+    these stand there once: what follows in the second text sees them as if they stood before it."""
+    ids, positions, places, segments, at = [], [], [], [], 0
+    for example in examples:
+        for part, common in zip(example.texts, (0, beginning(example)), strict=False):
+            text = example.ids[part]
+            first = segments[-1][0] if common else at
+            ids.append(text[common:])
+            positions.append(np.arange(common, len(text)))
+            places.append(np.concatenate((np.arange(first, first + common), np.arange(len(text) - common) + at)))
+            end = at + len(text) - common
+            segments.append((at, end, first, first + common) if common else (at, end))
+            at = end
+    row = (np.concatenate(ids)[None], np.concatenate(positions)[None], None)
+    return tensors(examples, *row, places, tuple(segments), device)
+
+
+def beginning(example: Example) -> int:
+    """How many tokens both texts of a pair begin with, less than either has; 0 where they are fewer than `SHARED`."""
+    one, other = (example.ids[part] for part in example.texts) if example.second else ([], [])
+    size = min(len(one), len(other)) - 1
+    if size < SHARED:
+        return 0
+    differ = np.flatnonzero(one[:size] != other[:size])
+    common = int(differ[0]) if len(differ) else size
+    return common if common >= SHARED else 0
 
 
 def pad(examples: Sequence[Example], device: str) -> Batch:
@@ -76,14 +98,16 @@ def pad(examples: Sequence[Example], device: str) -> Batch:
         ids[row, : len(text.ids)] = text.ids
         mask[row, : len(text.ids)] = 1
     positions = np.broadcast_to(np.arange(length), ids.shape) * mask
-    starts = np.arange(len(parts)) * length
-    return tensors(examples, parts, ids, positions, mask, starts, (), device)
+    places = [np.arange(len(text.ids)) + row * length for row, text in enumerate(parts)]
+    return tensors(examples, ids, positions, mask, places, (), device)
 
 
-def tensors(examples, parts, ids, positions, mask, starts, segments, device):  # type: ignore[no-untyped-def]
-    """Put the arrays on the device, and find what is supervised: token t is predicted from position t − 1."""
+def tensors(examples, ids, positions, mask, places, segments, device):  # type: ignore[no-untyped-def]
+    """Put the arrays on the device, and find what is supervised: token t of a text is predicted from its token t − 1.
+    `places` are the flat positions of each text's tokens."""
+    parts = texts(examples)
     supervised = [np.flatnonzero(text.weights) for text in parts]
-    picked = np.concatenate([start + at - 1 for start, at in zip(starts, supervised, strict=True)])
+    picked = np.concatenate([place[at - 1] for place, at in zip(places, supervised, strict=True)])
     targets = np.concatenate([text.ids[at] for text, at in zip(parts, supervised, strict=True)])
     weights = np.concatenate([text.weights[at] for text, at in zip(parts, supervised, strict=True)])
     owners = np.repeat(np.arange(len(parts)), [len(at) for at in supervised])
