@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -39,6 +41,7 @@ GROWING = [
     "{{ 'a'.zfill(10**10) }}",
     "{{ ('\t' * 10**6).expandtabs(10**6) }}",
     "{% set x = 'a' * 9000000 %}{{ x }}{{ x }}",
+    "{% set n = namespace(x='a') %}{% for i in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}",
     "{% set x = 'a' * 9000000 %}{% macro m() %}{{ x }}{{ x }}{% endmacro %}{{ m() | length }}",
     "{% set x = 'a' * 9000000 %}{% set y %}{{ x }}{{ x }}{% endset %}",
 ]
@@ -227,8 +230,16 @@ def test_a_conversation_beyond_measure_is_its_own_fault() -> None:
 
 
 def test_a_message_that_is_not_json_is_refused() -> None:
-    with pytest.raises(TemplateError, match="JSON"):
-        Template("x", {}, "t").render([{"content": object()}])
+    for value in (object(), datetime.datetime(2026, 1, 1), Turn("user", "x")):
+        with pytest.raises(TemplateError, match="JSON"):
+            Template("x", {}, "t").render([{"content": value}])
+
+
+@pytest.mark.parametrize("value", ["é 🙂 \u2028 \n", "half \ud800", 2**70, [1.5, None, True], {"a": {"b": "c"}}])
+def test_what_python_takes_for_json_is_rendered(value: Any) -> None:
+    """A half character comes back from a template, too."""
+    found = Template("{{ messages[0].content }} {{ '\\udc00' }}", {}, "t").render([{"content": value}])
+    assert found == f"{value} \udc00"
 
 
 def test_a_message_cannot_bring_a_template() -> None:

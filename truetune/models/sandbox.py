@@ -47,7 +47,9 @@ class Room(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def template(self, source: str) -> jinja2.Template:
         """The compiled template. Raises jinja2.TemplateSyntaxError."""
         tree = _Count().visit(self.parse(source))
-        return self.from_string(tree.set_environment(self))
+        found = self.from_string(tree.set_environment(self))
+        found.globals = dict(found.globals)  # every rendering makes one of its chain of maps, a tenth of the time
+        return found
 
     def turn(self) -> bool:
         """Called at every turn of a loop and at the start of every macro; always true, so that it can be a test."""
@@ -72,6 +74,9 @@ class Room(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return "".join(texts)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+" and isinstance(left, str) and isinstance(right, str):  # most are
+            _check_size(len(left) + len(right))
+            return left + right
         if operator == "**" and isinstance(right, int) and abs(right) > POWER:
             raise Endless(f"it raises to a power above {POWER}")
         if operator == "+":
