@@ -220,8 +220,8 @@ class TrainEngine(Protocol):
 
     def scores(self, plan: Plan, *, base: bool = False) -> NDArray[np.float32]:
         """[examples, texts]: Σ weight · log p of each example's texts, without dropout or gradient; with `base`, by
-        the model before training. Raises OutOfMemory; ValueError where that model is gone: the method changes the
-        weights themselves, and has."""
+        the model before training. Of a model that gives scores these: [examples, texts · classes]. Raises OutOfMemory;
+        ValueError where that model is gone: the method changes the weights themselves, and has."""
         ...
 
     def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:

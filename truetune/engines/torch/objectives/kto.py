@@ -11,10 +11,8 @@ step, however that is cut (TRL: over each batch of a device). The reward of an a
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from truetune.data.example import Example
 from truetune.engines import base
 from truetune.engines.torch.batch import Batch
 from truetune.engines.torch.forward import Forward
@@ -27,9 +25,7 @@ class Kto:
 
     def collect(self, engine: base.TrainEngine, plan: base.Plan) -> float:
         """z, in nats."""
-        others = [contrast(example) for example in plan.examples]
-        before = [value for other in others for value in other.reference]
-        return max(0.0, float(np.mean(engine.scores(engine.prepare(others))[:, 0] - np.float32(before))))
+        return base.drift(engine, plan)
 
     def loss(self, forward: Forward, batch: Batch, collected: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         beta, gains = self.settings.beta, forward.sums(batch) - reference(batch)
@@ -38,11 +34,6 @@ class Kto:
         weights = torch.where(good, self.settings.desirable_weight, self.settings.undesirable_weight)
         losses = weights * torch.sigmoid(-beta * ahead)
         return losses.sum(), told(beta * gains.detach(), good, ahead.detach(), collected)
-
-
-def contrast(example: Example) -> Example:
-    assert example.contrast is not None, "rows for KTO come with contrasts"
-    return example.contrast
 
 
 def told(values: torch.Tensor, good: torch.Tensor, ahead: torch.Tensor, kl: float) -> dict[str, torch.Tensor]:
