@@ -22,7 +22,7 @@ class LoRALinear(nn.Module):
         self.base = base
         self.lora_A = mx.zeros((method.r, inputs))
         self.lora_B = mx.zeros((outputs, method.r))
-        self._scale, self._dropout = method.alpha / method.r, method.dropout
+        self._scale, self._dropout = method.scale, method.dropout
         self._key: mx.array | None = None
         self._on = True
 
