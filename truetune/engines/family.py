@@ -78,6 +78,11 @@ def whole(name: str) -> bool:
     return name.startswith(adapter.PREFIX) and not changes(name)
 
 
+def within(name: str, found: Layout) -> bool:
+    """Whether an adapter brings this module whole."""
+    return any(one.startswith(name + ".") for one in found.whole)
+
+
 def name(body: Mapping[str, Any]) -> str:
     """What method an adapter of LoRA's family is, as `method.type` calls it: `lora` for a plain one."""
     return "dora" if body.get("use_dora") else "rslora" if body.get("use_rslora") else "lora"

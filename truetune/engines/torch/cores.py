@@ -74,10 +74,18 @@ class Batched:
     def forward(self) -> None:
         """Give every row its logits. A row that has them keeps them, so that a failed forward can be repeated."""
         steps = [row for row in self.places if row.length and len(row.unread) == 1]
-        if steps:
-            self.step(steps)
+        for rows in self.groups(steps):
+            self.step(rows)
         while prompts := [row for row in self.places if row.unread]:
-            self.read(prompts)
+            self.read(self.groups(prompts)[0])
+
+    def groups(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Rows that can be computed together: all, but for those of adapters that replace parts of the model."""
+        found: dict[str | None, list[Row]] = {}
+        for row in rows:
+            apart = self.adapters is not None and self.adapters.alone(row.adapter)
+            found.setdefault(row.adapter if apart else None, []).append(row)
+        return [*found.values()]
 
     def step(self, rows: Sequence[Row]) -> None:
         positions = [row.length for row in rows]

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from truetune.engines import adapter
-from truetune.engines.torch import factors, files, fronts, lora
+from truetune.engines import adapter, family
+from truetune.engines.torch import dora, factors, files, fronts, lora, swapped
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-"""One adapter's part of one layer: A [r, I], and scale · Bᵀ [r, O]."""
+"""One adapter's part of one layer: A [r, I], and scale · Bᵀ [r, O]; of DoRA, times what its rows are stretched by."""
 
 
 class Routing:
@@ -47,16 +47,21 @@ class StackedLinear(nn.Module):
 
     def __init__(self, base: nn.Module, routing: Routing) -> None:
         super().__init__()
-        self.base, self.routing = base, routing
+        self.base, self.routing, self.bias = base, routing, base.bias
         self.pairs: dict[str, Pair] = {}
+        self.gains: dict[str, torch.Tensor] = {}
+        """Of DoRA, [O]: what the base's outputs are multiplied with."""
         self.joined: tuple[tuple[str, ...], tuple[int, ...], Pair] | None = None
 
-    def put(self, name: str, pair: Pair | None) -> None:
+    def put(self, name: str, pair: Pair | None, gain: torch.Tensor | None = None) -> None:
         """Set or forget an adapter's part."""
         self.joined = None
         self.pairs.pop(name, None)
+        self.gains.pop(name, None)
         if pair is not None:
             self.pairs[name] = pair
+        if gain is not None:
+            self.gains[name] = gain
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.base(x)
@@ -65,7 +70,19 @@ class StackedLinear(nn.Module):
             return y
         ranks, pair = self.join(names)
         flat = x.reshape(-1, x.shape[-1])
-        return product(flat, y.view(len(flat), -1), pair, self.routing.mask(ranks, x)).view(y.shape)
+        return product(flat, self.stretched(y.view(len(flat), -1)), pair, self.routing.mask(ranks, x)).view(y.shape)
+
+    def stretched(self, y: torch.Tensor) -> torch.Tensor:
+        """The base's outputs y [N, O], each as long as its token's adapter has them."""
+        names = self.routing.names
+        if self.gains.keys().isdisjoint(names):
+            return y
+        bias = 0 if self.bias is None else self.bias
+        if self.routing.tokens is None:
+            return (y - bias) * self.gains[names[0]] + bias
+        ones = torch.ones_like(next(iter(self.gains.values())))
+        gains = torch.stack([*(self.gains.get(name, ones) for name in names), ones])
+        return (y - bias) * gains[self.routing.tokens] + bias  # −1, the base, is the last one
 
     def join(self, names: tuple[str, ...]) -> tuple[tuple[int, ...], Pair]:
         """The ranks of the active adapters here (0 where one leaves this layer alone), and their matrices as one."""
@@ -95,20 +112,23 @@ class Adapters:
         self.linears = {name: model.get_submodule(name) for name in lora.linear_names(model)}
         self.layers: dict[str, StackedLinear] = {}
         self.fronts: dict[str, fronts.Front] = {}
+        self.swapped = swapped.Swapped()
         self.names: list[str] = []
 
     def load(self, name: str, folder: Path) -> None:
         """Read an adapter and check that it maps one to one; one of that name is replaced only then."""
         body = adapter.read_config(folder, adapter.KINDS)
         if body["peft_type"] == "LORA":
-            pairs = read(folder, self.model, self.linears)
+            self.swapped.set(None)
+            changes, parts = read(folder, self.model, self.linears)
             self.forget(name)
-            for layer, pair in pairs.items():
-                self.layer(layer).put(name, pair)
+            self.swapped.add(name, parts)
+            for layer, change in changes.items():
+                self.layer(layer).put(name, *change)
         elif body["peft_type"] == "IA3":
-            changes = factors.read(folder, body, self.linears, next(self.model.parameters()))
+            found = factors.read(folder, body, self.linears, next(self.model.parameters()))
             self.forget(name)
-            for layer, factor in changes.items():
+            for layer, factor in found.items():
                 self.factored(layer).put(name, factor)
         else:
             front = fronts.read(folder, body, self.model)
@@ -135,6 +155,7 @@ class Adapters:
     def forget(self, name: str) -> None:
         self.routing.set((), None)
         self.fronts.pop(name, None)
+        self.swapped.forget(name)
         for layer in self.layers.values():
             layer.put(name, None)
             if isinstance(layer.base, factors.Factored):
@@ -148,9 +169,16 @@ class Adapters:
             setattr(self.model.get_submodule(parent), child, self.layers[name])
         return self.layers[name]
 
+    def alone(self, name: str | None) -> bool:
+        """Whether rows of this adapter cannot be computed together with others."""
+        return name in self.swapped.parts
+
     def route(self, wanted: Sequence[str | None], counts: Sequence[int], total: int) -> None:
         """The next forward holds `counts[i]` tokens for the adapter `wanted[i]`, and padding up to `total`."""
         active = {name for name in wanted if name is not None}
+        if len({*wanted}) > 1 and any(map(self.alone, active)):
+            raise ValueError("an adapter that replaces parts of the model is computed by itself")
+        self.swapped.set(next(iter(active), None))
         if not active:
             return self.routing.set((), None)
         if len(active) == 1 and None not in wanted:
@@ -171,25 +199,41 @@ class Adapters:
         return tuple(name for name in self.names if name in active)
 
 
-def read(folder: Path, model: nn.Module, linears: dict[str, nn.Module]) -> dict[str, Pair]:
-    """Layer -> its matrices, ready for use; exactly the layers that the adapter's configuration names."""
-    body = adapter.read_config(folder)
+Change = tuple[Pair, torch.Tensor | None]
+"""An adapter's matrices of a layer, and its gain."""
+
+
+def read(folder: Path, model: nn.Module, linears: dict[str, nn.Module]) -> tuple[dict[str, Change], list[swapped.Part]]:
+    """Layer -> what changes it, ready for use, for exactly the layers that the adapter's configuration names; and what
+    the adapter replaces besides."""
     path = folder / adapter.WEIGHTS
     tensors = files.load(path, "adapter.damaged")
-    rank, scale = body["r"], body["lora_alpha"] / body["r"]
+    body, found = family.read(folder, tensors)
     layers = adapter.chosen(linears, body.get("target_modules") or [])
-    shapes = {}
+    layers = [name for name in layers if not family.within(name, found)]
+    shapes = swapped.places(model, found, tensors)
     for name in layers:
         inside, outside = sides(linears[name])
-        shapes |= {adapter.key(name, "A"): (rank, inside), adapter.key(name, "B"): (outside, rank)}
+        shapes |= {adapter.key(name, "A"): (body["r"], inside), adapter.key(name, "B"): (outside, body["r"])}
+        shapes |= {f"{adapter.PREFIX}{name}{family.MAGNITUDE}": (outside,)} if found.dora else {}
     adapter.refuse_mismatch(shapes, {name: tensor.shape for name, tensor in tensors.items()}, str(path))
     weight = next(model.parameters())
+    changes = {name: change(name, linears[name], tensors, found, weight) for name in layers}
+    return changes, swapped.parts(model, found, tensors)
 
-    def pair(name: str) -> Pair:
-        a, b = (tensors[adapter.key(name, matrix)].to(weight.device) for matrix in "AB")
-        return a.to(weight.dtype), (b.float() * scale).t().contiguous().to(weight.dtype)
 
-    return {name: pair(name) for name in layers}
+def change(
+    name: str, layer: nn.Module, tensors: dict[str, torch.Tensor], found: family.Layout, like: torch.Tensor
+) -> Change:
+    A, B = (tensors[adapter.key(name, matrix)].to(like.device).float() for matrix in "AB")
+    gain = None
+    if found.dora:
+        weight = layer.weight.t() if isinstance(layer, lora.Conv1D) else layer.weight
+        lengths = dora.norms(weight, dora.squares(weight), (A, B), found.scale)
+        gain = tensors[f"{adapter.PREFIX}{name}{family.MAGNITUDE}"].to(like.device).float() / lengths
+        B = gain[:, None] * B
+    pair = A.to(like.dtype), (B * found.scale).t().contiguous().to(like.dtype)
+    return pair, None if gain is None else gain.to(like.dtype)
 
 
 def sides(layer: nn.Module) -> tuple[int, int]:

@@ -94,16 +94,24 @@ def parameters(found: dict[str, Rows]) -> dict[str, nn.Parameter]:
 def grow(model: nn.Module, size: int) -> None:
     """Make the vocabulary at least so large. New rows are the mean of the others: a new token begins as no token in
     particular (Hewitt 2021), and the same on every machine."""
-    weight = model.get_input_embeddings().weight
-    count = len(weight)
-    if count >= size:
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    more = size - len(embedding.weight)
+    if more <= 0:
         return
-    model.resize_token_embeddings(size, mean_resizing=False)
-    for module in dict.fromkeys((model.get_input_embeddings(), model.get_output_embeddings())):
-        for part in (module.weight, getattr(module, "bias", None)):
-            if part is not None:
-                part.data[count:] = part.data[:count].float().mean(0).to(part.dtype)
-    model.requires_grad_(False)
+    for part in lookups(model):
+        mean = part.data.float().mean(0, keepdim=True).to(part.dtype)
+        part.data = torch.cat([part.data, mean.expand(more, *part.shape[1:])])
+    embedding.num_embeddings = size
+    if head is not None:
+        head.out_features = size
+    model.config.get_text_config().vocab_size = size
+
+
+def lookups(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters with a row for each token, each once."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    found = [embedding.weight, *([] if head is None else [head.weight, getattr(head, "bias", None)])]
+    return list(dict.fromkeys(part for part in found if part is not None))
 
 
 @contextmanager
