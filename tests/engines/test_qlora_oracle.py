@@ -105,7 +105,7 @@ def reference(folder, tmp_path_factory):
             taken = logp[torch.arange(ids.shape[1] - 1), ids[0, 1:]]
             loss = -(taken * torch.from_numpy(example.weights[1:])).sum() / count
             loss.backward()
-                total += float(loss.detach())
+            total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -22,12 +22,12 @@ PERCENT = "write a share as `3%` or a number of steps"
 CADENCE = "write it with its unit, such as `100 steps` or `1 epoch`"
 ALWAYS = "leave it out: rows are packed wherever that gives the same result"
 MEMORY = "leave it out: it is used when memory asks for it"
-LATER = "loading the base in 4 or 8 bits (qlora) is not in this version; leave it out"
+QLORA = "write `method: {type: qlora, bits: 4}`, or bits: 8"
 STEP = "batch_size × gradient_accumulation_steps = examples per step, over all devices"
 PRECISION = "write `bfloat16`, `float32` or `auto`"
 OBJECTIVE = "write `sft`, `pretrain` or `auto`"
 LEARNED = "write `assistant` (answers only) or `all`"
-KIND = "write `lora`, `full` or `auto`"
+KIND = "write such as `lora`, `qlora` or `full`, or `auto`"
 
 
 def _table(rows: dict[str, tuple[str | None, str]]) -> dict[str, Foreign]:
@@ -81,7 +81,8 @@ FOREIGN = _table(
         # method
         "finetuning_type fine_tune_type peft_type peft_method use_peft tuner_type": ("method.type", KIND),
         "adapter": ("method.type", f"{KIND}; an adapter to continue from is model.adapter"),
-        "load_in_4bit load_in_8bit quantization_bit quantization use_qlora full_finetuning": ("method.type", LATER),
+        "load_in_4bit load_in_8bit quantization_bit quantization use_qlora": ("method.type", QLORA),
+        "full_finetuning": ("method.type", KIND),
         "lora_r lora_rank rank lora_dim": ("method.r", ""),
         "lora_alpha": ("method.alpha", ""),
         "scale lora_scale": ("method.alpha", "alpha = scale × r"),
