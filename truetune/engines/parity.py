@@ -34,6 +34,8 @@ class Side:
     adapter: Path | None = None
     exact: bool = True
     """In float32; mlx_lm's own way is the number type that the weights are stored in."""
+    bits: int = 0
+    """Of the base, packed as it was for training."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def scores(side: Side, texts: Texts) -> list[NDArray[np.float32]]:
             side.model, side.adapter, texts, side.exact
         )
         return found
-    decoder = engines.open_decoder(side.engine, DecoderSpec(side.model))
+    decoder = engines.open_decoder(side.engine, DecoderSpec(side.model, bits=side.bits))
     try:
         if side.adapter:
             decoder.load("tuned", side.adapter)

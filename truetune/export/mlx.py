@@ -14,7 +14,7 @@ from truetune.export.origin import Origin
 def write(origin: Origin, folder: Path) -> Side:
     """Into an existing folder; returns who is to load it.
 
-    Raises UsageError `export.same`, InputError `export.lacks`, and what the exchange raises.
+    Raises UsageError `export.same`, `export.packed`, InputError `export.lacks`, and what the exchange raises.
     """
     side = origin.side
     if side.engine == MLX_LM:
@@ -23,6 +23,13 @@ def write(origin: Origin, folder: Path) -> Side:
             code="export.same",
             where=origin.name,
             hint="Export it as PEFT's: --format peft.",
+        )
+    if side.bits:
+        raise UsageError(
+            f"the adapter was trained beside a base packed into {side.bits} bits, which MLX packs otherwise",
+            code="export.packed",
+            where=origin.name,
+            hint="Export it as PEFT's: --format peft; or train with method.type lora.",
         )
     lacking = engines.module("mlx").lacks(side.model)
     if lacking:

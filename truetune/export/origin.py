@@ -64,7 +64,7 @@ def of_subject(subject: Subject) -> Origin:
             where=subject.name,
             hint="Name the run when it has ended: ft export last.",
         )
-    side = Side(Voice(subject).engine, subject.model or subject.base.folder, subject.adapter)
+    side = Side(Voice(subject).engine, subject.model or subject.base.folder, subject.adapter, bits=subject.bits)
     return Origin(subject.name, side, subject.base, subject.run)
 
 

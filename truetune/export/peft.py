@@ -28,4 +28,4 @@ def write(origin: Origin, folder: Path) -> Side:
         files.companions(side.adapter, folder)
     else:
         files.adapter(side.adapter, folder)
-    return Side(loader(), side.model, folder)
+    return Side(loader(), side.model, folder, bits=side.bits)

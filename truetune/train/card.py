@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from truetune.config import document
+from truetune.models import facts
 from truetune.runs import durable, receipt
 from truetune.runs.run import Run, is_run
 from truetune.train.markdown import code, inline, table
@@ -33,6 +34,22 @@ folder = {folder}  # the path to it
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}), folder)
 """
+PACKED = """import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+
+base = {base}
+folder = {folder}  # the path to it
+tokenizer = AutoTokenizer.from_pretrained(folder)
+packing = {{{loading}}}  # the adapter was trained beside the packed base
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}, **packing), folder)
+"""
+WAYS = {
+    4: '"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", '
+    "bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)",
+    8: '"quantization_config": BitsAndBytesConfig(load_in_8bit=True)',
+}
+"""Bits -> transformers' arguments for a base that is packed so."""
 WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 folder = {folder}  # the path to it
@@ -150,7 +167,19 @@ def usage(resolved: dict[str, Any], folder: str) -> str:
     if model["kind"] == "starter":
         base, extra = 'str(files("truetune.models") / "starter")', "from importlib.resources import files\n\n"
     revision = f", revision={json.dumps(model['revision'])}" if model["revision"] else ""
+    if resolved["config"]["method"]["type"] == "qlora":
+        return (
+            extra
+            + PACKED.format(base=base, folder=json.dumps(folder), revision=revision, loading=loading(resolved))
+            + ending
+        )
     return extra + ADAPTED.format(base=base, folder=json.dumps(folder), revision=revision) + ending
+
+
+def loading(resolved: dict[str, Any]) -> str:
+    """The arguments with which transformers packs the base as the training did; none where it is stored so."""
+    stored = facts.read(Path(resolved["model"]["folder"])).bits
+    return "" if stored else WAYS[resolved["config"]["method"]["bits"]]
 
 
 def template(receipts: dict[str, Any]) -> list[str]:
