@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from truetune.config.schema import Config
 
 LORA_ONLY = ("method.r", "method.alpha", "method.dropout", "method.target_modules")
+VIRTUAL = ("prefix", "ptuning_v2", "ptuning", "prompt")
+"""Methods that train tokens before every text."""
+ENCODED = ("prefix", "ptuning")
+"""Those of them that have a network make these tokens."""
 PREFERENCE = {
     "dpo": ("loss", "beta", "label_smoothing"),
     "orpo": ("beta", "sft_weight"),
@@ -50,6 +54,18 @@ def full_has_no_adapter(config: Config, explicit: Collection[str]) -> Iterator[C
             yield Clash(key, "is for lora, and method.type is full", "leave it out, or write `type: lora`")
     if config.model.adapter:
         yield Clash("model.adapter", "continues an adapter, and method.type is full", "write `type: lora`")
+
+
+def virtual_tokens_have_no_layers(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
+    kind = config.method.type
+    if kind in (*VIRTUAL, "ia3"):
+        for key in LORA_ONLY:
+            if key in explicit and (kind, key) != ("ia3", "method.target_modules"):
+                yield Clash(key, f"is for lora, and method.type is {kind}", "leave it out, or write `type: lora`")
+    users = {"method.virtual_tokens": VIRTUAL, "method.encoder_hidden": ENCODED}
+    for key, kinds in users.items():
+        if key in explicit and kind not in kinds:
+            yield Clash(key, f"is for {' and '.join(kinds)}, and method.type is {kind}", "leave it out")
 
 
 def freezing_is_for_full(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
@@ -194,6 +210,7 @@ def weights_are_for_paths(config: Config, explicit: Collection[str]) -> Iterator
 
 RULES: tuple[Rule, ...] = (
     full_has_no_adapter,
+    virtual_tokens_have_no_layers,
     freezing_is_for_full,
     schedules_have_their_ends,
     bits_need_qlora,

@@ -249,9 +249,11 @@ class Data(Section):
 class Method(Section):
     """How the model is changed."""
 
-    type: Literal["auto", "lora", "qlora", "full"] = "auto"
-    """auto, lora, qlora or full. lora = a small adapter beside the frozen model; qlora = the same beside a model packed
-    into 4 or 8 bits; full = all weights; auto = lora, or qlora where a GPU's memory does not hold the whole model."""
+    type: Literal["auto", "lora", "qlora", "full", "prefix", "ptuning_v2", "ptuning", "prompt", "ia3"] = "auto"
+    """auto, lora, qlora, full, prefix, ptuning_v2, ptuning, prompt or ia3. lora = a small adapter beside the frozen
+    model; qlora = the same beside a model packed into 4 or 8 bits; full = all weights; ia3 = a factor for some numbers;
+    the others = virtual tokens before every text; auto = lora, or qlora where a GPU's memory does not hold the whole
+    model."""
 
     r: Annotated[Count, Field(le=4096)] = 16
     """Rank of the adapter: how much it can hold."""
@@ -271,6 +273,12 @@ class Method(Section):
         """A single name is a list of one; other text is a pattern for whole names."""
         single = isinstance(value, str) and value not in ("auto", "all-linear") and LAYER.fullmatch(value)
         return (value,) if single else value  # type: ignore[return-value]
+
+    virtual_tokens: Annotated[Count, Field(le=4096)] = 20
+    """Tokens before every text, for prefix, ptuning_v2, ptuning and prompt."""
+
+    encoder_hidden: Annotated[Count, Field(le=2**16)] | None = None
+    """Width of the network that makes them, for prefix and ptuning. null = the model's own."""
 
     frozen_layers: Natural = 0
     """For full: this many of the lowest layers, and the embedding, stay as they are. 0 = all are trained."""

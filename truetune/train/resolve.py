@@ -175,6 +175,8 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
             target_modules=modules if isinstance(modules, str) else tuple(modules),
             bits=method["bits"] if method["type"] == "qlora" else 0,
             frozen_layers=method["frozen_layers"],
+            virtual_tokens=method["virtual_tokens"],
+            encoder_hidden=method["encoder_hidden"],
         ),
         optimizer=Optimizer(
             type=training["optimizer"],
