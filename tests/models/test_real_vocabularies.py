@@ -37,8 +37,10 @@ def test_each_vocabulary_is_here() -> None:
 def test_the_ids_are_those_of_the_model(name: str, tmp_path: Path) -> None:
     gguf.tokenizer(gguf.read(PATHS[name])).save(str(tmp_path / "tokenizer.json"))
     ours = load(tmp_path)
-    for text, ids in samples(PATHS[name]):
+    texts, wanted = zip(*samples(PATHS[name]), strict=True)
+    for text, ids in zip(texts, wanted, strict=True):
         assert ours.encode(text) == ids, text
+    assert [ids.tolist() for ids in ours.encode_batch(texts)] == list(wanted)
 
 
 @pytest.mark.slow
