@@ -63,8 +63,10 @@ def virtual_tokens_have_no_layers(config: Config, explicit: Collection[str]) -> 
             if key in explicit and (kind, key) != ("ia3", "method.target_modules"):
                 yield Clash(key, f"is for lora, and method.type is {kind}", "leave it out, or write `type: lora`")
     users = {"method.virtual_tokens": VIRTUAL, "method.encoder_hidden": ENCODED}
+    default = type(config.method)()
     for key, kinds in users.items():
-        if key in explicit and kind not in kinds:
+        name = key.partition(".")[2]
+        if kind not in kinds and getattr(config.method, name) != getattr(default, name):
             yield Clash(key, f"is for {' and '.join(kinds)}, and method.type is {kind}", "leave it out")
 
 

@@ -36,10 +36,15 @@ TESTED = {
 with states in place of keys (Mamba, Jamba, RecurrentGemma) or with compressed ones (DeepSeek) do not."""
 
 
-def refuse(method: str, virtual: int, facts: Facts, longest: int) -> None:
+HEADED = ("reward", "classification")
+"""Objectives with a head of their own, which adapters of PEFT's kinds do not carry here."""
+
+
+def refuse(method: str, virtual: int, facts: Facts, longest: int, objective: str = "sft") -> None:
     """Refuse what PEFT's methods cannot do with this model; `longest` is the longest example in tokens.
 
-    Raises ResourceError `method.not_installed`; UsageError `method.not_for_model` and `method.no_room`.
+    Raises ResourceError `method.not_installed`; UsageError `method.not_for_objective`, `method.not_for_model` and
+    `method.no_room`.
     """
     if method not in NEEDS_PEFT:
         return
@@ -49,6 +54,13 @@ def refuse(method: str, virtual: int, facts: Facts, longest: int) -> None:
             code="method.not_installed",
             where="method.type",
             hint='Install it: pip install "truetune[peft]". Or write `type: lora`, which needs nothing else.',
+        )
+    if objective in HEADED:
+        raise UsageError(
+            f"{method} does not train the head that {objective} needs",
+            code="method.not_for_objective",
+            where="method.type",
+            hint="Write `type: lora`.",
         )
     if method in PROMPTS:
         refuse_model(method, facts.model_type)

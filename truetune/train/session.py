@@ -21,6 +21,7 @@ from truetune.data.intake import Listener
 from truetune.data.job import choose
 from truetune.data.ledger import CHATS
 from truetune.data.prepare import Prepared, prepare, unheard
+from truetune.engines import prompts
 from truetune.errors import ConfigErrors, Finding, InputError
 from truetune.models import facts, memory, source, tokenizer
 from truetune.models.source import Source
@@ -29,11 +30,24 @@ from truetune.models.tokenizer import Tokenizer
 from truetune.runs import durable, jsonfile, known
 from truetune.runs.run import Run, new_id, refuse_used
 from truetune.train import receipts
-from truetune.train.resolve import Resolved, engine_spec, method, resolve
+from truetune.train.resolve import Resolved, engine_spec, longest, method, resolve
 
 FULL_RATE = 1e-4
 """Above this learning rate full fine-tuning tends to forget what the base knew."""
-LIBRARIES = ("truetune", "torch", "transformers", "mlx", "mlx-lm", "tokenizers", "safetensors", "numpy", "pydantic")
+PROMPT_RATE = 1e-3
+"""Below this learning rate virtual tokens and factors hardly move in a run of the usual length."""
+LIBRARIES = (
+    "truetune",
+    "torch",
+    "transformers",
+    "peft",
+    "mlx",
+    "mlx-lm",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pydantic",
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,7 @@ def gather(config: Config, folder: Path, listener: Listener = unheard) -> Sessio
     refuse_foreign_tokens(encode, known, found)
     prepared = rows(config, folder, encode, listener)
     refuse_unread(config, prepared.objective)
+    prompts.refuse(method(config), config.method.virtual_tokens, known, longest(prepared), prepared.objective)
     # Only now: the engine takes seconds to import, and most mistakes are in the model's name and the data.
     chosen = engines.choose(config.resources.engine, found.folder, method(config), prepared.objective)
     engine = engines.module(chosen.name)
@@ -122,6 +137,9 @@ def warnings(resolved: Resolved, machine: Iterable[str], ignored: list[str]) -> 
         )
     if resolved["config"]["method"]["type"] == "full" and training["learning_rate"] > FULL_RATE:
         yield f"training.learning_rate {training['learning_rate']:g} is high for full fine-tuning; 1e-5 is customary"
+    kind = resolved["config"]["method"]["type"]
+    if kind in prompts.NEEDS_PEFT and training["learning_rate"] < PROMPT_RATE:
+        yield f"training.learning_rate {training['learning_rate']:g} is low for {kind}; 1e-3 to 3e-2 is customary"
 
 
 def find_model(config: Config, folder: Path) -> Source:
