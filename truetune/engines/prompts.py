@@ -16,12 +16,10 @@ from importlib.util import find_spec
 
 from truetune.errors import ResourceError, UsageError
 from truetune.models.facts import Facts
+from truetune.models.virtual import LAYERED as LAYERED  # those of them that are keys and values
 
 PROMPTS = {"prefix": "PREFIX_TUNING", "ptuning_v2": "PREFIX_TUNING", "ptuning": "P_TUNING", "prompt": "PROMPT_TUNING"}
 """Method -> PEFT's name."""
-LAYERED = ("prefix", "ptuning_v2")
-"""Methods whose virtual tokens are keys and values. They live in the cache, which gradient checkpointing switches
-off, so that smaller micro-batches take its place."""
 ENCODED = {"prefix": "ptuning_v2", "ptuning": "prompt"}
 """Methods with a network -> the one that trains on what the network has made."""
 NEEDS_PEFT = (*PROMPTS, "ia3")

@@ -14,6 +14,7 @@ from typing import Any
 from truetune.errors import ResourceError
 from truetune.models.facts import Facts
 from truetune.models.memory import Memory, Setup, estimate, readable
+from truetune.models.virtual import LAYERED, METHODS
 
 MOST = 4096
 """More tokens than this in a micro-batch bring no speed on a CPU, and little elsewhere."""
@@ -104,13 +105,22 @@ def budget(case: Case) -> Budget:
     Gradient checkpointing only where the longest example needs it. Raises ResourceError `memory.too_small` where it
     does not fit even then.
     """
-    for flag in (False, True):
+    flags = (False,) if case.setup.method in LAYERED else (False, True)
+    for flag in flags:
         choice = case.checkpointing(flag)
         tokens = _fitting(choice, max(case.longest, MOST))
         if tokens >= case.longest:
             found = estimate(case.facts, choice.setup, tokens)
-            return Budget(tokens, flag, _reason(tokens, flag, found, case.available), found)
-    raise _too_small(case.checkpointing())
+            reason = _reason(tokens, flag, found, case.available)
+            return Budget(tokens, flag, reason + instead(case, tokens), found)
+    raise _too_small(case.checkpointing(flags[-1]))
+
+
+def instead(case: Case, tokens: int) -> str:
+    """What small micro-batches are for where gradient checkpointing is no way."""
+    if case.setup.method not in LAYERED or tokens >= MOST:
+        return ""
+    return f", in place of gradient checkpointing, which {case.setup.method} rules out"
 
 
 def suggest(case: Case) -> list[Suggestion]:
@@ -138,7 +148,7 @@ def shorter(case: Case) -> Case:
 
 def lower(case: Case) -> Case:
     """LoRA of the highest rank that fits, halved and halved again; half the rank where none does."""
-    if case.setup.method == "full":
+    if case.setup.method == "full" or case.setup.method in METHODS:
         return case
     halves = [rank for step in range(1, 12) if (rank := case.setup.r >> step) >= LEAST_RANK]
     scale = case.alpha / case.setup.r

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from truetune.models import virtual
 from truetune.models.facts import Facts
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -65,6 +66,10 @@ class Setup:
     checkpointing: bool = False
     bits: int = 0
     """Of the frozen base's linear layers; 0 = they are of `dtype` too."""
+    virtual: int = 0
+    """Tokens before every text that are trained."""
+    encoder: int | None = None
+    """Width of the network that makes them, None for the model's own."""
 
 
 def projections(facts: Facts) -> dict[str, tuple[int, int]]:
@@ -94,6 +99,8 @@ def trained(facts: Facts, setup: Setup) -> int:
     """Number of trained parameters."""
     if setup.method == "full":
         return facts.parameters
+    if setup.method in virtual.METHODS:
+        return virtual.trained(facts, setup.method, setup.virtual, setup.encoder)
     return facts.layers * setup.r * sum(inside + outside for inside, outside in adapted(facts, setup.targets))
 
 
@@ -106,7 +113,7 @@ def layer_width(facts: Facts, setup: Setup) -> float:
     """
     query, key = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     width = 6.0 * facts.hidden + 4 * query + 4 * key + 4 * facts.intermediate
-    if setup.method == "full":
+    if setup.method == "full" or setup.method in virtual.METHODS:
         return width
     size = BYTES[setup.dtype]
     return width + sum(setup.r + inside / size for inside, _ in adapted(facts, setup.targets))

@@ -12,7 +12,7 @@ from truetune.config import Amount, Config
 from truetune.data import objectives
 from truetune.data.prepare import Prepared
 from truetune.data.steps import Steps
-from truetune.engines import Chosen
+from truetune.engines import Chosen, prompts
 from truetune.engines.base import Choice, EngineSpec, Method, Objective, Optimizer
 from truetune.models import fit, memory
 from truetune.models.facts import Facts
@@ -87,8 +87,10 @@ def case(
     targets = None if isinstance(modules, str) else modules
     kind = method(config)
     bits = facts.bits or (config.method.bits if kind == "qlora" else 0)
-    setup = Setup(kind, config.method.r, targets, dtype, packed, bits=bits)
-    return fit.Case(facts, setup, longest, free, config.method.alpha, lengths)
+    virtual = config.method.virtual_tokens if kind in prompts.PROMPTS else 0
+    packed = packed and not virtual
+    setup = Setup(kind, config.method.r, targets, dtype, packed, False, bits, virtual, config.method.encoder_hidden)
+    return fit.Case(facts, setup, longest + virtual, free, config.method.alpha, [size + virtual for size in lengths])
 
 
 def settle(
