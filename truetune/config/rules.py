@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 from truetune.config.schema import Config
 
-LORA_ONLY = ("method.r", "method.alpha", "method.dropout", "method.target_modules")
+LORA_ONLY = (
+    "method.r",
+    "method.alpha",
+    "method.dropout",
+    "method.target_modules",
+    "method.init",
+    "method.lora_plus",
+    "method.modules_to_save",
+    "model.new_tokens",
+)
 VIRTUAL = ("prefix", "ptuning_v2", "ptuning", "prompt")
 """Methods that train tokens before every text."""
 ENCODED = ("prefix", "ptuning")
@@ -54,6 +63,11 @@ def full_has_no_adapter(config: Config, explicit: Collection[str]) -> Iterator[C
             yield Clash(key, "is for lora, and method.type is full", "leave it out, or write `type: lora`")
     if config.model.adapter:
         yield Clash("model.adapter", "continues an adapter, and method.type is full", "write `type: lora`")
+
+
+def an_adapter_has_started(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
+    if config.model.adapter and config.method.init != "default":
+        yield Clash("method.init", "is for a fresh adapter, and model.adapter continues one", "leave one of them out")
 
 
 def virtual_tokens_have_no_layers(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
@@ -212,6 +226,7 @@ def weights_are_for_paths(config: Config, explicit: Collection[str]) -> Iterator
 
 RULES: tuple[Rule, ...] = (
     full_has_no_adapter,
+    an_adapter_has_started,
     virtual_tokens_have_no_layers,
     freezing_is_for_full,
     schedules_have_their_ends,

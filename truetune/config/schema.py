@@ -193,6 +193,9 @@ class Model(Section):
     adapter: Text | None = None
     """Adapter to continue from, as a folder. null = a fresh one."""
 
+    new_tokens: Texts | None = None
+    """Tokens to add to the vocabulary, as ["<city>", "<date>"]. Their rows are trained beside the adapter."""
+
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the weights. auto = bfloat16 where the device is fast at it, else float32."""
 
@@ -249,9 +252,12 @@ class Data(Section):
 class Method(Section):
     """How the model is changed."""
 
-    type: Literal["auto", "lora", "qlora", "full", "prefix", "ptuning_v2", "ptuning", "prompt", "ia3"] = "auto"
-    """auto, lora, qlora, full, prefix, ptuning_v2, ptuning, prompt or ia3. lora = a small adapter beside the frozen
-    model; qlora = the same beside a model packed into 4 or 8 bits; full = all weights; ia3 = a factor for some numbers;
+    type: Literal[
+        "auto", "lora", "qlora", "dora", "rslora", "full", "prefix", "ptuning_v2", "ptuning", "prompt", "ia3"
+    ] = "auto"
+    """auto, lora, qlora, dora, rslora, full, prefix, ptuning_v2, ptuning, prompt or ia3. lora = a small adapter beside
+    the frozen model; qlora = the same beside a model packed into 4 or 8 bits; dora = with lengths of their own for
+    rows; rslora = for high ranks, its output scaled by alpha / √r; full = all weights; ia3 = a factor for some numbers;
     the others = virtual tokens before every text; auto = lora, or qlora where a GPU's memory does not hold the whole
     model."""
 
@@ -273,6 +279,15 @@ class Method(Section):
         """A single name is a list of one; other text is a pattern for whole names."""
         single = isinstance(value, str) and value not in ("auto", "all-linear") and LAYER.fullmatch(value)
         return (value,) if single else value  # type: ignore[return-value]
+
+    init: Literal["default", "pissa", "olora"] = "default"
+    """Where a fresh adapter starts: default, pissa or olora. The last two = as the main part of each weight."""
+
+    lora_plus: Annotated[Number, Field(gt=0, le=1000)] | None = None
+    """LoRA+: how many times as fast the second matrix learns, as 16. null = as fast as the first."""
+
+    modules_to_save: Texts | None = None
+    """Modules trained whole beside the adapter, as [embed_tokens, lm_head]. By the end of their names; null = none."""
 
     virtual_tokens: Annotated[Count, Field(le=4096)] = 20
     """Tokens before every text, for prefix, ptuning_v2, ptuning and prompt."""

@@ -179,6 +179,9 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
             frozen_layers=method["frozen_layers"],
             virtual_tokens=method["virtual_tokens"],
             encoder_hidden=method["encoder_hidden"],
+            init=method["init"],
+            lora_plus=method["lora_plus"],
+            modules_to_save=several(method["modules_to_save"]),
         ),
         optimizer=Optimizer(
             type=training["optimizer"],
@@ -187,6 +190,7 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
         ),
         objective=Objective(type=training["objective"], **values["preference"]),
         adapter=adapter,
+        new_tokens=tuple(entry["id"] for entry in resolved.get("new_tokens", ())),
         device=values["resources"]["device"],
         dtype=values["model"]["dtype"],
         seed=training["seed"],
@@ -197,6 +201,11 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
         base=resolved["model"]["name" if resolved["model"]["kind"] == "hub" else "folder"],
         revision=resolved["model"]["revision"],
     )
+
+
+def several(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """A text, a list of texts or none as a tuple."""
+    return (value,) if isinstance(value, str) else tuple(value or ())
 
 
 def rules(config: Config) -> Rules:
