@@ -96,3 +96,11 @@ def bounded(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         if key in facts.NAMES["layers"] and isinstance(value, int) and value > most:
             raise ValueError(f"config.json says {value:,} layers, but the weights have {most:,} tensors")
     return values
+
+
+def part(mapping: Any, settings: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:
+    """A task's class of transformers for a configuration, and the part of the configuration that this class takes."""
+    found = mapping[type(settings)]
+    kind = found[0] if isinstance(found, tuple) else found
+    text = settings.sub_configs.get("text_config")
+    return kind, settings.get_text_config() if text and kind.config_class is text else settings

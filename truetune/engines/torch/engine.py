@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from truetune.data.example import Example
-from truetune.engines import base
+from truetune.engines import base, family
 from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, StepResult, Usage
-from truetune.engines.torch import answers, device, methods, model, objectives, quantised, state
+from truetune.engines.torch import answers, device, methods, model, objectives, optimizers, pooled, quantised, state
 from truetune.engines.torch.batch import Batch, pack, pad
 from truetune.engines.torch.forward import Forward
 
@@ -31,15 +31,17 @@ class TorchEngine:
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
         self.token_budget = spec.token_budget
-        self.model = model.load(spec)
+        self.head = pooled.of_spec(spec)
+        self.model = model.load(spec, self.head)
+        self.spec = spec = self.head.trained(self.model) if self.head else spec
         self.adapted = methods.adapt(self.model, spec)
         if spec.gradient_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
         self.parameters = self.adapted.parameters
         self.start = state.fingerprints(self.parameters)
-        self.optimizer = adamw(self.parameters, spec.optimizer)
+        self.optimizer = optimizers.of(self.adapted, spec)
         self.forward = Forward(self.adapted.model, self.adapted.virtual)
-        self.fresh = spec.adapter is None
+        self.moved = False
         self.objective = objectives.of(spec.objective)
         torch.manual_seed(spec.seed)
         self.rng = state.rng()
@@ -54,10 +56,9 @@ class TorchEngine:
             result = self._gradient(plan)
             if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
                 raise NotFinite(f"loss {result.loss}, gradient norm {result.grad_norm}")
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
+            optimizers.set_rate(self.optimizer, lr)
             self.optimizer.step()
-            self.fresh = False
+            self.moved = True
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -77,17 +78,21 @@ class TorchEngine:
         return total
 
     def scores(self, plan: Plan, *, base: bool = False) -> NDArray[np.float32]:
-        if base and self.optimizer.state and not self.adapted.undoes:
+        undoes = self.adapted.undoes and self.spec.adapter is None  # else that model has the adapter it starts from
+        if base and self.moved and not undoes:
             raise ValueError("the weights before training are gone")
-        with self._measuring(), self.adapted.off() if base and self.adapted.undoes else nullcontext(), self._autocast():
-            sums = [self.forward.sums(batch).cpu().numpy() for batch in self._batches(plan)]
-        found = np.zeros((len(plan.examples), len(plan.examples[0].texts)), np.float32)
-        for part, values in zip(plan.micro_batches, sums, strict=True):
-            found[list(part)] = values.reshape(len(part), -1)
+        with self._measuring(), self.adapted.off() if base and undoes else nullcontext(), self._autocast():
+            sums = [self._scores(batch).cpu().numpy() for batch in self._batches(plan)]
+        rows = [values.reshape(len(part), -1) for part, values in zip(plan.micro_batches, sums, strict=True)]
+        order = np.concatenate([np.array(part) for part in plan.micro_batches])
+        found: NDArray[np.float32] = np.concatenate(rows)[np.argsort(order)]
         return found
 
+    def _scores(self, batch: Batch) -> torch.Tensor:
+        return pooled.of(self.forward, batch) if self.head else self.forward.sums(batch)
+
     def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
-        with self._measuring():
+        with self._measuring(), self._autocast():
             front = self.adapted.front() if self.adapted.virtual and not self.fresh else None
             return answers.greedy(self.model, prompts, limit, stops, front)
 
@@ -109,6 +114,11 @@ class TorchEngine:
     def _known(self) -> AbstractContextManager[None]:
         """Virtual tokens start as noise: until they have learned something, the model before training is measured."""
         return self.adapted.off() if self.adapted.virtual and self.fresh else nullcontext()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the model is still the base alone, where what is trained starts as something else."""
+        return self.spec.adapter is None and not self.moved
 
     def rehearse(self, plan: Plan) -> StepResult:
         state.set_rng(self.rng)
@@ -139,8 +149,9 @@ class TorchEngine:
         return (cut([plan.examples[i] for i in part], self.spec.device) for part in plan.micro_batches)
 
     def _autocast(self) -> Any:
-        """Full fine-tuning keeps float32 parameters and computes in `dtype`; adapters see the base as it is."""
-        if self.spec.method.type == "full" and self.spec.dtype != "float32":
+        """Weights that are trained whole are float32, and compute in `dtype`; adapters see the base as it is."""
+        whole = self.spec.method.type == "full" or self.spec.method.modules_to_save
+        if whole and self.spec.dtype != "float32":
             return torch.autocast(self.spec.device.partition(":")[0], getattr(torch, self.spec.dtype))
         return nullcontext()
 
@@ -149,10 +160,12 @@ class TorchEngine:
 
     def restore(self, folder: Path) -> None:
         self.rng = state.restore(folder, self.adapted, self.optimizer)
-        self.fresh = self.fresh and not self.changed()[0]
+        self.moved = bool(self.changed()[0])
 
     def export(self, folder: Path) -> None:
         self.adapted.export(folder)
+        if self.head and self.spec.method.type != "full":
+            self.model.config.save_pretrained(folder)  # the names of the classes, for whoever loads the adapter
 
     def changed(self) -> tuple[int, int]:
         now = state.fingerprints(self.parameters)
@@ -175,6 +188,8 @@ class TorchEngine:
             "trained_parameters": sum(p.numel() for p in self.parameters.values()),
             "target_modules": sorted({name.rpartition(".")[2] for name in self.adapted.layers}),
             "adapted_layers": len(self.adapted.layers),
+            "modules_to_save": family.modules(self.parameters),
+            "new_tokens": len(self.spec.new_tokens),
             "micro_batches": "packed" if self.forward.packs else "padded",
             "gradient_checkpointing": self.spec.gradient_checkpointing,
         }
@@ -183,20 +198,6 @@ class TorchEngine:
         del self.model, self.forward, self.optimizer, self.parameters, self.adapted
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def adamw(parameters: dict[str, torch.nn.Parameter], settings: base.Optimizer) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only, as transformers' Trainer does (no decay on norms and biases)."""
-    matrices = [p for p in parameters.values() if p.ndim >= 2]
-    vectors = [p for p in parameters.values() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=0.0,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        fused=True,
-    )
 
 
 def plain(figures: Mapping[str, torch.Tensor]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from truetune.engines.base import EngineSpec
-from truetune.engines.torch import attention, config, files, quantised
+from truetune.engines.torch import attention, config, files, pooled, quantised
 from truetune.errors import InputError
 from truetune.models import packed, weights
 
@@ -31,8 +31,9 @@ def packs(model_type: str) -> bool:
     return model_type in PACKS
 
 
-def load(spec: EngineSpec) -> nn.Module:
-    """The causal model of a folder, weights from safetensors, on its device, nothing trained yet.
+def load(spec: EngineSpec, head: pooled.Head | None = None) -> nn.Module:
+    """The causal model of a folder, or with a `head` one that gives scores; weights from safetensors, on its device,
+    nothing trained yet.
 
     Raises InputError as `config.read`, `model.unloadable`, and `model.weights` where the weights are not exactly those
     of the config.
@@ -40,13 +41,14 @@ def load(spec: EngineSpec) -> nn.Module:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        kind, settings = causal(config.read(spec.model))
+        settings = config.read(spec.model)
+        kind, settings = head.kind(settings) if head else causal(settings)
         dtype = torch.float32 if spec.method.type == "full" else getattr(torch, spec.dtype)
         packing = quantised.loading(spec.method.bits, getattr(settings, packed.KEY, None), dtype, spec.device)
         model, loaded = kind.from_pretrained(
             None,  # with a folder it would look there for more than weights
             config=settings,
-            state_dict=tensors(spec.model),
+            state_dict=head.kept(tensors(spec.model)) if head else tensors(spec.model),
             dtype=dtype,
             attn_implementation=attention.NAME if packs(settings.model_type) else None,
             local_files_only=True,
@@ -61,7 +63,7 @@ def load(spec: EngineSpec) -> nn.Module:
         raise
     except Exception as error:  # a config can be wrong in any way that transformers may meet
         raise unloadable(error, spec.model) from error
-    refuse_other_weights(loaded, spec.model)
+    refuse_other_weights(head.begin(model, loaded) if head else loaded, spec.model)
     model.config.use_cache = False
     return quantised.replace(model, dtype) if packing else model.to(spec.device)
 
@@ -71,10 +73,7 @@ def causal(settings: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:
     mapping = AutoModelForCausalLM._model_mapping
     if type(settings) not in mapping:
         raise ValueError(f"{settings.model_type} is no causal language model of transformers")
-    found = mapping[type(settings)]
-    kind = found[0] if isinstance(found, tuple) else found
-    text = settings.sub_configs.get("text_config")
-    return kind, settings.get_text_config() if text and kind.config_class is text else settings
+    return config.part(mapping, settings)
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

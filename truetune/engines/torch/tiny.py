@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
 
 VOCAB = 320
 LLAMA = {
@@ -39,13 +39,40 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> (model type, configuration). `granite` and `gptj` stand for those that train padded."""
 
+BERT = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+MODERN = {
+    "bos_token_id": 2,
+    "cls_token_id": 2,
+    "eos_token_id": 3,
+    "sep_token_id": 3,
+    "local_attention": 8,
+    "max_position_embeddings": 512,
+}
+RELATIVE = {"relative_attention": True, "position_buckets": 16, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0}
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", BERT),
+    "roberta": ("roberta", BERT | {"pad_token_id": 1, "type_vocab_size": 1}),
+    "deberta-v2": ("deberta-v2", BERT | RELATIVE),
+    "modernbert": ("modernbert", BERT | MODERN),
+    "distilbert": ("distilbert", {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "pad_token_id": 0}),
+}
+"""Those that read and do not write, with heads for masked words."""
+
 
 def make(folder: Path, architecture: str = "llama", *, seed: int = 0, **overrides: Any) -> Path:
     """Write a tiny model (config.json, model.safetensors) of an architecture into `folder`; returns the folder."""
-    kind, settings = ARCHITECTURES[architecture]
+    kind, settings = (ARCHITECTURES | ENCODERS)[architecture]
+    task = AutoModelForMaskedLM if architecture in ENCODERS else AutoModelForCausalLM
     config = CONFIG_MAPPING[kind](**({"vocab_size": VOCAB} | settings | overrides))
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = task.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             scale = 0.02 if "norm" in name or "ln_" in name else 0.08

@@ -9,7 +9,7 @@ import torch
 from truetune.engines import base
 from truetune.engines.torch.batch import Batch
 from truetune.engines.torch.forward import Forward
-from truetune.engines.torch.objectives import cpo, dpo, kto, language, orpo, simpo
+from truetune.engines.torch.objectives import classification, cpo, dpo, kto, language, orpo, reward, simpo
 
 Figures = dict[str, torch.Tensor]
 
@@ -37,6 +37,8 @@ TABLE: dict[str, type[Objective]] = {
     "simpo": simpo.Simpo,
     "cpo": cpo.Cpo,
     "kto": kto.Kto,
+    "reward": reward.Reward,
+    "classification": classification.Classification,
 }
 
 
