@@ -50,7 +50,7 @@ def suggest(
 def _case(loaded: Any, *, rows: bool, plan: bool) -> Any:
     """The training as a case that must fit; its longest example from the rows, or as long as one may be."""
     from truetune import engines
-    from truetune.models import facts, tokenizer
+    from truetune.models import facts
     from truetune.train import resolve, session
 
     config, lengths = loaded.config, []
@@ -58,7 +58,7 @@ def _case(loaded: Any, *, rows: bool, plan: bool) -> Any:
     known = facts.read(found.folder)
     longest = min(config.data.max_length, known.positions or config.data.max_length)
     if rows:
-        prepared = session.rows(config, loaded.folder, tokenizer.load(found.folder))
+        prepared = session.rows(config, loaded.folder, session.encoder(config, found.folder, loaded.folder))
         longest, lengths = resolve.longest(prepared), prepared.train.lengths.tolist()
     engine = engines.module(engines.choose(config.resources.engine, found.folder).name)
     choice = engine.choose(config.resources.device, config.model.dtype)

@@ -6,7 +6,7 @@ import gc
 import logging
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -35,13 +35,15 @@ class Chosen:
     warning: str = ""
 
 
-def choose(wish: str, model: Path, method: str = "lora", objective: str = "sft") -> Chosen:
+def choose(
+    wish: str, model: Path, method: str = "lora", objective: str = "sft", settings: Sequence[str] = ()
+) -> Chosen:
     """Resolve `auto` for a model folder: MLX on Apple silicon where it is installed, torch elsewhere. Torch steps in
-    for a model, a method or an objective that MLX lacks, asked for or not."""
+    for a model, a method or an objective that MLX lacks, asked for or not; and for the settings, which only it has."""
     apple = sys.platform == "darwin" and platform.machine() == "arm64" and installed("mlx")
     if wish == "torch" or (wish == "auto" and not apple):
         return Chosen("torch", "as asked" if wish == "torch" else "the engine of this machine")
-    lacking = module("mlx").lacks(model, method, objective)
+    lacking = ", ".join(settings) or module("mlx").lacks(model, method, objective)
     if lacking:
         return Chosen("torch", f"MLX lacks {lacking}", f"MLX lacks {lacking}, so torch computes")
     return Chosen("mlx", "as asked" if wish == "mlx" else "MLX is the fast way on Apple silicon")

@@ -16,7 +16,7 @@ from typing import Any
 
 from truetune.config import Config
 from truetune.config.secrets import secret
-from truetune.data import objectives
+from truetune.data import added, objectives
 from truetune.data.job import choose
 from truetune.data.ledger import CHATS
 from truetune.engines import adapter
@@ -192,7 +192,8 @@ def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
     resolved = run.resolved
     base = Source(**{**resolved["model"], "folder": Path(resolved["model"]["folder"])})
     check_base(run, base)
-    config, encode = Config.model_validate(resolved["written"]), tokenizer.load(base.folder)
+    config = Config.model_validate(resolved["written"])
+    encode = added.extended(tokenizer.load(base.folder), resolved.get("new_tokens", ()))
     chat = objectives.of(resolved["config"]["training"]["objective"]).rows in CHATS
     method = resolved["config"]["method"]
     full = method["type"] == "full"

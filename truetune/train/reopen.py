@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from truetune.config import Config
+from truetune.data import added
 from truetune.data.prepare import Prepared
 from truetune.errors import InputError, UsageError
 from truetune.models import source, tokenizer
@@ -28,7 +29,7 @@ def reopen(run: Run) -> Session:
     config, folder = anchored(run), Path(resolved["folder"])
     found = Source(**{**resolved["model"], "folder": Path(resolved["model"]["folder"])})
     source.check(found.folder)
-    encode = tokenizer.load(found.folder)
+    encode = added.extended(tokenizer.load(found.folder), resolved.get("new_tokens", ()))
     try:
         prepared = rows(config, folder, encode)
     except InputError as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from truetune.data import added
 from truetune.engines.base import TrainEngine
 from truetune.runs import durable
 from truetune.runs.run import Run
@@ -40,6 +41,8 @@ def write(run: Run, engine: TrainEngine, resolved: dict[str, Any], template: str
         for name in TOKENIZER:
             if (base / name).is_file():
                 shutil.copyfile(base / name, aside / name)
+        if resolved.get("new_tokens"):
+            added.write(aside / "tokenizer.json", resolved["new_tokens"])
         if template is not None:
             (aside / "chat_template.jinja").write_text(template, encoding="utf-8")
         settings = resolved["config"]["generation"]

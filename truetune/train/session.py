@@ -16,7 +16,7 @@ from truetune import engines, paths
 from truetune.config import Config, Loaded
 from truetune.config.rules import unread
 from truetune.config.secrets import secret
-from truetune.data import remote
+from truetune.data import added, remote
 from truetune.data.intake import Listener
 from truetune.data.job import choose
 from truetune.data.ledger import CHATS
@@ -30,7 +30,7 @@ from truetune.models.tokenizer import Tokenizer
 from truetune.runs import durable, jsonfile, known
 from truetune.runs.run import Run, new_id, refuse_used
 from truetune.train import receipts
-from truetune.train.resolve import Resolved, engine_spec, longest, method, resolve
+from truetune.train.resolve import Resolved, engine_spec, longest, method, resolve, several
 
 FULL_RATE = 1e-4
 """Above this learning rate full fine-tuning tends to forget what the base knew."""
@@ -78,20 +78,38 @@ def gather(config: Config, folder: Path, listener: Listener = unheard) -> Sessio
     found = find_model(config, folder)
     known = facts.read(found.folder)
     refuse_other_kinds(known, found)
-    encode = tokenizer.load(found.folder)
-    refuse_foreign_tokens(encode, known, found)
+    own = tokenizer.load(found.folder)
+    refuse_foreign_tokens(own, known, found)
+    new = added.entries(several(config.model.new_tokens), own, config.data.template, folder)
+    encode = added.extended(own, new)
     prepared = rows(config, folder, encode, listener)
     refuse_unread(config, prepared.objective)
     prompts.refuse(method(config), config.method.virtual_tokens, known, longest(prepared), prepared.objective)
     # Only now: the engine takes seconds to import, and most mistakes are in the model's name and the data.
-    chosen = engines.choose(config.resources.engine, found.folder, method(config), prepared.objective)
+    chosen = engines.choose(
+        config.resources.engine, found.folder, method(config), prepared.objective, [*torch_only(config)]
+    )
     engine = engines.module(chosen.name)
     choice = engine.choose(config.resources.device, config.model.dtype)
     room, packed = free(config, engine, choice.device), engine.packs(known.model_type)
     resolved = resolve(config, folder, found, known, prepared, chosen, choice, room, packed=packed)
+    resolved |= {"new_tokens": new} if new else {}
     engines.refuse_unpackable(engine_spec(resolved).method.bits or known.bits, choice.device)
     said = tuple(warnings(resolved, (chosen.warning, choice.warning), engine.ignored(found.folder)))
     return Session(config, folder, found, encode, prepared, resolved, said)
+
+
+def torch_only(config: Config) -> Iterator[str]:
+    """Settings in use that only torch has."""
+    used = {"method.init": config.method.init != "default", "model.new_tokens": config.model.new_tokens}
+    used |= {f"method.{name}": getattr(config.method, name) for name in ("lora_plus", "modules_to_save")}
+    yield from (name for name, value in used.items() if value)
+
+
+def encoder(config: Config, model: Path, folder: Path) -> Tokenizer:
+    """The tokenizer of a model's folder with the new tokens; `folder` is where train.yml stands."""
+    own = tokenizer.load(model)
+    return added.extended(own, added.entries(several(config.model.new_tokens), own, config.data.template, folder))
 
 
 def refuse_unread(config: Config, objective: str) -> None:

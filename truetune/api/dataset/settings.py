@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from truetune.config import Loaded, load
-from truetune.errors import InputError, UsageError
-from truetune.models import tokenizer
+from truetune.errors import UsageError
 from truetune.models.tokenizer import Tokenizer
+from truetune.train import session
 from truetune.train.session import find_model
 
 CONFIG = (".yml", ".yaml")
@@ -51,25 +51,7 @@ def names(what: str, given: Names) -> list[str]:
     return [os.fspath(each) for each in found]
 
 
-def refuse_nowhere(what: str, file: str | os.PathLike[str] | None) -> None:
-    """Before the work, not after it: a file that can't be written. Raises InputError `data.no_folder`, UsageError
-    `usage.bad_value` for what is no path."""
-    if file is None:
-        return
-    if not isinstance(file, str | os.PathLike):
-        raise UsageError(f"{file!r} is no file", code="usage.bad_value", where=what, hint="Give a path.")
-    path = Path(file)
-    if path.is_dir():
-        raise InputError("this is a folder", code="data.no_folder", where=str(path), hint="Name a file in it.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(
-            f"there is no folder {str(path.parent)!r} to write {path.name!r} into",
-            code="data.no_folder",
-            where=str(path),
-            hint="Make it first, or name a file in a folder that is there.",
-        )
-
-
 def encoder(loaded: Loaded) -> Tokenizer:
     """The tokenizer of the configuration's model. Raises InputError."""
-    return tokenizer.load(find_model(loaded.config, loaded.folder).folder)
+    found = find_model(loaded.config, loaded.folder)
+    return session.encoder(loaded.config, found.folder, loaded.folder)
