@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,4 +25,17 @@ def load(path: Path, code: str) -> dict[str, torch.Tensor]:
 def write(path: Path, tensors: Mapping[str, torch.Tensor], **beside: str) -> None:
     """Every tensor by name, as it stands, and texts beside them."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, path, {"format": "pt", **beside})
+    save_file(plain, path, {"format": "pt"})
+    if beside:
+        path.write_bytes(annotated(path.read_bytes(), beside))
+
+
+def annotated(data: bytes, beside: Mapping[str, str]) -> bytes:
+    """A safetensors file with more texts in its header. safetensors itself writes several in a random order, and the
+    same tensors are to be the same bytes."""
+    size = int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8 : 8 + size])
+    entries["__metadata__"] |= beside
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
