@@ -144,9 +144,10 @@ def learner(figures: dict[str, Any]) -> str:
     by = "" if figures["engine"] == "torch" else f" with {figures['engine']}"
     where = f"{figures['device']}{by} ({figures['dtype']}), {figures['micro_batches']}"
     layers = f"; {figures['adapted_layers']} layers: {', '.join(figures['target_modules'])}"
-    return f"trains  {figures['trained_parameters']:,} of {figures['parameters']:,} parameters on {where}" + (
-        layers if figures["adapted_layers"] else ""
-    )
+    more = f"; whole: {', '.join(figures['modules_to_save'])}" if figures.get("modules_to_save") else ""
+    more += f"; rows of {figures['new_tokens']} tokens" if figures.get("new_tokens") else ""
+    counts = f"{figures['trained_parameters']:,} of {figures['parameters']:,} parameters"
+    return f"trains  {counts} on {where}" + (layers if figures["adapted_layers"] else "") + more
 
 
 def brief(text: str, width: int = 110) -> str:

@@ -32,7 +32,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 base = {base}
 folder = {folder}  # the path to it
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}), folder)
 """
 PACKED = """import torch
 from peft import PeftModel
@@ -42,7 +41,12 @@ base = {base}
 folder = {folder}  # the path to it
 tokenizer = AutoTokenizer.from_pretrained(folder)
 packing = {{{loading}}}  # the adapter was trained beside the packed base
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base{revision}, **packing), folder)
+"""
+LOADED = "model = PeftModel.from_pretrained({model}, folder)\n"
+GROWN = """model = {model}
+rows = max(len(tokenizer), model.get_input_embeddings().num_embeddings)
+model.resize_token_embeddings(rows, mean_resizing=False)  # the adapter brings the rows of the new tokens
+model = PeftModel.from_pretrained(model, folder)
 """
 WAYS = {
     4: '"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", '
@@ -167,13 +171,11 @@ def usage(resolved: dict[str, Any], folder: str) -> str:
     if model["kind"] == "starter":
         base, extra = 'str(files("truetune.models") / "starter")', "from importlib.resources import files\n\n"
     revision = f", revision={json.dumps(model['revision'])}" if model["revision"] else ""
-    if resolved["config"]["method"]["type"] == "qlora":
-        return (
-            extra
-            + PACKED.format(base=base, folder=json.dumps(folder), revision=revision, loading=loading(resolved))
-            + ending
-        )
-    return extra + ADAPTED.format(base=base, folder=json.dumps(folder), revision=revision) + ending
+    packed = resolved["config"]["method"]["type"] == "qlora"
+    names = {"base": base, "folder": json.dumps(folder), "loading": loading(resolved) if packed else ""}
+    called = f"AutoModelForCausalLM.from_pretrained(base{revision}{', **packing' if packed else ''})"
+    loaded = (GROWN if resolved.get("new_tokens") else LOADED).format(model=called)
+    return extra + (PACKED if packed else ADAPTED).format(**names) + loaded + ending
 
 
 def loading(resolved: dict[str, Any]) -> str:
