@@ -11,17 +11,18 @@ from truetune.errors import InputError
 from truetune.models import gate, packed, weights
 from truetune.models.header import Tensor
 
-# One fact, several names: Llama's, GPT-2's and GPT-J's, GPT-NeoX', T5's.
+# One fact, several names: Llama's, GPT-2's and GPT-J's, GPT-NeoX', T5's, DistilBERT's.
 NAMES = {
-    "hidden": ("hidden_size", "n_embd", "d_model"),
-    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
-    "heads": ("num_attention_heads", "n_head", "num_heads"),
-    "intermediate": ("intermediate_size", "n_inner", "ffn_dim", "d_ff"),
+    "hidden": ("hidden_size", "n_embd", "d_model", "dim"),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    "intermediate": ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "hidden_dim"),
     "positions": ("max_position_embeddings", "n_positions", "n_ctx"),
     "vocabulary": ("vocab_size",),
     "kv_heads": ("num_key_value_heads", "num_kv_heads"),
     "head": ("head_dim",),
     "window": ("sliding_window",),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
 }
 LARGEST = 2**31
 """Sizes above this are of no model."""
@@ -35,6 +36,12 @@ UNGATED = {
     "gpt_bigcode",
     "bert",
     "roberta",
+    "camembert",
+    "xlm-roberta",
+    "distilbert",
+    "deberta",
+    "deberta-v2",
+    "electra",
     "phi",
     "opt",
     "bloom",
@@ -42,6 +49,8 @@ UNGATED = {
     "falcon",
 }
 """Model types whose feed-forward layer has two matrices; the others have three (gate, up, down)."""
+SHIFTED = ("roberta", "camembert", "xlm-roberta")
+"""Model types that count positions from 2."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,13 @@ class Facts:
     dtype: str
     bits: int = 0
     """Of weights that are stored packed; 0 = they are plain."""
+    experts: int = 0
+    """Feed-forward parts of a layer, of which each token takes a few; 0 = one, which all take."""
+
+    @property
+    def reach(self) -> int | None:
+        """Most tokens of a text that the model has positions for."""
+        return self.positions - 2 if self.positions and self.model_type in SHIFTED else self.positions
 
     @property
     def layer_parameters(self) -> int:
@@ -127,6 +143,7 @@ def _facts(values: Mapping[str, Any], tensors: list[Tensor], path: Path) -> Fact
         parameters=packed.counted(tensor for tensor in tensors if len(tensor.shape) < 4),  # old GPT-2 stores masks
         dtype=max(tensors, key=lambda tensor: tensor.size).dtype if tensors else "F32",
         bits=packed.bits(values),
+        experts=_optional(values, "experts") or 0,
     )
 
 

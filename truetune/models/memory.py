@@ -70,6 +70,8 @@ class Setup:
     """Tokens before every text that are trained."""
     encoder: int | None = None
     """Width of the network that makes them, None for the model's own."""
+    scores: bool = False
+    """Whether a text gets a score for each of a few classes, and no token any for the vocabulary."""
 
 
 def projections(facts: Facts) -> dict[str, tuple[int, int]]:
@@ -129,7 +131,7 @@ def per_token(facts: Facts, setup: Setup) -> float:
 
 def head_bytes(facts: Facts, setup: Setup, tokens: int) -> int:
     """Logits with their gradient and one temporary, float32, and the hidden state's gradient."""
-    logits = tokens * facts.vocabulary
+    logits = 0 if setup.scores else tokens * facts.vocabulary
     if setup.packed:
         logits = min(logits, max(CHUNK, facts.vocabulary))
     return 3 * 4 * logits + tokens * facts.hidden * 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from truetune import engines
@@ -129,17 +129,18 @@ def take_up(run: Run, state: State) -> None:
 def build(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Loop:
     prepared = session.prepared
     path = plan(session.config, len(prepared.train))
+    learned = objectives.of(prepared.objective)
     return Loop(
         run,
         engine,
         path,
         prepared.train,
         prepared.validation,
-        rules(session.config),
+        replace(rules(session.config), samples=0) if learned.scores else rules(session.config),
         state,
         listener,
         reader(session.tokenizer, session.template),
-        objectives.of(prepared.objective).reference,
+        learned.reference,
     )
 
 

@@ -51,6 +51,8 @@ def resolve(
     """
     lengths = prepared.train.lengths.tolist()
     need = case(config, facts, choice.dtype, free, longest(prepared), lengths, packed=packed)
+    if objectives.of(prepared.objective).scores:
+        need = replace(need, setup=replace(need.setup, scores=True))
     decided = decide(config, need, choice.device)
     budget = fit.budget(replace(need, setup=replace(need.setup, method=decided.type, bits=decided.bits)))
     path = plan(config, len(prepared.train))
@@ -119,6 +121,8 @@ def settle(
         wish = values[section][name]
         if wish == "auto" or (key in FOUND and wish != value):
             values[section][name], reasons[key] = value, reason
+    if objectives.of(prepared.objective).scores and values["evaluation"]["samples"]:
+        values["evaluation"]["samples"], reasons["evaluation.samples"] = 0, "a model that gives scores writes nothing"
     values["preference"], why = scaled(values["preference"], prepared.objective)
     return {"config": values, "reasons": reasons | why}
 
@@ -188,7 +192,7 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
             weight_decay=training["weight_decay"],
             max_grad_norm=training["max_grad_norm"],
         ),
-        objective=Objective(type=training["objective"], **values["preference"]),
+        objective=Objective(type=training["objective"], **values["preference"], **classes(resolved)),
         adapter=adapter,
         new_tokens=tuple(entry["id"] for entry in resolved.get("new_tokens", ())),
         device=values["resources"]["device"],
@@ -201,6 +205,18 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
         base=resolved["model"]["name" if resolved["model"]["kind"] == "hub" else "folder"],
         revision=resolved["model"]["revision"],
     )
+
+
+def classes(resolved: Resolved) -> dict[str, Any]:
+    """What an engine must know of the classes; nothing for other objectives."""
+    if not (found := resolved.get("classes")):
+        return {}
+    return {
+        "classes": tuple(found["names"]),
+        "several": found["several"],
+        "class_weights": tuple(found["weights"]),
+        "threshold": resolved["config"]["classification"]["threshold"],
+    }
 
 
 def several(value: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from truetune.data import added
+from truetune.data import added, objectives
 from truetune.engines.base import TrainEngine
 from truetune.runs import durable
 from truetune.runs.run import Run
@@ -45,6 +45,8 @@ def write(run: Run, engine: TrainEngine, resolved: dict[str, Any], template: str
             added.write(aside / "tokenizer.json", resolved["new_tokens"])
         if template is not None:
             (aside / "chat_template.jinja").write_text(template, encoding="utf-8")
+        if objectives.of(resolved["config"]["training"]["objective"]).scores:
+            return  # it writes nothing
         settings = resolved["config"]["generation"]
         ends = {"do_sample": settings["temperature"] > 0, "eos_token_id": sorted(stops)}
         text = json.dumps(settings | ends, indent=2, sort_keys=True)

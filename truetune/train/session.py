@@ -22,7 +22,8 @@ from truetune.data.job import choose
 from truetune.data.ledger import CHATS
 from truetune.data.prepare import Prepared, prepare, unheard
 from truetune.engines import prompts
-from truetune.errors import ConfigErrors, Finding, InputError
+from truetune.engines.optimizers import refuse_optimizer
+from truetune.errors import ConfigErrors, Finding, InputError, UsageError
 from truetune.models import facts, memory, source, tokenizer
 from truetune.models.source import Source
 from truetune.models.template import Template
@@ -30,6 +31,7 @@ from truetune.models.tokenizer import Tokenizer
 from truetune.runs import durable, jsonfile, known
 from truetune.runs.run import Run, new_id, refuse_used
 from truetune.train import receipts
+from truetune.train.classes import settle
 from truetune.train.resolve import Resolved, engine_spec, longest, method, resolve, several
 
 FULL_RATE = 1e-4
@@ -77,12 +79,14 @@ def gather(config: Config, folder: Path, listener: Listener = unheard) -> Sessio
     folder = folder.absolute()  # it is recorded, and read from elsewhere
     found = find_model(config, folder)
     known = facts.read(found.folder)
-    refuse_other_kinds(known, found)
+    refuse_other_kinds(known, found, config.training.objective)
     own = tokenizer.load(found.folder)
     refuse_foreign_tokens(own, known, found)
     new = added.entries(several(config.model.new_tokens), own, config.data.template, folder)
     encode = added.extended(own, new)
-    prepared = rows(config, folder, encode, listener)
+    prepared = labelled_rows(config, folder, encode, known, found, listener)
+    classes = settle(config, prepared)
+    refuse_beyond(known, longest(prepared))
     refuse_unread(config, prepared.objective)
     prompts.refuse(method(config), config.method.virtual_tokens, known, longest(prepared), prepared.objective)
     # Only now: the engine takes seconds to import, and most mistakes are in the model's name and the data.
@@ -93,7 +97,8 @@ def gather(config: Config, folder: Path, listener: Listener = unheard) -> Sessio
     choice = engine.choose(config.resources.device, config.model.dtype)
     room, packed = free(config, engine, choice.device), engine.packs(known.model_type)
     resolved = resolve(config, folder, found, known, prepared, chosen, choice, room, packed=packed)
-    resolved |= {"new_tokens": new} if new else {}
+    resolved |= ({"new_tokens": new} if new else {}) | ({"classes": classes} if classes else {})
+    refuse_optimizer(config.training.optimizer, choice.device)
     engines.refuse_unpackable(engine_spec(resolved).method.bits or known.bits, choice.device)
     said = tuple(warnings(resolved, (chosen.warning, choice.warning), engine.ignored(found.folder)))
     return Session(config, folder, found, encode, prepared, resolved, said)
@@ -115,6 +120,7 @@ def encoder(config: Config, model: Path, folder: Path) -> Tokenizer:
 def refuse_unread(config: Config, objective: str) -> None:
     """Keys that the objective which the rows decided on does not read. Raises ConfigErrors."""
     written = {f"preference.{key}" for key in config.preference.model_fields_set}
+    written |= {f"classification.{key}" for key in config.classification.model_fields_set}
     clashes = unread(config, written, objective)
     found = [Finding("config.contradiction", clash.message, clash.key, clash.hint) for clash in clashes]
     if found:
@@ -172,13 +178,41 @@ def find_model(config: Config, folder: Path) -> Source:
     return found
 
 
-def refuse_other_kinds(known: facts.Facts, found: Source) -> None:
-    if not known.causal:
+def labelled_rows(
+    config: Config, folder: Path, encode: Tokenizer, known: facts.Facts, found: Source, listener: Listener
+) -> Prepared:
+    """As `rows`; of a model that reads and does not write, `auto` is classification. Raises as `refuse_other_kinds`."""
+    if known.causal or config.training.objective != "auto":
+        return rows(config, folder, encode, listener)
+    training = config.training.model_copy(update={"objective": "classification"})
+    try:
+        return rows(config.model_copy(update={"training": training}), folder, encode, listener)
+    except UsageError as error:
+        if error.finding.code == "data.objective":
+            refuse_other_kinds(known, found, "sft")
+        raise
+
+
+def refuse_other_kinds(known: facts.Facts, found: Source, objective: str) -> None:
+    """A model that does not write, for an objective that wants words."""
+    if not known.causal and objective not in ("auto", "classification"):
         raise InputError(
             f"{known.architecture or known.model_type} does not write text, so it cannot learn answers or texts",
             code="model.not_causal",
             where=found.name,
-            hint="Choose a causal language model, such as Llama, Mistral, Qwen, Gemma, Phi or GPT-2.",
+            hint="Choose a causal language model, such as Llama, Mistral, Qwen, Gemma, Phi or GPT-2, "
+            "or give it texts with labels: it learns classes.",
+        )
+
+
+def refuse_beyond(known: facts.Facts, longest: int) -> None:
+    """A text longer than an encoder has positions for."""
+    if not known.causal and known.reach is not None and longest > known.reach:
+        raise InputError(
+            f"the longest text has {longest} tokens, and the model reads {known.reach}",
+            code="data.beyond_context",
+            where="data.max_length",
+            hint=f"Set data.max_length to {known.reach}; `too_long: truncate` keeps the beginning of longer texts.",
         )
 
 
