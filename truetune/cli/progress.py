@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from truetune.cli import visible
 from truetune.cli.common import Output
 from truetune.cli.work import QUIET_SECONDS, Work
-from truetune.report.words import clock, counted, size, thousands
+from truetune.report.words import clock, counted, listed, size, thousands
 
 
 class Watch:
@@ -116,13 +117,22 @@ def introduction(figures: dict[str, Any]) -> list[str]:
         f"run     {figures['folder']}",
         f"data    {counted(rows['read'], 'row')} read: {rows['train']:,} to train on, {rows['validation']:,} held out"
         + aside(rows),
-        f"learns  {data['supervised']['train']:,} of {data['tokens']['train']:,} tokens; "
-        f"{data['end_of_turn_supervised']:.0%} of the examples learn where to stop",
+        f"learns  {learned(data)}",
         f"step    = {plan['step']} examples; {counted(plan['steps'], 'step')}, {epochs:.3g} epochs; "
-        f"{promised['supervised']:,} supervised tokens promised to the loss",
+        f"{promised['supervised']:,} supervised {'labels' if data.get('classes') else 'tokens'} promised to the loss",
     ]
     lines += [f"auto    {key} = {value_of(config, key)}: {reason}" for key, reason in figures["reasons"].items()]
     return lines + [f"note    {finding['message']}" for finding in data["findings"]]
+
+
+def learned(data: dict[str, Any]) -> str:
+    """What of the rows is learned."""
+    if data.get("classes"):
+        return f"{len(data['classes'])} classes: {listed([visible(name) for name in data['classes']])}"
+    return (
+        f"{data['supervised']['train']:,} of {data['tokens']['train']:,} tokens; "
+        f"{data['end_of_turn_supervised']:.0%} of the examples learn where to stop"
+    )
 
 
 LOST = ("rejected", "deduplicated", "contaminated", "too_long", "truncated", "unsupervised", "sampled_out")

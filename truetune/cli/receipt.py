@@ -124,10 +124,15 @@ def data_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "rows", f"{rows['read']:,} read → {rows['used']:,} used; set aside: {', '.join(aside) or 'none'}"
     yield "rows", f"{rows['train']:,} to train on, {rows['validation']:,} held out"
     share = supervised["train"] / max(tokens["train"], 1)
-    yield "tokens", f"{tokens['train']:,} to train on, {supervised['train']:,} of them supervised ({share:.0%})"
+    if body.get("classes"):
+        yield "classes", words.listed([visible(name) for name in body["classes"]], 12)
+        yield "tokens", f"{tokens['train']:,} to train on, {supervised['train']:,} labels supervised"
+    else:
+        yield "tokens", f"{tokens['train']:,} to train on, {supervised['train']:,} of them supervised ({share:.0%})"
     if rows["truncated"]:
         yield "tokens", f"{tokens['lost']:,} lost: {rows['truncated']:,} rows were cut"
-    yield "tokens", f"the end of the answer is learned in {body['end_of_turn_supervised']:.0%} of examples"
+    if body["end_of_turn_supervised"] is not None:
+        yield "tokens", f"the end of the answer is learned in {body['end_of_turn_supervised']:.0%} of examples"
 
 
 def train_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -100,6 +100,9 @@ def _rendering(body: dict[str, Any]) -> Iterator[Line]:
         yield "template", f"{line(rendering['template'])}, sha256 {digest[:12]}…"
     what = "texts" if pretraining else "examples"
     token = f" ({line(rendering['end_token'])})" if rendering.get("end_token") else ""
+    if body["end_of_turn_supervised"] is None:
+        yield "classes", line(", ".join(body.get("classes", [])))
+        return
     yield "end", f"learned{token} in {percent(body['end_of_turn_supervised'])} of the {what}"
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from truetune.config import document
+from truetune.data import objectives
 from truetune.models import facts
 from truetune.runs import durable, receipt
 from truetune.runs.run import Run, is_run
+from truetune.train import scorecard
 from truetune.train.markdown import code, inline, table
 
 LICENCE = ("license", "license_name", "license_link")
@@ -108,7 +110,8 @@ def front(resolved: dict[str, Any]) -> list[str]:
         fields |= {"base_model": resolved["model"]["name"], "base_model_relation": "finetune" if full else "adapter"}
     fields["library_name"] = "transformers" if full else "peft"
     fields |= licence(Path(resolved["model"]["folder"]))
-    fields |= {"pipeline_tag": "text-generation", "tags": ["truetune", method]}
+    task = "text-classification" if scores(resolved) else "text-generation"
+    fields |= {"pipeline_tag": task, "tags": ["truetune", method]}
     return ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()), "---"]
 
 
@@ -137,6 +140,11 @@ def whole(resolved: dict[str, Any]) -> bool:
     return bool(resolved["config"]["method"]["type"] == "full")
 
 
+def scores(resolved: dict[str, Any]) -> bool:
+    """Whether it gives scores instead of words."""
+    return objectives.of(resolved["config"]["training"]["objective"]).scores
+
+
 def version(run: Run) -> str:
     return str(run.env.get("versions", {}).get("truetune", ""))
 
@@ -162,6 +170,8 @@ def shown(value: float | None) -> str:
 def usage(resolved: dict[str, Any], folder: str) -> str:
     """Python that loads the result from `folder` and lets it write. Neither PEFT nor transformers reads an adapter's
     generation_config.json by itself."""
+    if scores(resolved):
+        return scorecard.usage(resolved, folder)
     asking = CONTINUED if resolved["config"]["training"]["objective"] == "pretrain" else ASKED
     ending = asking + WRITTEN
     model = resolved["model"]
@@ -240,6 +250,8 @@ def limits(resolved: dict[str, Any], receipts: dict[str, Any]) -> list[str]:
     kind = (
         "It is for beginnings of texts like those it was trained on, to go on with them in their manner"
         if receipts["data"]["objective"] == "pretrain"
+        else "It is for texts like the rows it was trained on, to score them as those were"
+        if scores(resolved)
         else "It is for prompts like the rows it was trained on, to answer as they do"
     )
     return [
