@@ -26,7 +26,10 @@ NAMES = {
 }
 LARGEST = 2**31
 """Sizes above this are of no model."""
-TIED = {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "bert", "modernbert"}
+TIED = {
+    "bert", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "gpt_neo", "modernbert", "opt", "smollm3",
+    "starcoder2",
+}  # fmt: skip
 """Model types whose input embedding and head are the same unless their config says otherwise."""
 UNGATED = {
     "gpt2",
@@ -110,14 +113,18 @@ def config(folder: Path) -> dict[str, Any]:
 
 def read(folder: Path) -> Facts:
     """The facts of a model folder. Raises InputError as `config` and `weights.tensors`."""
-    values = config(folder)
+    values = language(config(folder))
+    return of(values, weights.tensors(folder), folder / "config.json")
+
+
+def language(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's part for text: models of text and images keep it one level down."""
     text = values.get("text_config")
-    if isinstance(text, dict):  # models of text and images keep the language part one level down
-        values = values | text
-    return _facts(values, weights.tensors(folder), folder / "config.json")
+    return values | text if isinstance(text, dict) else values
 
 
-def _facts(values: Mapping[str, Any], tensors: list[Tensor], path: Path) -> Facts:
+def of(values: Mapping[str, Any], tensors: list[Tensor], path: Path) -> Facts:
+    """The facts of a configuration and its weights' headers. Raises InputError `model.bad_config`."""
     kind = str(values.get("model_type", ""))
     architecture = str((values.get("architectures") or [""])[0])
     hidden, heads = _number(values, "hidden", path), _number(values, "heads", path)
