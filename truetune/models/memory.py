@@ -34,6 +34,8 @@ CHUNK = 4 * 1024 * 1024
 """Most logits that the engine's head holds at once."""
 SLACK = 1.6
 RUNTIME = 250_000_000
+TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
+"""What modules with a row for each token are called."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class Setup:
     """Tokens before every text that are trained."""
     encoder: int | None = None
     """Width of the network that makes them, None for the model's own."""
+    whole: tuple[str, ...] = ()
+    """Modules that are trained whole beside the adapter."""
+    rows: int = 0
+    """Tokens whose rows of the embedding and the head are trained."""
     scores: bool = False
     """Whether a text gets a score for each of a few classes, and no token any for the vocabulary."""
 
@@ -103,7 +109,22 @@ def trained(facts: Facts, setup: Setup) -> int:
         return facts.parameters
     if setup.method in virtual.METHODS:
         return virtual.trained(facts, setup.method, setup.virtual, setup.encoder)
-    return facts.layers * setup.r * sum(inside + outside for inside, outside in adapted(facts, setup.targets))
+    maps = adapted(facts, setup.targets)
+    lengths = sum(outside for _, outside in maps) if setup.method == "dora" else 0
+    layer = setup.r * sum(inside + outside for inside, outside in maps) + lengths
+    return facts.layers * layer + beside(facts, setup)
+
+
+def beside(facts: Facts, setup: Setup) -> int:
+    """Parameters trained beside the adapter: rows of new tokens, and modules by what their names say: the embedding or
+    the head, one matrix where they are tied; a layer's map; else a norm of each layer."""
+    tables = [name for name in setup.whole if name.rpartition(".")[2] in TABLES]
+    others = [name.rpartition(".")[2] for name in setup.whole if name not in tables]
+    known, count = projections(facts), 1 if facts.tied else 2
+    shapes = [known.get(name, (facts.hidden, 1)) for name in others]
+    large = facts.vocabulary * facts.hidden * min(len(tables), count)
+    rows = setup.rows * facts.hidden * max(0, count - len(tables))
+    return large + rows + facts.layers * sum(inside * outside for inside, outside in shapes)
 
 
 def layer_width(facts: Facts, setup: Setup) -> float:
@@ -111,14 +132,17 @@ def layer_width(facts: Facts, setup: Setup) -> float:
 
     Two norms with their inputs and outputs (4 h) and the residual sums (2 h); queries, keys and values before and
     after rotation and repetition, and the attention's output (4 Q + 4 K); gate, its activation, up and their product
-    (4 I). LoRA adds the rank-r product and, for dropout, a byte-sized mask per input.
+    (4 I). LoRA adds the rank-r product and, for dropout, a byte-sized mask per input; DoRA its output before it is
+    stretched, and its input as dropout leaves it.
     """
     query, key = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     width = 6.0 * facts.hidden + 4 * query + 4 * key + 4 * facts.intermediate
     if setup.method == "full" or setup.method in virtual.METHODS:
         return width
     size = BYTES[setup.dtype]
-    return width + sum(setup.r + inside / size for inside, _ in adapted(facts, setup.targets))
+    maps = adapted(facts, setup.targets)
+    stretched = sum(inside + outside for inside, outside in maps) if setup.method == "dora" else 0
+    return width + sum(setup.r + inside / size for inside, _ in maps) + stretched
 
 
 def per_token(facts: Facts, setup: Setup) -> float:
@@ -130,11 +154,13 @@ def per_token(facts: Facts, setup: Setup) -> float:
 
 
 def head_bytes(facts: Facts, setup: Setup, tokens: int) -> int:
-    """Logits with their gradient and one temporary, float32, and the hidden state's gradient."""
+    """Logits with their gradient and one temporary, float32, and the hidden state's gradient; where rows of the head
+    are trained, the whole of it with them in it, and its gradient."""
     logits = 0 if setup.scores else tokens * facts.vocabulary
     if setup.packed:
         logits = min(logits, max(CHUNK, facts.vocabulary))
-    return 3 * 4 * logits + tokens * facts.hidden * 4
+    table = facts.vocabulary * facts.hidden * (BYTES[setup.dtype] + 4) if setup.rows else 0
+    return 3 * 4 * logits + tokens * facts.hidden * 4 + table
 
 
 def base_bytes(facts: Facts, setup: Setup) -> int:

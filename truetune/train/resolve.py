@@ -92,6 +92,7 @@ def case(
     virtual = config.method.virtual_tokens if kind in prompts.PROMPTS else 0
     packed = packed and not virtual
     setup = Setup(kind, config.method.r, targets, dtype, packed, False, bits, virtual, config.method.encoder_hidden)
+    setup = replace(setup, whole=several(config.method.modules_to_save), rows=len(several(config.model.new_tokens)))
     return fit.Case(facts, setup, longest + virtual, free, config.method.alpha, [size + virtual for size in lengths])
 
 
