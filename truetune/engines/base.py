@@ -308,5 +308,5 @@ def denominator(examples: Sequence[Example], objective: str) -> float:
 def drift(engine: TrainEngine, plan: Plan) -> float:
     """How much likelier than before training the model finds the rows' contrasts, on average, in nats; at least 0."""
     others = [example.contrast for example in plan.examples if example.contrast]
-    before = [value for other in others for value in other.reference]
-    return max(0.0, float(np.mean(engine.scores(engine.prepare(others))[:, 0] - np.float32(before))))
+    before = np.array([value for other in others for value in other.reference], np.float32)
+    return max(0.0, float(np.mean(engine.scores(engine.prepare(others))[:, 0] - before)))
