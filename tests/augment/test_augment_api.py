@@ -149,7 +149,7 @@ def test_a_dry_run_asks_nothing(server: Any, augment: Any, tmp_path: Path) -> No
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"method": "guess"}, "usage.bad_value"),
     ({"out": "more.csv"}, "augment.not_jsonl"),
-    ({"out": "nowhere/more.jsonl"}, "usage.bad_value"),
+    ({"out": "nowhere/more.jsonl"}, "data.no_folder"),
     ({"out": "support.jsonl"}, "augment.exists"),
     ({"out": "support.jsonl", "yes": True}, "augment.source"),
     ({"per_row": 0}, "usage.bad_value"),

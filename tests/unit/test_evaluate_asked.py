@@ -12,7 +12,7 @@ import pytest
 import truetune as ft
 from truetune import cli
 from truetune.cli.common import pairs
-from truetune.errors import UsageError
+from truetune.errors import InputError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +40,7 @@ def test_a_file_without_a_name(names: tuple[str, ...], capsys: pytest.CaptureFix
         ({"data": 3}, "data"),
         ({"data": ""}, "data"),
         ({"data": [None]}, "data"),
-        ({"out": "some/new/x.json"}, "out"),
-        ({"out": "."}, "out"),
+        ({"out": 5}, "out"),
         ({"columns": {"prompt": "frage"}}, "columns"),
         ({"columns": "prompt=frage", "data": "a.jsonl"}, "columns"),
     ],
@@ -51,6 +50,13 @@ def test_values_that_cannot_be_used(options: dict[str, Any], where: str) -> None
         ft.evaluate("last", **options)
     assert (error.value.finding.code, error.value.finding.where) == ("usage.bad_value", where)
     assert error.value.finding.hint
+
+
+@pytest.mark.parametrize("out", ["some/new/x.json", "."])
+def test_a_file_that_cannot_be_written(out: str) -> None:
+    with pytest.raises(InputError) as error:
+        ft.evaluate("last", out=out)
+    assert (error.value.code, error.value.exit_code) == ("data.no_folder", 3) and error.value.hint
 
 
 def test_columns_are_pairs(capsys: pytest.CaptureFixture[str]) -> None:

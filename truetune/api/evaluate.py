@@ -104,9 +104,9 @@ def keep(found: Subject, rows: Material, document: dict[str, Any], out: str | Pa
 
 
 def refuse(names: Sequence[str], columns: Any, out: str | Path | None, **numbers: Any) -> None:
-    """What cannot be carried out, before the work. Raises UsageError `usage.bad_value`."""
+    """What cannot be carried out, before the work. Raises UsageError `usage.bad_value`, InputError `data.no_folder`."""
     refuse_columns(columns, names)
-    refuse_nowhere(out)
+    wanted.refuse_nowhere("out", out)
     for what, number in numbers.items():
         refuse_none_at_all(what, number)
 
@@ -145,20 +145,6 @@ def refuse_columns(columns: Any, names: Sequence[str]) -> None:
             where="columns",
             hint="Name the file as well: --data FILE. Held-out rows are read as the training read them.",
         )
-
-
-def refuse_nowhere(out: str | Path | None) -> None:
-    """Before the work, not after it: a file that cannot be written."""
-    if out and not Path(out).absolute().parent.is_dir():
-        raise UsageError(
-            f"there is no folder {Path(out).parent}",
-            code="usage.bad_value",
-            where="out",
-            hint="Make it first, or name a file in a folder that is there.",
-        )
-    if out and Path(out).is_dir():
-        hint = "Name a file in it."
-        raise UsageError(f"{out} is a folder", code="usage.bad_value", where="out", hint=hint)
 
 
 def refuse_none_at_all(what: str, number: Any) -> None:

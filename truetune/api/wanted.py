@@ -1,12 +1,13 @@
-"""What several verbs are given, in one form: a run by name or as `train` returned it, and a device."""
+"""What several verbs are given, in one form: a run by name or as `train` returned it, a device, a file to write."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
-from truetune.errors import UsageError
+from truetune.errors import InputError, UsageError
 
 
 def address(run: Any) -> str:
@@ -38,3 +39,22 @@ def device(name: str) -> str:
         where="device",
         hint="Devices: auto, cpu, cuda, cuda:N (N from 0), mps.",
     )
+
+
+def refuse_nowhere(what: str, file: str | os.PathLike[str] | None) -> None:
+    """Before the work, not after it: a file that can't be written. Raises InputError `data.no_folder`, UsageError
+    `usage.bad_value` for what is no path."""
+    if file is None:
+        return
+    if not isinstance(file, str | os.PathLike):
+        raise UsageError(f"{file!r} is no file", code="usage.bad_value", where=what, hint="Give a path.")
+    path = Path(file)
+    if path.is_dir():
+        raise InputError("this is a folder", code="data.no_folder", where=str(path), hint="Name a file in it.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(
+            f"there is no folder {str(path.parent)!r} to write {path.name!r} into",
+            code="data.no_folder",
+            where=str(path),
+            hint="Make it first, or name a file in a folder that is there.",
+        )

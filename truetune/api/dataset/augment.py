@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from truetune.api import wanted
 from truetune.api.dataset.settings import settings
-from truetune.api.evaluate import refuse_none_at_all, refuse_nowhere
+from truetune.api.evaluate import refuse_none_at_all
 from truetune.augment.words import METHODS
 from truetune.config import Loaded, secrets
 from truetune.errors import InputError, ResourceError, UsageError
@@ -137,8 +137,9 @@ def bad(what: str, value: Any, hint: str) -> UsageError:
 
 
 def target(out: str | Path, yes: bool) -> Path:
-    """Where the rows go. Raises UsageError `usage.bad_value`, `augment.not_jsonl`, `augment.exists`."""
-    refuse_nowhere(out)
+    """Where the rows go. Raises UsageError (`usage.bad_value`, `augment.not_jsonl`, `augment.exists`) and InputError
+    `data.no_folder`."""
+    wanted.refuse_nowhere("out", out)
     path = Path(out)
     if path.suffix != ".jsonl":
         raise UsageError(

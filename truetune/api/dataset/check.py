@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from truetune.api.dataset.settings import Names, encoder, names, refuse_nowhere, settings
+from truetune.api.dataset.settings import Names, encoder, names, settings
 from truetune.api.dataset.show import shown
+from truetune.api.wanted import refuse_nowhere
 from truetune.config import Loaded
 from truetune.data.inspector import Inspector
 from truetune.data.prepare import Mend, Prepared, prepare

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from truetune.api.dataset.settings import Names, refuse_nowhere, settings
+from truetune.api.dataset.settings import Names, settings
+from truetune.api.wanted import refuse_nowhere
 from truetune.data import convert, remote
 
 TEXT = ".jsonl"

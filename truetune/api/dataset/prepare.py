@@ -10,8 +10,9 @@ from typing import Any
 
 from truetune.api.dataset.check import Listener, document, look, pages, quiet, told
 from truetune.api.dataset.kept import Keeper, Places, aside
-from truetune.api.dataset.settings import Names, encoder, names, refuse_nowhere, settings
+from truetune.api.dataset.settings import Names, encoder, names, settings
 from truetune.api.dataset.show import shown
+from truetune.api.wanted import refuse_nowhere
 from truetune.config import Loaded, load
 from truetune.data.prepare import Prepared, find_format
 from truetune.data.quality import Quality
