@@ -135,9 +135,9 @@ def checked(body: Any, weights: Path) -> dict[str, Any]:
         raise ValueError("num_virtual_tokens is not a usable number")
     targets = body.get("target_modules")
     if isinstance(targets, str) and targets != "all-linear":
-        ends = (".lora_A.weight", ".lora_B.weight")
+        ends = re.compile(r"\.(lora_[AB]\.weight|ia3_l)$")
         names = [tensor.name for tensor in header.read(weights)]
-        modules = {name.removeprefix(PREFIX)[: -len(ends[0])] for name in names if name.endswith(ends)}
+        modules = {ends.sub("", name.removeprefix(PREFIX)) for name in names if ends.search(name)}
         return body | {"target_modules": sorted(modules)}
     return body
 

@@ -175,7 +175,7 @@ def of_adapter(folder: Path) -> Subject:
     """An adapter's folder, whoever made it: its own tokenizer and template where it brings them, else its base's."""
     if is_run(folder.resolve().parent):
         return of_run(Run(folder.resolve().parent), None)
-    body = adapter.read_config(folder)
+    body = adapter.read_config(folder, adapter.KINDS)
     revision = body.get("revision")
     name = str(body.get("base_model_name_or_path") or "")
     base = resolve(name, folder, revision if isinstance(revision, str) else None)

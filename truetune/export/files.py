@@ -19,7 +19,7 @@ def model(folder: Path, target: Path) -> None:
 
 def adapter(folder: Path, target: Path) -> None:
     """An adapter in PEFT's layout, with its card. Raises InputError as `adapter.read_config`."""
-    adapters.read_config(folder)
+    adapters.read_config(folder, adapters.KINDS)
     copy([folder / adapters.CONFIG, folder / adapters.WEIGHTS, *card(folder)], target)
     companions(folder, target)
 

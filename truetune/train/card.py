@@ -25,7 +25,16 @@ LARGEST = 200_000
 """Bytes of a base's card that are looked at."""
 FRONT = re.compile(r"\A---\r?\n(.*?\n)---\s*$", re.DOTALL | re.MULTILINE)
 RECEIPT = re.compile(r"^receipt: sha256:([0-9a-f]{64})$", re.MULTILINE)
-SHOWN = ("truetune", "torch", "transformers", "tokenizers", "safetensors")
+KINDS = {
+    "full": "A full fine-tune of",
+    "prefix": "A prefix for",
+    "ptuning_v2": "A prefix for",
+    "ptuning": "A prompt of virtual tokens for",
+    "prompt": "A prompt of virtual tokens for",
+    "ia3": "An IA³ adapter for",
+}
+"""What was made, by method; LoRA's family is not named here."""
+SHOWN = ("truetune", "torch", "transformers", "peft", "tokenizers", "safetensors")
 """Libraries whose versions a reader may need."""
 
 ADAPTED = """from peft import PeftModel
@@ -132,7 +141,7 @@ def licence(folder: Path) -> dict[str, str]:
 def about(resolved: dict[str, Any]) -> str:
     """`A LoRA adapter for [base], at its revision`."""
     model = resolved["model"]
-    what = "A full fine-tune of" if whole(resolved) else "A LoRA adapter for"
+    what = KINDS.get(resolved["config"]["method"]["type"], "A LoRA adapter for")
     return f"{what} {code(model['name'])}" + (f" at {code(model['revision'])}" if model["revision"] else "")
 
 

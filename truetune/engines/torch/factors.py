@@ -58,10 +58,10 @@ def read(folder: Path, body: dict, linears: dict[str, nn.Module], like: torch.Te
     """Layer -> its factors; exactly the layers that the adapter's configuration names."""
     path = folder / adapter.WEIGHTS
     tensors = files.load(path, "adapter.damaged")
-    inner = set(adapter.chosen(linears, body.get("feedforward_modules") or []))
     layers = adapter.chosen(linears, body.get("target_modules") or [])
-    places = {key(name): shape(linears[name], name in inner) for name in layers}
-    adapter.refuse_mismatch(places, {name: tensor.shape for name, tensor in tensors.items()}, str(path))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    inner = {name for name in layers if shapes.get(key(name), ())[:1] == (1,)}
+    adapter.refuse_mismatch({key(name): shape(linears[name], name in inner) for name in layers}, shapes, str(path))
     return {name: Factor(tensors[key(name)].flatten().to(like.device, like.dtype), name in inner) for name in layers}
 
 
