@@ -34,7 +34,7 @@ KINDS = {
     "ia3": "An IA³ adapter for",
 }
 """What was made, by method; LoRA's family is not named here."""
-SHOWN = ("truetune", "torch", "transformers", "peft", "tokenizers", "safetensors")
+SHOWN = ("truetune", "torch", "transformers", "tokenizers", "safetensors")
 """Libraries whose versions a reader may need."""
 
 ADAPTED = """from peft import PeftModel
