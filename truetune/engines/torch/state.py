@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from truetune.engines.torch import files
+from truetune.engines.torch import files, optimizers
 from truetune.engines.torch.methods import Adapted
+from truetune.engines.torch.optimizers import Optimizer
 from truetune.errors import InputError
 
 OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+CONSTANT = ("qmap1", "qmap2")
+"""Tables of numbers that bitsandbytes keeps with its moments."""
 DAMAGED = "checkpoint.damaged"
 
 
@@ -32,22 +35,20 @@ def raw(tensor: torch.Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())
 
 
-def save(folder: Path, adapted: Adapted, optimizer: torch.optim.Optimizer, rng: dict) -> None:
+def save(folder: Path, adapted: Adapted, optimizer: Optimizer, rng: dict) -> None:
     """A checkpoint's tensors. Where the method's files are PEFT's, it is itself an adapter that PEFT loads."""
     adapted.save(folder)
     save_file(moments(adapted.parameters, optimizer), folder / OPTIMIZER)
     write_rng(folder / RNG, rng)
 
 
-def restore(folder: Path, adapted: Adapted, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def restore(folder: Path, adapted: Adapted, optimizer: Optimizer) -> dict[str, torch.Tensor]:
     """Undo `save`; returns the generators' state. Raises InputError `checkpoint.damaged` for files that do not fit."""
-    parameters = adapted.parameters
     weights = files.load(folder / adapted.file, DAMAGED)
     moments = files.load(folder / OPTIMIZER, DAMAGED)
     try:
-        refuse_other_shapes(moments, parameters)
+        put_moments(moments, adapted.parameters, optimizer)
         adapted.put(weights)
-        put_moments(moments, parameters, optimizer)
         return read_rng(folder / RNG)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise InputError(
@@ -58,30 +59,47 @@ def restore(folder: Path, adapted: Adapted, optimizer: torch.optim.Optimizer) ->
         ) from error
 
 
-def refuse_other_shapes(moments: dict, parameters: dict) -> None:
-    """A copy would stretch a smaller tensor over a larger one. Raises ValueError, KeyError."""
-    for name, parameter in parameters.items():
-        there = [moments[f"{kind}.{name}"] for kind in MOMENTS if f"step.{name}" in moments]
-        if any(tensor.shape != parameter.shape for tensor in there):
+def moments(parameters: dict, optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    """What the optimizer keeps of each parameter: `exp_avg.<name>`; a plain number as a tensor without dimensions."""
+    return {
+        f"{kind}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        for name, parameter in parameters.items()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+        if kind not in CONSTANT
+    }
+
+
+def put_moments(tensors: dict, parameters: dict, optimizer: Optimizer) -> None:
+    """Undo `moments`. Raises ValueError, KeyError for tensors that are not this optimizer's of these parameters.
+
+    The optimizer makes room for them by a step that changes nothing: only it knows the shapes, the number types and
+    what lies in paged memory.
+    """
+    given: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        given.setdefault(name, {})[kind] = tensor
+    optimizer.state.clear()
+    for name in given:
+        parameters[name].grad = torch.zeros_like(parameters[name])
+    optimizers.set_rate(optimizer, 0.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for name, found in given.items():
+        fill(optimizer.state[parameters[name]], found, name)
+
+
+def fill(state: dict[str, Any], found: dict[str, torch.Tensor], name: str) -> None:
+    if found.keys() != state.keys() - set(CONSTANT):
+        raise ValueError(f"{name} has moments of another optimizer")
+    for kind, tensor in found.items():
+        place = torch.as_tensor(state[kind])
+        if (place.shape, place.dtype) != (tensor.shape, tensor.dtype):
             raise ValueError(f"{name} is of another shape")
-
-
-def moments(parameters: dict, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's state by parameter name: `exp_avg.<name>`, `exp_avg_sq.<name>`, `step.<name>`."""
-    tensors = {}
-    for name, parameter in parameters.items():
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{kind}.{name}"] = value.detach().cpu().contiguous()
-    return tensors
-
-
-def put_moments(tensors: dict, parameters: dict, optimizer: torch.optim.Optimizer) -> None:
-    for name, parameter in parameters.items():
-        if f"step.{name}" not in tensors:
-            continue
-        entry = {kind: tensors[f"{kind}.{name}"].to(parameter.device) for kind in MOMENTS}
-        entry["step"] = tensors[f"step.{name}"].to(parameter.device)
-        optimizer.state[parameter] = entry
+        if isinstance(state[kind], torch.Tensor):
+            place.copy_(tensor)
+        else:
+            state[kind] = tensor.item()
 
 
 def rng() -> dict[str, torch.Tensor]:

@@ -1,0 +1,34 @@
+"""Which optimizer runs where, asked before anything is loaded."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from truetune.errors import ResourceError
+
+PACKED = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
+"""Those of bitsandbytes."""
+
+
+def refuse_optimizer(name: str, device: str) -> None:
+    """Raises ResourceError `device.optimizer` where the device has no such thing, `engine.not_installed` where the
+    library is missing."""
+    if name not in PACKED:
+        return
+    if device == "mps":
+        raise refused(f"{name} runs on CUDA and on the processor, not on mps", "`adafactor` needs little memory too")
+    if name.startswith("paged") and not device.startswith("cuda"):
+        what = f"{name} moves what a GPU does not hold into the host's memory, and the device is {device}"
+        raise refused(what, f"the same without paging is `{name.removeprefix('paged_')}`")
+    if find_spec("bitsandbytes") is None:
+        raise ResourceError(
+            f"{name} needs bitsandbytes, which is not installed",
+            code="engine.not_installed",
+            where="training.optimizer",
+            hint='Install it: pip install "truetune[qlora]"; or write `optimizer: adamw`.',
+        )
+
+
+def refused(what: str, instead: str) -> ResourceError:
+    hint = f"Write `optimizer: adamw`; {instead}."
+    return ResourceError(what, code="device.optimizer", where="training.optimizer", hint=hint)
