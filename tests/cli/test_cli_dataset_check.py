@@ -132,3 +132,9 @@ def test_files_of_a_folder_may_have_shapes_of_their_own(folder: Path, capsys: py
     assert found["rows"]["used"] == 43 and found["format"]["files"] == {"raw/b.csv": "question_answer"}
     assert run(["dataset", "prepare", "raw", "--out", "all.jsonl"]) == 0
     assert len((folder / "all.jsonl").read_bytes().splitlines()) == 43
+
+
+def test_columns_that_a_conversion_loses_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "more.jsonl").write_text('{"prompt": "a", "completion": "b", "mood\\u001b[2J": "good", "topic": "x"}\n')
+    assert run(["dataset", "convert", "more.jsonl", "--to", "openai"]) == 0
+    assert "columns that are not used: mood\\x1b[2J and topic" in capsys.readouterr().out

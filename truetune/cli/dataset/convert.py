@@ -10,10 +10,10 @@ from truetune.api import load
 from truetune.cli import common, visible
 from truetune.cli.common import Output
 from truetune.cli.dataset import options
-from truetune.report.words import counted
+from truetune.report.words import counted, listed
 
 NAMED = 5
-"""Rejects that are shown."""
+"""Rejects and columns that are shown."""
 
 
 @click.command()
@@ -32,6 +32,8 @@ def convert(out: Output, data: tuple[str, ...], to: str, file: str | None, yes: 
     out.document(result)
     rows, form = result["rows"], result["format"]
     out.print(f"{form['name']} → {result['notation']}: {counted(rows['written'], 'row')} in {visible(result['out'])}")
+    if unused := result["unused_columns"]:
+        out.print(f"        columns that are not used: {listed(unused, NAMED)}")
     for reject in result["rejects"][:NAMED]:
         out.print(f"        {reject['where']}: {reject['reason']}", style="yellow")
     if (more := rows["rejected"] - NAMED) > 0:
