@@ -15,11 +15,12 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from truetune.models import facts, gate, packed, weights
 
 LEGACY = {
-    "global_attn_every_n_layers", "global_rope_theta", "local_rope_theta", "n_embed", "num_labels",
-    "partial_rotary_factor", "rope_local_base_freq", "rope_scaling", "rope_theta", "rotary_emb_base", "rotary_pct",
-    "sliding_window_pattern",
+    "attention_head_size", "conv_act", "conv_groups", "conv_kernel_size", "global_attn_every_n_layers",
+    "global_rope_theta", "local_rope_theta", "n_embed", "norm_rel_ebd", "num_labels", "partial_rotary_factor",
+    "pooler_hidden_size", "position_buckets", "rope_local_base_freq", "rope_scaling", "rope_theta", "rotary_emb_base",
+    "rotary_pct", "share_att_key", "sliding_window_pattern",
 }  # fmt: skip
-"""Names of older files, which the classes still read."""
+"""Names of older files, which the classes still read, and those that DeBERTa's reads beside its fields."""
 SPOKEN = {
     "_attn_implementation", "_attn_implementation_internal", "_commit_hash", "_name_or_path", "attn_implementation",
     "auto_map", "bad_words_ids", "begin_suppress_tokens", "decoder_start_token_id", "do_sample", "dtype",

@@ -46,6 +46,8 @@ BERT = {
     "num_attention_heads": 4,
     "max_position_embeddings": 128,
     "pad_token_id": 0,
+    "hidden_dropout_prob": 0,
+    "attention_probs_dropout_prob": 0,
 }
 MODERN = {
     "bos_token_id": 2,
@@ -55,13 +57,15 @@ MODERN = {
     "local_attention": 8,
     "max_position_embeddings": 512,
 }
+DISTIL = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "pad_token_id": 0}
+DISTIL |= {"dropout": 0, "attention_dropout": 0, "seq_classif_dropout": 0}
 RELATIVE = {"relative_attention": True, "position_buckets": 16, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0}
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", BERT),
     "roberta": ("roberta", BERT | {"pad_token_id": 1, "type_vocab_size": 1}),
     "deberta-v2": ("deberta-v2", BERT | RELATIVE),
     "modernbert": ("modernbert", BERT | MODERN),
-    "distilbert": ("distilbert", {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "pad_token_id": 0}),
+    "distilbert": ("distilbert", DISTIL),
 }
 """Those that read and do not write, with heads for masked words."""
 
