@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_hub
 
 from truetune.data.hub import chosen
 from truetune.errors import InputError
 
-COMMIT = "c0ffee" + "0" * 34
 ROWS = b'{"text": "one"}\n'
 REPOS = {
     "owner/small": {"train.jsonl": ROWS, "test.jsonl": ROWS * 2, "small.py": b"raise SystemExit", "README.md": b"#"},
-    "owner/gated": {},
 }
 ASK = """
 import json, sys
@@ -38,62 +30,14 @@ except TrueTuneError as error:
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    asked: list[str]
-
-    def do_GET(self) -> None:
-        type(self).asked.append(self.path)
-        path = self.path.split("?")[0]
-        name = "/".join(path.removeprefix("/api").removeprefix("/datasets").split("/")[1:3])
-        if name not in REPOS:
-            return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        if name == "owner/gated":
-            return self.answer(403, b"{}", {"X-Error-Code": "GatedRepo"})
-        if "/revision/" in path and path.rpartition("/")[2] not in {"main", COMMIT}:
-            return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        files = REPOS[name]
-        if "/resolve/" in path:
-            body = files[path.partition(f"/resolve/{COMMIT}/")[2]]
-            return self.answer(200, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'})
-        siblings = [{"rfilename": file, "size": len(body)} for file, body in files.items()]
-        return self.answer(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode(), {})
-
-    do_HEAD = do_GET
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hub() -> Iterator[tuple[str, list[str]]]:
-    """The address of the hub, and the paths that it has been asked for."""
-    handler = type("Handler", (Hub,), {"asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with small_hub.serving(REPOS) as found:
+        yield found
 
 
-def ask(tmp_path: Path, endpoint: str, address: str, split: str = "train", **extra: str) -> Any:
-    """Find in a process of its own: huggingface_hub reads its settings when it is imported."""
-    keep = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    keep.pop("HF_HUB_OFFLINE", None)
-    settings = {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", ASK, address, str(tmp_path), split]
-    done = subprocess.run(command, env=keep | settings | extra, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def ask(tmp_path: Path, address: str, name: str, split: str = "train", **extra: str) -> Any:
+    return small_hub.run(ASK, tmp_path, address, name, str(tmp_path), split, **extra)
 
 
 @pytest.mark.slow

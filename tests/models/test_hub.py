@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import small_hub
 from safetensors.numpy import save
+from small_hub import COMMIT
 
-COMMIT = "c0ffee" + "0" * 34
 WEIGHTS = save({"model.embed_tokens.weight": np.ones((16, 8), np.float32)})
 CONFIG = json.dumps({"model_type": "llama", "hidden_size": 8}).encode()
 REPOS = {
@@ -31,7 +27,6 @@ REPOS = {
     },
     "owner/pickled": {"config.json": CONFIG, "pytorch_model.bin": b"pickle"},
     "owner/ggufs": {"model-q4.gguf": b"GGUF"},
-    "owner/gated": {},
 }
 ASK = """
 import json, sys
@@ -46,65 +41,14 @@ except TrueTuneError as error:
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    asked: list[str]
-
-    def do_GET(self) -> None:
-        type(self).asked.append(self.path)
-        path = self.path.split("?")[0]
-        name = "/".join(path.removeprefix("/api/models").split("/")[1:3])
-        if name not in REPOS:
-            return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        if name == "owner/gated":
-            return self.answer(403, b"{}", {"X-Error-Code": "GatedRepo"})
-        if "/revision/" in path and path.rpartition("/")[2] not in {"main", COMMIT}:
-            return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        files = REPOS[name]
-        if "/resolve/" in path:
-            body = files[path.partition(f"/resolve/{COMMIT}/")[2]]
-            return self.answer(200, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'})
-        if "/tree/" in path:
-            listing = [{"type": "file", "path": file, "size": len(body), "oid": "0"} for file, body in files.items()]
-            return self.answer(200, json.dumps(listing).encode(), {})
-        siblings = [{"rfilename": file} for file in files]
-        return self.answer(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode(), {})
-
-    do_HEAD = do_GET
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The address of the hub, and the paths that it has been asked for."""
-    handler = type("Handler", (Hub,), {"asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def hub() -> Iterator[tuple[str, list[str]]]:
+    with small_hub.serving(REPOS) as found:
+        yield found
 
 
-def ask(tmp_path: Path, address: str, name: str, revision: str = "", **extra: str) -> object:
-    """Resolve in a process of its own: huggingface_hub reads its settings when it is imported."""
-    keep = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    keep.pop("HF_HUB_OFFLINE", None)
-    settings = {"HF_ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", ASK, name, str(tmp_path), revision]
-    done = subprocess.run(command, env=keep | settings | extra, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def ask(tmp_path: Path, address: str, name: str, revision: str = "", **extra: str) -> Any:
+    return small_hub.run(ASK, tmp_path, address, name, str(tmp_path), revision, **extra)
 
 
 def test_download_is_pinned_and_takes_only_what_is_needed(tmp_path: Path, hub: tuple[str, list[str]]) -> None:
