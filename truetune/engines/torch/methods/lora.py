@@ -128,7 +128,8 @@ class Lora:
         ids = {name: tuple(rows.ids.tolist()) for name, rows in self.rows.items()}
         more = family.settings(method, family.modules(self.whole.saved), ids)
         if objectives.of(self.spec.objective.type).scores:
-            more["task_type"] = "SEQ_CLS"
+            # PEFT wraps the head by its own name, and must not be told its parts.
+            more |= {"task_type": "SEQ_CLS", "modules_to_save": list(method.modules_to_save)}
         return body | more | (family.doubled(method) if taken else {})
 
     def names(self) -> list[str]:
