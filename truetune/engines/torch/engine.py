@@ -18,6 +18,8 @@ from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, P
 from truetune.engines.torch import answers, device, methods, model, objectives, optimizers, pooled, quantised, state
 from truetune.engines.torch.batch import Batch, pack, pad
 from truetune.engines.torch.forward import Forward
+from truetune.engines.torch.mean import Mean
+from truetune.engines.torch.noise import Noise
 
 
 def open_engine(spec: EngineSpec) -> TorchEngine:
@@ -40,6 +42,8 @@ class TorchEngine:
         self.parameters = self.adapted.parameters
         self.start = state.fingerprints(self.parameters)
         self.optimizer = optimizers.of(self.adapted, spec)
+        self.mean = Mean(self.parameters, spec.ema)
+        self.noise = Noise(self.model, spec.neftune_alpha)
         self.forward = Forward(self.adapted.model, self.adapted.virtual)
         self.moved = False
         self.objective = objectives.of(spec.objective)
@@ -58,6 +62,7 @@ class TorchEngine:
                 raise NotFinite(f"loss {result.loss}, gradient norm {result.grad_norm}")
             optimizers.set_rate(self.optimizer, lr)
             self.optimizer.step()
+            self.mean.update()
             self.moved = True
         except RuntimeError as error:
             if not out_of_memory(error):
@@ -102,7 +107,7 @@ class TorchEngine:
         training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad(), self._known():
+            with torch.no_grad(), self.mean.shown(), self._known():
                 yield
         except RuntimeError as error:
             if not out_of_memory(error):
@@ -131,9 +136,11 @@ class TorchEngine:
     def _gradient(self, plan: Plan) -> StepResult:
         """Loss and clipped gradient of the whole step; dividing by the step's denominator, not by micro-batch means."""
         total = LossSum(0.0, plan.denominator, plan.tokens, 0)
-        collected = self.objective.collect(self, plan)
+        with self.mean.hidden():
+            collected = self.objective.collect(self, plan)
         for batch in self._batches(plan):
-            loss, figures = self._loss(batch, collected)
+            with self.noise.on(batch):
+                loss, figures = self._loss(batch, collected)
             (loss / plan.denominator).backward()
             total += LossSum(loss.item(), 0.0, 0, batch.supervised, plain(figures))
         limit = self.spec.optimizer.max_grad_norm
@@ -156,14 +163,15 @@ class TorchEngine:
         return nullcontext()
 
     def save(self, folder: Path) -> None:
-        state.save(folder, self.adapted, self.optimizer, self.rng)
+        state.save(folder, self.adapted, self.optimizer, self.rng, self.mean)
 
     def restore(self, folder: Path) -> None:
-        self.rng = state.restore(folder, self.adapted, self.optimizer)
+        self.rng = state.restore(folder, self.adapted, self.optimizer, self.mean)
         self.moved = bool(self.changed()[0])
 
     def export(self, folder: Path) -> None:
-        self.adapted.export(folder)
+        with self.mean.shown():
+            self.adapted.export(folder)
         if self.head and self.spec.method.type != "full":
             self.model.config.save_pretrained(folder)  # the names of the classes, for whoever loads the adapter
 
@@ -192,10 +200,11 @@ class TorchEngine:
             "new_tokens": len(self.spec.new_tokens),
             "micro_batches": "packed" if self.forward.packs else "padded",
             "gradient_checkpointing": self.spec.gradient_checkpointing,
+            "ema": self.spec.ema,
         }
 
     def close(self) -> None:
-        del self.model, self.forward, self.optimizer, self.parameters, self.adapted
+        del self.model, self.forward, self.optimizer, self.parameters, self.adapted, self.mean, self.noise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from truetune.engines.torch import files, optimizers
+from truetune.engines.torch import files, mean, optimizers
+from truetune.engines.torch.mean import Mean
 from truetune.engines.torch.methods import Adapted
 from truetune.engines.torch.optimizers import Optimizer
 from truetune.errors import InputError
@@ -35,20 +36,25 @@ def raw(tensor: torch.Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())
 
 
-def save(folder: Path, adapted: Adapted, optimizer: Optimizer, rng: dict) -> None:
+def save(folder: Path, adapted: Adapted, optimizer: Optimizer, rng: dict, average: Mean) -> None:
     """A checkpoint's tensors. Where the method's files are PEFT's, it is itself an adapter that PEFT loads."""
-    adapted.save(folder)
+    with average.shown():
+        adapted.save(folder)
+    average.save(folder)
     save_file(moments(adapted.parameters, optimizer), folder / OPTIMIZER)
     write_rng(folder / RNG, rng)
 
 
-def restore(folder: Path, adapted: Adapted, optimizer: Optimizer) -> dict[str, torch.Tensor]:
+def restore(folder: Path, adapted: Adapted, optimizer: Optimizer, average: Mean) -> dict[str, torch.Tensor]:
     """Undo `save`; returns the generators' state. Raises InputError `checkpoint.damaged` for files that do not fit."""
     weights = files.load(folder / adapted.file, DAMAGED)
     moments = files.load(folder / OPTIMIZER, DAMAGED)
+    averaged = files.load(folder / mean.FILE, DAMAGED) if average.decay is not None else {}
     try:
         put_moments(moments, adapted.parameters, optimizer)
         adapted.put(weights)
+        if averaged:
+            average.restore(averaged)
         return read_rng(folder / RNG)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise InputError(

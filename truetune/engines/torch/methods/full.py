@@ -1,4 +1,4 @@
-"""All weights are trained."""
+"""All weights are trained, or all above the lowest layers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from truetune.engines.base import EngineSpec
 from truetune.engines.torch import files, methods
+from truetune.errors import UsageError
 
 
 class Full:
@@ -20,17 +21,37 @@ class Full:
 
     def __init__(self, model: nn.Module, spec: EngineSpec) -> None:
         self.model = model.requires_grad_(True)
+        if spec.method.frozen_layers:
+            freeze(model, spec.method.frozen_layers)
         self.layers: list[str] = []
-        self.parameters = dict(model.named_parameters())  # tied weights once
+        named = model.named_parameters()  # tied weights once
+        self.parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
 
     def off(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def save(self, folder: Path) -> None:
-        files.write(folder / self.file, self.parameters)
+        files.write(folder / self.file, dict(self.model.named_parameters()))
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
         methods.put(self.parameters, tensors)
 
     def export(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
+
+
+def freeze(model: nn.Module, count: int) -> None:
+    """The lowest layers and what is looked up stay as they are; a head that is tied to the embedding with it. Raises
+    UsageError `method.too_few_layers`."""
+    total = model.config.num_hidden_layers
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == total]
+    if count > total or not stacks:
+        raise UsageError(
+            f"method.frozen_layers is {count}, and the model has {total if stacks else 'no'} layers to count",
+            code="method.too_few_layers",
+            where="method.frozen_layers",
+            hint=f"Write a number up to {total}." if stacks else "Leave it out.",
+        )
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    for module in [*tables, *stacks[0][:count]]:
+        module.requires_grad_(False)
