@@ -69,6 +69,14 @@ def evaluate(
     from truetune.evaluate.voice import Voice
 
     rows = material.gather(found, names, limit, columns=columns)
+    if found.scores:
+        from truetune.evaluate import scored
+
+        document = scored.document(found, rows, device, listener)
+        for text in document["warnings"]:
+            listener("warning", {"text": text})
+        keep(found, rows, document, out, listener)
+        return document
     with Voice(found, device=device, slots=slots) as voice:
         drawn = {"temperature": float(temperature), "max_new_tokens": max_new_tokens, "seed": seed}
         sampling = voice.sampling(**drawn) if generate else None

@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from truetune.api import load
-from truetune.cli import common, visible
+from truetune.cli import classes, common, visible
 from truetune.cli.common import Output, pairs
 from truetune.cli.work import Work
 from truetune.report.words import counted
@@ -26,7 +26,7 @@ VERDICTS = {
 SAMPLES = 3
 WIDE = 150
 """Characters of a text that is shown."""
-PERCENT = ("exact_match", "exact_match_strict", "ended")
+PERCENT = ("exact_match", "exact_match_strict", "ended", "accuracy")
 DIGITS = {"loss": 4, "perplexity": 2, "chrf": 1, "length": 2}
 """Digits behind the point; three for the others."""
 LEGEND = "± is half of the 95 % interval; (low … high) is all of it. A change is clear where its interval leaves out 0."
@@ -120,7 +120,11 @@ def show(out: Output, result: dict[str, Any]) -> None:
     rows = counted(data["available"], "held-out row" if data["held_out"] else "row")
     part = f"{data['rows']:,} of " if data["rows"] < data["available"] else ""
     out.print(heading(result), style="bold")
-    out.print(f"{result['task']}: {part}{rows} of {files}, {data['supervised']:,} trained tokens\n")
+    what = "labels" if "classes" in result else "trained tokens"
+    out.print(f"{result['task']}: {part}{rows} of {files}, {data['supervised']:,} {what}\n")
+    if result["task"] in ("classification", "reward"):
+        classes.show(out, result, table)
+        return
     tuned = result["subject"]["kind"] != "base"
     out.table(("", "base", "tuned", "change", "") if tuned else ("", "base"), list(table(figures, tuned)))
     if any(figure["base"]["low"] is not None for figure in figures.values()):

@@ -15,12 +15,12 @@ from typing import Any
 
 from truetune.config import Config
 from truetune.config.schema import Data
-from truetune.data import formats, sources
+from truetune.data import formats, objectives, sources
 from truetune.data.cache import Examples
 from truetune.data.example import Example
 from truetune.data.formats import Format
-from truetune.data.prepare import Prepared, prepare, read
-from truetune.data.rows import Content, Conversation, Row, RowError
+from truetune.data.prepare import KINDS, Prepared, prepare, read
+from truetune.data.rows import Content, Conversation, Labelled, Row, RowError
 from truetune.errors import Finding, InputError, TrueTuneError, UsageError
 from truetune.evaluate.subject import Subject
 from truetune.evaluate.tasks import task_of
@@ -112,6 +112,7 @@ def of_files(subject: Subject, data: Sequence[str], folder: Path, columns: Mappi
         prepared = fitting(subject, files, columns, rendered)
     except InputError as error:
         raise unfit(error.finding, data) if error.finding.where in KEYS else error from None
+    refuse_other_kind(subject, prepared.objective)
     if subject.template is None and prepared.objective == "sft":
         raise UsageError(
             "it learned to go on with texts, and these rows are conversations",
@@ -120,6 +121,19 @@ def of_files(subject: Subject, data: Sequence[str], folder: Path, columns: Mappi
             hint="Measure it on plain texts: a .txt file, or rows with a column `text`.",
         )
     return prepared
+
+
+def refuse_other_kind(subject: Subject, kind: str) -> None:
+    """Labels for a model that writes, or anything but its own kind for one that gives scores. Raises UsageError."""
+    wanted = objectives.of(subject.objective).rows if subject.scores else ""
+    if (wanted and kind != wanted) or (not wanted and kind == "classification"):
+        learned = f"gives scores for {KINDS[wanted]}" if wanted else "writes, and knows no classes"
+        raise UsageError(
+            f"it {learned}, and these rows are {KINDS[kind]}",
+            code="evaluate.other_rows",
+            where=subject.name,
+            hint="Measure it on rows like those that it was trained on.",
+        )
 
 
 def fitting(
@@ -183,6 +197,7 @@ def material(
         "supervised": sum(example.supervised for item in items for example in item.examples),
         "left_out": {} if held_out else {name: report["rows"][name] for name in lost if report["rows"][name]},
         "contaminated": trained,
+        **({"classes": report["classes"]} if "classes" in report else {}),
     }
     return Material(task_of(report["format"]["name"]), items, about)
 
@@ -195,6 +210,9 @@ def spread(rows: list[int], limit: int | None) -> list[int]:
 
 
 def item(row: int, where: str, content: Content, examples: Sequence[Example]) -> Item:
+    if isinstance(content, Labelled):
+        asked = {"role": "user", "content": "\n".join(filter(None, (content.text, content.pair)))}
+        return Item(row, where, examples, (asked,), ", ".join(content.labels))
     if not isinstance(content, Conversation):
         return Item(row, where, examples)
     messages = content.messages()

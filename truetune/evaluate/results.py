@@ -137,7 +137,7 @@ def special(subject: Subject, result: Mapping[str, Any]) -> str:
     data, chosen, told = result["data"], result["settings"], dict[str, Any]()
     if data["rows"] < data["available"]:
         told["rows"] = data["rows"]
-    if result["task"] != "text":
+    if result["task"] not in tasks.SILENT:
         usual = sampling.settled(subject.generation, {})["max_new_tokens"]
         if not chosen["generate"]:
             told["generate"] = False

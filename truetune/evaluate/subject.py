@@ -61,6 +61,16 @@ class Subject:
     step: int | None = None
 
     @property
+    def objective(self) -> str:
+        """What was learned; of a model that no run of ours has trained, to write."""
+        return str(self.run.resolved["config"]["training"]["objective"]) if self.run else "sft"
+
+    @property
+    def scores(self) -> bool:
+        """Whether it gives scores instead of words."""
+        return objectives.of(self.objective).scores
+
+    @property
     def tuned(self) -> bool:
         """Whether there is something trained to compare with the base."""
         return bool(self.adapter or self.model or self.weights)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from truetune.data.shapes.table import PAIRS
+
 TASKS = {
     "messages": "chat",
     "sharegpt": "chat",
@@ -12,6 +14,10 @@ TASKS = {
     "dialogue_summary": "summarisation",
     "article_highlights": "summarisation",
     "text": "text",
+    "text_label": "classification",
+    "text_labels": "classification",
+    "sentence_label": "classification",
+    **{f"{one}_{other}_label": "classification" for one, other in PAIRS},
 }
 """Shape of the rows (`truetune.data.formats`) -> task; every other shape is an instruction with its answer."""
 
@@ -20,8 +26,13 @@ FIRST = {
     "instruction": ("loss", "perplexity", "exact_match", "chrf", "rougeL"),
     "summarisation": ("rouge1", "rouge2", "rougeL", "loss", "perplexity"),
     "text": ("loss", "perplexity", "bits_per_byte"),
+    "classification": ("accuracy", "macro_f1", "micro_f1", "loss"),
 }
 """Task -> its headline figures."""
+
+
+SILENT = ("text", "classification", "reward")
+"""Tasks in which nothing is answered."""
 
 
 def task_of(shape: str) -> str:

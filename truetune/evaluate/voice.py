@@ -13,6 +13,7 @@ from typing import Any
 
 from truetune import engines
 from truetune.data.turns import stop_ids
+from truetune.engines import family
 from truetune.engines.decoder import Decoder, DecoderSpec, Sampling
 from truetune.errors import UsageError
 from truetune.evaluate import sampling
@@ -42,6 +43,7 @@ class Voice:
     """
 
     def __init__(self, subject: Subject, *, device: str = "auto", slots: int = 8) -> None:
+        refuse_scores(subject)
         self.subject, self.device, self.slots = subject, device, slots
         encode, template = subject.tokenizer, subject.template
         self.stops = stop_ids(template, encode) if template else text_ends(encode)
@@ -134,7 +136,9 @@ class Voice:
         run = self.subject.run
         trained = run.resolved["config"]["resources"]["engine"] if run else "auto"
         wish = trained if engines.installed(trained) else "auto"
-        return engines.choose(wish, self.subject.base.folder, "qlora" if self.subject.bits else "lora").name
+        beyond = family.beyond(self.subject.adapter) if self.subject.adapter else []
+        method = "qlora" if self.subject.bits else "lora"
+        return engines.choose(wish, self.subject.base.folder, method, settings=beyond).name
 
     @cached_property
     def choice(self) -> Any:
@@ -165,6 +169,18 @@ class Voice:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def refuse_scores(subject: Subject) -> None:
+    """Raises UsageError `subject.scores` for a model that does not write."""
+    if subject.scores:
+        what = "sorts texts into classes" if subject.objective == "classification" else "gives scores for answers"
+        raise UsageError(
+            f"it {what} and writes nothing",
+            code="subject.scores",
+            where=subject.name,
+            hint=f"Measure it: ft evaluate {subject.run.id if subject.run else subject.name}.",
+        )
 
 
 class Answer:

@@ -18,7 +18,7 @@ VERDICTS = {
     "higher": "longer",
     "lower": "shorter",
 }
-SHARES = ("exact_match", "exact_match_strict", "ended")
+SHARES = ("exact_match", "exact_match_strict", "ended", "accuracy")
 """Metrics that are shares of the rows."""
 
 
@@ -60,7 +60,7 @@ def partial(body: dict[str, Any]) -> bool:
 
 def answered(figures: Figures, body: dict[str, Any]) -> Iterator[str]:
     """How answers were drawn, where that was not the usual way. Of texts there are none."""
-    if body.get("task") == "text":
+    if body.get("task") in ("text", "classification", "reward"):
         return
     if at(body, "settings.generate") is False:
         yield "loss only"
