@@ -273,7 +273,9 @@ def wider(tensors):
         ({"target_modules": ["q_proj"]}, dict, "adapter.mismatch"),
         ({"r": 0}, dict, "adapter.damaged"),
         ({"r": None}, dict, "adapter.damaged"),
-        ({"use_dora": True}, dict, "adapter.unsupported"),
+        ({"lora_bias": True}, dict, "adapter.unsupported"),
+        ({"use_dora": True}, dict, "adapter.mismatch"),
+        ({"trainable_token_indices": [3, "x"]}, dict, "adapter.damaged"),
     ],
 )
 def test_a_wrong_adapter_is_refused_and_the_old_one_stays(llama, tmp_path, settings, change, code):

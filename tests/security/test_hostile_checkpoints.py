@@ -150,7 +150,7 @@ ADAPTERS: dict[str, tuple[dict[str, Any], str]] = {
     "kind-as-path": ({"peft_type": "../mine"}, "adapter.unsupported"),
     "replication": ({"layer_replication": [[0, 10**9]]}, "adapter.unsupported"),
     "megatron": ({"megatron_config": {"a": 1}, "megatron_core": "mine"}, "adapter.unsupported"),
-    "modules_to_save": ({"modules_to_save": ["lm_head"]}, "adapter.unsupported"),
+    "biases": ({"bias": "all"}, "adapter.unsupported"),
     "rank-huge": ({"r": 10**12}, "adapter.damaged"),
     "rank-negative": ({"r": -1}, "adapter.damaged"),
     "rank-of-words": ({"r": "4"}, "adapter.damaged"),

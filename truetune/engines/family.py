@@ -8,7 +8,7 @@ base_model.model.<module>.<parameter>                             as in the mode
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ class Layout:
 
 
 def layout(body: Mapping[str, Any], tensors: Iterable[str]) -> Layout:
-    """From PEFT's configuration and the names of the file's tensors. Raises ValueError for ids that are none."""
+    """From PEFT's configuration and the names of the file's tensors. Raises ValueError for settings that say nothing,
+    or something that the file does not hold."""
     names = sorted(name.removeprefix(adapter.PREFIX) for name in tensors)
     ids = indices(body.get("trainable_token_indices"))
     held = [name.removesuffix(ROWS) for name in names if name.endswith(ROWS)]
@@ -49,8 +50,23 @@ def layout(body: Mapping[str, Any], tensors: Iterable[str]) -> Layout:
         scale=alpha / (math.sqrt(rank) if body.get("use_rslora") else rank),
         dora=bool(body.get("use_dora")),
         rows=rows,
-        whole=tuple(name for name in names if not changes(name)),
+        whole=held_whole(names, body.get("modules_to_save") or []),
     )
+
+
+def held_whole(names: Sequence[str], saved: Any) -> tuple[str, ...]:
+    """The parameters of the modules that `modules_to_save` names, as PEFT finds them: by the end of a module's name."""
+    if not isinstance(saved, list) or not all(isinstance(end, str) and end for end in saved):
+        raise ValueError("modules_to_save is not a list of names")
+    ends = {
+        name: {end for end in saved for part in adapter.upward(name)[1:] if part.endswith(end)}
+        for name in names
+        if not changes(name)
+    }
+    missing = set(saved).difference(*ends.values())
+    if missing:
+        raise ValueError(f"modules_to_save names {sorted(missing)[0]}, and the file does not hold it")
+    return tuple(name for name, found in ends.items() if found)
 
 
 def indices(value: Any) -> dict[str, tuple[int, ...]]:
@@ -84,8 +100,14 @@ def within(name: str, found: Layout) -> bool:
 
 
 def name(body: Mapping[str, Any]) -> str:
-    """What method an adapter of LoRA's family is, as `method.type` calls it: `lora` for a plain one."""
+    """What method an adapter of LoRA's family is, as `method.type` calls it."""
     return "dora" if body.get("use_dora") else "rslora" if body.get("use_rslora") else "lora"
+
+
+def beyond(folder: Path) -> list[str]:
+    """What an adapter on disk is beside LoRA: settings of PEFT's, or another method."""
+    body = adapter.read_config(folder, adapter.KINDS)
+    return [name for name in adapter.BESIDE if body.get(name)] + [body["peft_type"]] * (body["peft_type"] != "LORA")
 
 
 def settings(method: Method, modules: Iterable[str], rows: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
