@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from truetune.cli import visible
 from truetune.cli.common import Output
 from truetune.cli.work import QUIET_SECONDS, Work
+from truetune.report import rewards
 from truetune.report.words import clock, counted, listed, size, thousands
 
 
@@ -63,6 +64,15 @@ class Watch:
             self.task = self.bar.add_task("first step …", total=figures["steps"], completed=figures["step"])
             self.bar.start()
 
+    def on_reference(self, figures: dict[str, Any]) -> None:
+        """What the model thinks of the rows before training is measured."""
+        text = f"before training: {figures['done']:,} of {figures['total']:,} rows measured"
+        if self.bar:
+            self.bar.update(self.task, description=text)
+        elif time.monotonic() - self.printed >= QUIET_SECONDS:
+            self.printed = time.monotonic()
+            self.out.note(text)
+
     def on_train(self, figures: dict[str, Any]) -> None:
         text = self.line(figures)
         if self.bar:
@@ -74,9 +84,8 @@ class Watch:
     def on_eval(self, figures: dict[str, Any]) -> None:
         self.eval_loss = figures["loss"]
         mark = " (best)" if figures["best"] else ""
-        self.out.note(
-            f"step {figures['step']}: held-out loss {figures['loss']:.4f} on {counted(figures['rows'], 'row')}{mark}"
-        )
+        measured = ", ".join([f"held-out loss {figures['loss']:.4f}", *rewards.said(figures)])
+        self.out.note(f"step {figures['step']}: {measured} on {counted(figures['rows'], 'row')}{mark}")
 
     def on_sample(self, figures: dict[str, Any]) -> None:
         """The first sample of each evaluation; all of them with -v."""
@@ -95,9 +104,11 @@ class Watch:
         self.out.note(f"step {figures['step']}: {figures['event'].replace('_', ' ')}, {rest(figures)}", style="yellow")
 
     def line(self, figures: dict[str, Any]) -> str:
-        """`epoch 1.4  step 12/42  loss 2.31  lr 1.8e-04  5.1k tok/s  0.9 GB`"""
+        """`epoch 1.4  step 12/42  loss 2.31  lr 1.8e-04  5.1k tok/s  0.9 GB`; `margin` and `accuracy` behind the loss
+        where answers are compared."""
+        learned = "  ".join([f"loss {figures['loss']:.4f}", *rewards.said(figures)])
         return (
-            f"epoch {figures['epoch']:.2f}  step {figures['step']}/{figures['steps']}  loss {figures['loss']:.4f}  "
+            f"epoch {figures['epoch']:.2f}  step {figures['step']}/{figures['steps']}  {learned}  "
             f"lr {figures['lr']:.1e}  {thousands(figures['tokens_per_second'])} tok/s  {size(figures['memory'])}"
         )
 

@@ -170,10 +170,8 @@ def eval_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "held out",
         f"{words.counted(body['rows'], 'row')}, {body['supervised']:,} supervised tokens, {body['checkpoint']}",
     )
-    yield (
-        "held out",
-        f"loss {arrow(before['loss'], after['loss'])}, perplexity {arrow(before['perplexity'], after['perplexity'])}",
-    )
+    names = ("loss", "perplexity") if after["perplexity"] is not None else ("loss",)
+    yield "held out", ", ".join(f"{name} {arrow(before[name], after[name])}" for name in names)
 
 
 def evaluate_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:

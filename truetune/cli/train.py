@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from truetune.cli import common
 from truetune.cli.chart import curve
 from truetune.cli.common import Output
 from truetune.cli.progress import Watch, aside, learner
+from truetune.report import rewards
 from truetune.report.words import change, clock, counted, size
 
 NAMED = 10
@@ -74,6 +76,8 @@ def finish(out: Output, run: Any) -> None:
         out.print(
             f"  held-out loss  {before:.4f} → {after:.4f} ({change(before, after)}), step {figures['result_step']}"
         )
+    for name, before, after in apart(run):
+        out.print(f"  {name:<14} {before} → {after}")
     out.print(
         f"  supervised     {supervised['promised']:,} tokens promised, {supervised['counted']:,} reached the loss"
     )
@@ -82,6 +86,14 @@ def finish(out: Output, run: Any) -> None:
         out.print(f"  report         {run.report}")
     measure = "ft evaluate last, " if figures["eval_loss"] is not None else ""
     out.print(f"  next           ft chat last, {measure}ft receipt last")
+
+
+def apart(run: Any) -> Iterator[tuple[str, str, str]]:
+    """How far answers are held apart, of held-out rows at the start and in the result."""
+    rows = {row["step"]: row for row in run.metrics("eval")}
+    ends = [rows.get(0), rows.get(run.figures["result_step"])]
+    texts = [dict(text.rsplit(" ", 1) for text in rewards.said(row or {})) for row in ends]
+    yield from ((name, texts[0][name], after) for name, after in texts[1].items() if name in texts[0])
 
 
 def pictured(run: Any) -> list[str]:

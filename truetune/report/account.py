@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from truetune.config.schema import defaults
+from truetune.data import objectives
+from truetune.report import rewards
 from truetune.report.gather import Figures, at
 from truetune.report.words import change, clock, counted, figure, line, percent, size, thousands, written
 
@@ -35,15 +37,27 @@ class Compared:
 
 
 def compared(figures: Figures) -> list[Compared]:
-    """Held-out loss and perplexity of the start and of the result."""
+    """Held-out loss of the start and of the result; the perplexity of a loss of tokens; how far answers are apart."""
     if figures.base is None or figures.result is None:
         return []
     losses = figures.base, figures.result[1]
-    pairs = {"loss": losses, "perplexity": tuple(math.exp(min(loss, 700.0)) for loss in losses)}
+    pairs: dict[str, tuple[float, ...]] = {"loss": losses}
+    if objectives.of(figures.get("training.objective", "sft")).unit == "tokens":
+        pairs["perplexity"] = tuple(math.exp(min(loss, 700.0)) for loss in losses)
     return [
         Compared(f"held-out {name}", figure(before), figure(after), change(before, after))
         for name, (before, after) in pairs.items()
-    ]
+    ] + list(apart(figures, figures.result[0]))
+
+
+def apart(figures: Figures, step: int) -> Iterator[Compared]:
+    """How far held-out answers are apart before the training and after a step, where the objective compares them."""
+    rows = {row["step"]: row for row in figures.rows("eval")}
+    for name, read in (("margin", rewards.margin), ("accuracy", rewards.accuracy)):
+        before, after = read(rows[0]), read(rows[step])
+        if before is not None and after is not None:
+            difference = f"{after - before:+.3g}".replace("-", "−")
+            yield Compared(f"held-out {name}", figure(before), figure(after), difference)
 
 
 def ran(figures: Figures) -> Iterator[Line]:

@@ -148,6 +148,8 @@ LINES: tuple[tuple[str, str, str, Callable[..., str], bool], ...] = (
     ("lr", "Learning rate", RATE, _rate, False),
     ("tokens_per_second", "Tokens per second", SPEED, _count, True),
     ("grad_norm", "Gradient norm", NORM, _norm, True),
+    ("reward_margin", "Reward margin", TRAIN, _norm, True),
+    ("reward_accuracy", "Share told apart", HELD, _norm, True),
 )
 """Figure of a step, its title, its colour, how its axis is written, whether it is noisy."""
 
@@ -164,7 +166,8 @@ def _line(figures: Figures, name: str, title: str, color: str, write: Callable[.
     if noisy:
         axes.plot(steps, series.smooth(values, max(3, len(values) // 12)), color=color, linewidth=1.6)
     axes.yaxis.set_major_formatter(FuncFormatter(write))
-    axes.set_ylim(0, float(np.percentile(values, 99) if noisy else values.max()) * 1.12 or 1)
+    most = float(np.percentile(values, 99) if noisy else values.max()) * 1.12
+    axes.set_ylim(min(0.0, float(values.min())), max(most, 0.0) or 1)
     low, high = write(float(values.min())), write(float(values.max()))
     return _plot(name, title, drawing, f"{title}: between {low} and {high}.")
 

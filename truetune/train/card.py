@@ -167,8 +167,9 @@ def figures(receipts: dict[str, Any]) -> list[str]:
     ]
     if measured:
         for name in ("loss", "perplexity"):
-            before, after = shown(measured["base"][name]), shown(measured["tuned"][name])
-            rows.append((f"held-out {name}", f"{before} before, {after} after"))
+            if name == "loss" or measured["tuned"][name] is not None:
+                before, after = shown(measured["base"][name]), shown(measured["tuned"][name])
+                rows.append((f"held-out {name}", f"{before} before, {after} after"))
     return table(("", ""), rows)
 
 

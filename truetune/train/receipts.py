@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from truetune.data import objectives
 from truetune.data.prepare import Prepared
 from truetune.engines.base import TrainEngine
 from truetune.errors import TrainingError
@@ -80,17 +81,17 @@ def write_eval(run: Run, state: State, prepared: Prepared, step: int, loss: floa
     body = {
         "rows": prepared.validation.rows,
         "supervised": prepared.validation.supervised,
-        "base": measured(state.base_loss),
-        "tuned": measured(loss),
+        "base": measured(state.base_loss, prepared.objective),
+        "tuned": measured(loss, prepared.objective),
         "checkpoint": f"step-{step}",
     }
     receipt.write(run, "eval", body)
 
 
-def measured(loss: float | None) -> dict[str, float | None]:
-    """A mean token loss in nats, and its perplexity exp(loss)."""
-    if loss is None:
-        return {"loss": None, "perplexity": None}
+def measured(loss: float | None, objective: str) -> dict[str, float | None]:
+    """A mean loss, and where it is one of tokens, in nats, its perplexity exp(loss)."""
+    if loss is None or objectives.of(objective).unit != "tokens":
+        return {"loss": loss, "perplexity": None}
     return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
 
