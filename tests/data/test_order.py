@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from truetune.config.schema import Data
 from truetune.data import intake, render
 from truetune.data.prepare import Prepared, prepare
+from truetune.errors import InputError
 from truetune.models.tokenizer import Tokenizer
 
 
@@ -60,3 +63,14 @@ def test_chunks_make_no_difference(
     codes = {reject["code"] for reject in found.rejects}
     assert codes >= {"json.syntax", "data.duplicate", "data.too_long", "data.control_token", "data.empty"}
     assert found.report["rows"]["used"] + len(places) == len(rows)
+
+
+def test_the_process_is_left_as_it_was(encode: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often Python looks for garbage and changes threads, also after rows that are refused as a whole."""
+    before = gc.get_threshold(), sys.getswitchinterval()
+    (tmp_path / "rows.jsonl").write_bytes(orjson.dumps(talk("What?", "")))
+    with pytest.raises(InputError):
+        prepared(encode, tmp_path, monkeypatch, 256, 2)
+    (tmp_path / "rows.jsonl").write_bytes(orjson.dumps(talk("What?", "That.")))
+    prepared(encode, tmp_path, monkeypatch, 256, 2)
+    assert (gc.get_threshold(), sys.getswitchinterval()) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,9 @@ from truetune.data.sources import Source
 CHUNK = 256
 """Rows that are read, and those of them that are used rendered and encoded, in one go."""
 
-SELDOM = 50_000
-"""New objects after which Python looks for cycles among them."""
+SELDOM, OFTEN = 50_000, 0.0005
+"""New objects after which Python looks for cycles among them, and seconds after which a thread gives way to another."""
+USUAL = (gc.get_threshold(), sys.getswitchinterval())
 
 Listener = Callable[[str, dict[str, Any]], None]
 """Hears ("rows", {stage, done, total}) as the work goes on; `total` is None where nobody knows it yet."""
@@ -37,14 +39,20 @@ Taken = deque[Reject | tuple[Row, Content]]
 
 
 @contextmanager
-def seldom_collected() -> Iterator[None]:
-    """Rows are millions of objects without a cycle: looking for one at every 700 takes a tenth of the time."""
-    usual = gc.get_threshold()
-    gc.set_threshold(SELDOM, *usual[1:])
+def hurried() -> Iterator[None]:
+    """Rows are millions of objects without a cycle: looking for one at every 700 takes a tenth of the time. And threads
+    that compute outside of Python ask for it back many times for each chunk, and wait for whole turns of this one.
+
+    Ends with what both were at first, so that it does no harm where two ends overlap.
+    """
+    (_, *others), pause = USUAL
+    gc.set_threshold(SELDOM, *others)
+    sys.setswitchinterval(OFTEN)
     try:
         yield
     finally:
-        gc.set_threshold(*usual)
+        gc.set_threshold(*USUAL[0])
+        sys.setswitchinterval(pause)
 
 
 def read(files: Sequence[Source], start: int = 0, notes: Notes | None = None) -> Iterator[Row | Reject]:
@@ -59,7 +67,7 @@ def read(files: Sequence[Source], start: int = 0, notes: Notes | None = None) ->
             index += 1
 
 
-@seldom_collected()
+@hurried()
 def survey(job: Job, forms: Formats, folder: Path, listener: Listener) -> Survey:
     """Read all rows once for what they have to do with each other: training rows first, then the others."""
     surveyor, index = Surveyor(folder), 0
@@ -90,7 +98,7 @@ class Intake:
         train_on = job.options.train_on if ledger.objective == "sft" else "assistant"
         self.renderer = Renderer(job.tokenizer, job.template, train_on)
 
-    @seldom_collected()
+    @hurried()
     def run(self, folder: Path) -> None:
         """`folder` takes what is needed meanwhile."""
         self.near = Near(self.survey, folder)

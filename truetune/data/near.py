@@ -158,8 +158,8 @@ class Sketches:
         marks = np.array([each.mark for each in found], np.uint64)
         tokens, stops = shingles([text for each in found for text in (each.prompt, each.answer)])
         whole = signatures(tokens, np.ascontiguousarray(stops[::2]), WHOLE)
-        for number, stream in enumerate(self._bands):
-            stream.write(_band(whole[:, number * WIDTH : (number + 1) * WIDTH], marks).tobytes())
+        for keys, stream in zip(_keys(whole, marks), self._bands, strict=True):
+            stream.write(keys.tobytes())
         self._slots.write(signatures(tokens, stops, SLOTS).astype(np.uint8).tobytes())
 
 
@@ -220,11 +220,12 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(32))
 
 
-def _band(slots: NDArray[np.uint32], marks: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One number for the slots of a band and the mark, so that only rows with equal marks meet."""
-    found = marks
-    for column in slots.T:
-        found = _mixed(found ^ column)
+def _keys(slots: NDArray[np.uint32], marks: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """[bands, rows]: one number for the slots of a band and the mark, so that only rows with equal marks meet."""
+    parts = slots[:, : BANDS * WIDTH].reshape(-1, BANDS, WIDTH).T
+    found = np.repeat(marks[None], BANDS, axis=0)
+    for part in parts:
+        found = _mixed(found ^ part)
     return found
 
 
