@@ -37,6 +37,7 @@ VERBS = {
     "doctor": "truetune.api.doctor",
     "status": "truetune.api.status",
     "suggest": "truetune.api.memory",
+    "models_fit": "truetune.api.memory",
 }
 """Verb -> its module."""
 TOOLS = {"MemoryMonitor": "truetune.runs.monitor"}

@@ -1,10 +1,12 @@
-"""The verb `suggest`: does a training fit into the memory, and what to change so that it does."""
+"""The verbs `suggest` (does a training fit, and what to change so that it does) and `models_fit` (what fits where)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from truetune.errors import UsageError
 
 
 def suggest(
@@ -64,3 +66,61 @@ def _case(loaded: Any, *, rows: bool, plan: bool) -> Any:
     choice = engine.choose(config.resources.device, config.model.dtype)
     free = config.resources.memory if plan else session.free(config, engine, choice.device)
     return resolve.case(config, known, choice.dtype, free, longest, lengths, packed=engine.packs(known.model_type))
+
+
+def models_fit(
+    model: str,
+    *,
+    memory: str | None = None,
+    length: int = 2048,
+    r: int = 16,
+    dtype: str = "bfloat16",
+    revision: str | None = None,
+) -> dict[str, Any]:
+    """Which methods of training fit into which memory, from the model's config.json alone: no weights, no GPU.
+
+    model      `starter`, a folder or a hub id; of a hub model that is not here only config.json is downloaded
+    memory     for this much (`"8GB"`); without it for the sizes that GPUs have
+    length     tokens of the longest example
+    r          rank of the adapter
+    dtype      number type of weights that are not packed: `bfloat16` as GPUs compute, `float32` as processors do
+
+    `{"model", "model_type", "parameters", "exact", "length", "r", "dtype", "sizes": [{"memory", "room", "methods":
+    [{"method", "bits", "checkpointing", "weights", "trained", "activations", "runtime", "total", "longest",
+    "fits"}]}]}`, in bytes and tokens; `room` is the part of the memory that a training plans with, `trained` the
+    adapter with gradients and optimizer, `longest` the longest example that fits. Raises UsageError and InputError.
+    """
+    from truetune.config.secrets import secret
+    from truetune.config.values import parse_memory
+    from truetune.engines.packing import PACKS
+    from truetune.models import chances, counting, source
+    from truetune.models.memory import Setup
+
+    token = secret("huggingface.token", Path())
+    place = source.described(model, revision=revision, folder=Path(), token=token.reveal() if token else None)
+    known = counting.sketch(place)
+    sizes = [bytes_of(memory, parse_memory)] if memory else list(chances.SIZES)
+    setup = Setup(r=r, dtype=dtype, packed=known.model_type in PACKS)
+    found = [chances.cases(known, setup, length, size) for size in sizes]
+    return {
+        "model": model,
+        "model_type": known.model_type,
+        "parameters": known.parameters,
+        "exact": counting.known(known.model_type),
+        "length": length,
+        "r": r,
+        "dtype": dtype,
+        "sizes": [
+            {"memory": size, "room": cases[0].room, "methods": [one.to_json() for one in chances.table(cases)]}
+            for size, cases in zip(sizes, found, strict=True)
+        ],
+    }
+
+
+def bytes_of(text: str, parse: Callable[[str], int]) -> int:
+    """`8GB` as bytes. Raises UsageError `usage.bad_value`."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        hint = "Write it as 8GB or 7.5GiB."
+        raise UsageError(f"the memory {error}", code="usage.bad_value", where="--memory", hint=hint) from None

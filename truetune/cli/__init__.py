@@ -39,6 +39,7 @@ VERBS = {
     "init": ("truetune.cli.init:command", "Write a commented train.yml for a model and data."),
     "config": ("truetune.cli.config:command", "Show, edit or describe a train.yml."),
     "dataset": ("truetune.cli.dataset:command", "Check, prepare, show and convert rows."),
+    "models": ("truetune.cli.models:command", "What of a model fits into which memory."),
     "runs": ("truetune.cli.runs:command", "List, show and stop runs."),
     "receipt": ("truetune.cli.receipt:command", "Show what a run learned from, or verify it."),
     "status": ("truetune.cli.status:command", "What this machine and its runs are doing."),

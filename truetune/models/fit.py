@@ -108,7 +108,7 @@ def budget(case: Case) -> Budget:
     flags = (False,) if case.setup.method in LAYERED else (False, True)
     for flag in flags:
         choice = case.checkpointing(flag)
-        tokens = _fitting(choice, max(case.longest, MOST))
+        tokens = fitting(choice, max(case.longest, MOST))
         if tokens >= case.longest:
             found = estimate(case.facts, choice.setup, tokens)
             reason = _reason(tokens, flag, found, case.available)
@@ -141,7 +141,7 @@ Way = Callable[[Case], Case]
 
 def shorter(case: Case) -> Case:
     """The longest examples that fit; half as long where none do."""
-    fits = _fitting(case, case.longest) // ROUND * ROUND
+    fits = fitting(case, case.longest) // ROUND * ROUND
     length = fits or max(ROUND, case.longest // 2)
     return replace(case, longest=min(length, case.longest))
 
@@ -249,7 +249,7 @@ def _counted(number: int) -> str:
     return f"{number // 10_000 * 10_000:,}" if number >= 10_000 else f"{number:,}"
 
 
-def _fitting(case: Case, most: int) -> int:
+def fitting(case: Case, most: int) -> int:
     """The largest number of tokens up to `most` that the memory holds; 0 where it holds none."""
     low, high = 0, most
     while low < high:

@@ -67,6 +67,17 @@ def download(name: str, revision: str | None = None, token: str | None = None) -
     Raises InputError: `model.hub_missing`, `model.offline`, `model.missing`, `model.gated`, `model.no_revision`,
     `model.unreachable`, `model.pickle_weights`, `model.gguf`; ResourceError `disk.full`.
     """
+    refuse_offline(name)
+    try:
+        info = huggingface_hub.HfApi().model_info(name, revision=revision, token=token)
+        _trainable(name, [entry.rfilename for entry in info.siblings or []])
+        return Path(_snapshot(name, revision, token))
+    except NETWORK as error:
+        raise _explain(error, name, revision) from error
+
+
+def refuse_offline(name: str) -> None:
+    """Raises InputError: `model.hub_missing`, `model.offline`."""
     if huggingface_hub is None:
         raise InputError(
             "models of the hub need the package huggingface_hub, which is not installed",
@@ -81,10 +92,16 @@ def download(name: str, revision: str | None = None, token: str | None = None) -
             where=name,
             hint="download it once with the network on, name a folder, or use `starter`",
         )
+
+
+def config(name: str, revision: str | None = None, token: str | None = None) -> Path:
+    """The folder of a hub model's config.json, which alone is downloaded. Raises as `download`."""
+    refuse_offline(name)
     try:
-        info = huggingface_hub.HfApi().model_info(name, revision=revision, token=token)
-        _trainable(name, [entry.rfilename for entry in info.siblings or []])
-        return Path(_snapshot(name, revision, token))
+        return Path(huggingface_hub.hf_hub_download(name, "config.json", revision=revision, token=token)).parent
+    except hub_errors.RemoteEntryNotFoundError as error:
+        hint = "choose a model in transformers' layout: config.json, tokenizer.json and safetensors"
+        raise InputError("the model has no config.json", code="model.no_config", where=name, hint=hint) from error
     except NETWORK as error:
         raise _explain(error, name, revision) from error
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -65,7 +66,20 @@ def resolve(name: str, *, revision: str | None = None, folder: Path, token: str 
     return source
 
 
-def _find(name: str, revision: str | None, folder: Path, token: str | None) -> Source:
+def described(name: str, *, revision: str | None = None, folder: Path, token: str | None = None) -> Path:
+    """The folder of a model's config.json, for what can be told without weights: of a hub model that is not here
+    nothing else is downloaded. Raises as `resolve`, but asks for no weights."""
+    found = _find(name, revision, folder, token, hub.config).folder
+    gate.refuse_files(found)
+    gate.check(facts.config(found), found)
+    return found
+
+
+Fetch = Callable[[str, str | None, str | None], Path]
+"""(name, revision, token) -> a folder of what the hub has."""
+
+
+def _find(name: str, revision: str | None, folder: Path, token: str | None, fetch: Fetch = hub.download) -> Source:
     if name == "starter":
         return Source(STARTER, name, "starter")
     if PATH.match(name):
@@ -80,7 +94,7 @@ def _find(name: str, revision: str | None, folder: Path, token: str | None) -> S
         return Source(_folder(places[0], name, folder), name, "folder")
     if not hub.is_name(name):
         raise hub.missing(name, _near(name, folder))
-    snapshot = snapshot or _download(name, revision, folder, token)
+    snapshot = snapshot or _download(name, revision, folder, token, fetch)
     return Source(snapshot, name, "hub", snapshot.name)
 
 
@@ -98,9 +112,9 @@ def _folder(path: Path, name: str, base: Path) -> Path:
     return path
 
 
-def _download(name: str, revision: str | None, folder: Path, token: str | None) -> Path:
+def _download(name: str, revision: str | None, folder: Path, token: str | None, fetch: Fetch) -> Path:
     try:
-        return hub.download(name, revision, token)
+        return fetch(name, revision, token)
     except InputError as error:
         near = _near(name, folder)
         if near and error.finding.code in {"model.missing", "model.offline", "model.unreachable"}:

@@ -12,16 +12,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from truetune.engines.base import EngineSpec
+from truetune.engines.packing import PACKS
 from truetune.engines.torch import attention, config, files, pooled, quantised
 from truetune.errors import InputError
 from truetune.models import packed, weights
-
-PACKS = {
-    "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3",
-    "smollm3",
-}  # fmt: skip
-"""Model types for which the contract suite shows packed = one by one; the others train on padded micro-batches."""
-
 
 SPARE = re.compile(r"(^|\.)mtp(\.|_)|rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$")
 """Tensors that some checkpoints carry and their models no longer read: prediction heads ahead, old buffers."""
