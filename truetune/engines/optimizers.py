@@ -8,6 +8,8 @@ from truetune.errors import ResourceError
 
 PACKED = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
 """Those of bitsandbytes."""
+MLX = ("adamw", "adafactor", "lion", "sgd")
+"""Those that MLX has and computes as torch does."""
 
 
 def refuse_optimizer(name: str, device: str) -> None:

@@ -22,7 +22,7 @@ from truetune.data.job import choose
 from truetune.data.ledger import CHATS
 from truetune.data.prepare import Prepared, prepare, unheard
 from truetune.engines import prompts
-from truetune.engines.optimizers import refuse_optimizer
+from truetune.engines.optimizers import MLX, refuse_optimizer
 from truetune.errors import ConfigErrors, Finding, InputError, UsageError
 from truetune.models import facts, memory, source, tokenizer
 from truetune.models.source import Source
@@ -107,7 +107,11 @@ def gather(config: Config, folder: Path, listener: Listener = unheard) -> Sessio
 def torch_only(config: Config) -> Iterator[str]:
     """Settings in use that only torch has."""
     used = {"method.init": config.method.init != "default", "model.new_tokens": config.model.new_tokens}
-    used |= {f"method.{name}": getattr(config.method, name) for name in ("lora_plus", "modules_to_save")}
+    used |= {
+        f"method.{name}": getattr(config.method, name) for name in ("lora_plus", "modules_to_save", "frozen_layers")
+    }
+    used |= {f"training.{name}": getattr(config.training, name) for name in ("neftune_alpha", "ema")}
+    used |= {f"optimizer {config.training.optimizer}": config.training.optimizer not in MLX}
     yield from (name for name, value in used.items() if value)
 
 

@@ -19,6 +19,10 @@ class AdamW:
         self.mean = {name: mx.zeros(value.shape) for name, value in parameters.items()}
         self.square = {name: mx.zeros(value.shape) for name, value in parameters.items()}
 
+    @property
+    def names(self) -> list[str]:
+        return list(self.mean)
+
     def step(self, parameters: Arrays, gradients: Arrays, lr: float) -> Arrays:
         """Parameters after a step at learning rate `lr`; gradients are clipped already."""
         self.steps += 1

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from truetune.data.example import Example
 from truetune.engines import adapter
 from truetune.engines.base import EngineSpec, LossSum, NotFinite, Plan, StepResult, Usage, denominator
-from truetune.engines.mlx import batch, blas, cores, device, head, lora, model, objectives, state
-from truetune.engines.mlx.adamw import AdamW, Arrays, clip
+from truetune.engines.mlx import batch, blas, cores, device, head, lora, model, objectives, optimizers, state
+from truetune.engines.mlx.adamw import Arrays, clip
 from truetune.engines.mlx.batch import Batch
 from truetune.engines.mlx.forward import Forward
 from truetune.engines.mlx.walk import Walk
@@ -44,7 +44,7 @@ class MlxEngine:
         self.objective = objectives.of(spec.objective)
         self.slope = mx.value_and_grad(self._loss)
         self.start = state.fingerprints(self.parameters)
-        self.optimizer = AdamW(spec.optimizer, self.parameters)
+        self.optimizer = optimizers.of(spec.optimizer, self.parameters)
         self.key = mx.random.key(spec.seed)
         mx.reset_peak_memory()
 

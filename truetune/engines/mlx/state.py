@@ -15,6 +15,8 @@ from safetensors.numpy import save_file
 from truetune.engines import adapter
 from truetune.engines.mlx import files
 from truetune.engines.mlx.adamw import AdamW, Arrays
+from truetune.engines.mlx.optimizers import Rule
+from truetune.errors import InputError
 
 OPTIMIZER, RNG, FULL = "optimizer.safetensors", "rng.safetensors", "model.safetensors"
 STEPS, KEY = "step", "mlx.key"
@@ -28,7 +30,7 @@ def fingerprints(parameters: Arrays) -> dict[str, str]:
     }
 
 
-def save(folder: Path, parameters: Arrays, optimizer: AdamW, key: mx.array, peft: dict[str, Any] | None) -> None:
+def save(folder: Path, parameters: Arrays, optimizer: AdamW | Rule, key: mx.array, peft: dict[str, Any] | None) -> None:
     """A checkpoint's tensors. A LoRA checkpoint is itself an adapter that PEFT loads."""
     if peft:
         save_adapter(folder, parameters, peft)
@@ -38,13 +40,31 @@ def save(folder: Path, parameters: Arrays, optimizer: AdamW, key: mx.array, peft
     write(folder / RNG, {KEY: key})
 
 
-def restore(folder: Path, optimizer: AdamW) -> tuple[Arrays, mx.array]:
-    """Undo `save`: the optimizer is set; returns parameters and key."""
+def restore(folder: Path, optimizer: AdamW | Rule) -> tuple[Arrays, mx.array]:
+    """Undo `save`: the optimizer is set; returns parameters and key. Raises InputError `checkpoint.damaged`."""
     path = folder / adapter.WEIGHTS
     found, state = read(path if path.is_file() else folder / FULL), read(folder / OPTIMIZER)
-    optimizer.put(state, int(state[STEPS].item()))
-    # In the optimizer's order: the norm of the gradient is a sum, and its bits follow from the order.
-    return {name: found[name] for name in optimizer.mean}, read(folder / RNG)[KEY]
+    try:
+        refuse_other_shapes(state, optimizer.state())
+        optimizer.put(state, int(state[STEPS].item()))
+        # In the optimizer's order: the norm of the gradient is a sum, and its bits follow from the order.
+        return {name: found[name] for name in optimizer.names}, read(folder / RNG)[KEY]
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"the checkpoint does not fit its run: {error}",
+            code="checkpoint.damaged",
+            where=str(folder),
+            hint="Go on from another checkpoint; `ft runs show` lists them.",
+        ) from error
+
+
+def refuse_other_shapes(found: Arrays, places: Arrays) -> None:
+    """Raises ValueError, KeyError where what is kept is not what this optimizer keeps."""
+    if found.keys() != places.keys() | {STEPS}:
+        raise ValueError("its moments are those of another optimizer")
+    for name, place in places.items():
+        if (found[name].shape, found[name].dtype) != (place.shape, place.dtype):
+            raise ValueError(f"{name} is of another shape")
 
 
 def save_adapter(folder: Path, parameters: Arrays, peft: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from truetune.engines.torch import files, methods
 
 FILE = "mean.safetensors"
-"""In a checkpoint: the trained weights themselves and their mean, to the last bit. What the method saves is the mean."""
+"""In a checkpoint: the weights themselves and their mean, to the last bit. What the method saves is the mean."""
 
 
 class Mean:
