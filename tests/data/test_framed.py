@@ -16,14 +16,8 @@ from truetune.models import tokenizer
 from truetune.models.source import STARTER
 from truetune.models.tokenizer import Tokenizer
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    *["the", "cat", "sat", "on", "mat", "a", "dog", "ran", "far", "away", "?"],
-]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS += ["the", "cat", "sat", "on", "mat", "a", "dog", "ran", "far", "away", "?"]
 SPECIAL = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
 ROBERTA = {"bos_token": "[CLS]", "cls_token": "[CLS]", "sep_token": "[SEP]", "eos_token": "[SEP]"}
 TEXT, PAIR = "The cat sat on the mat", "A dog ran far away ?"
