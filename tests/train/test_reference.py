@@ -80,6 +80,22 @@ def test_dpo_from_rows_to_receipt():
     assert supervised["promised"] == supervised["counted"] > 0
 
 
+@pytest.mark.parametrize("objective", ["dpo", "kto", "orpo"])
+def test_an_evaluation_measures_what_the_training_measured(objective):
+    """By the decoder and numpy, where the training measured with the engine."""
+    run = trained(data="rated" if objective == "kto" else "pairs", training={"objective": objective})
+    found = run.evaluate(generate=False)["figures"]
+    last = run.metrics("eval")[-1]
+    margin = last["reward_chosen"] - last["reward_rejected"]
+    assert found["preference_loss"]["tuned"]["value"] == pytest.approx(last["loss"], rel=1e-4)
+    assert found["reward_margin"]["tuned"]["value"] == pytest.approx(margin, rel=1e-3, abs=1e-4)
+    assert found["reward_accuracy"]["tuned"]["value"] == last["reward_accuracy"]
+    if objective != "orpo":
+        assert found["reward_margin"]["base"]["value"] == 0
+        assert found["reward_accuracy"]["base"]["value"] == 0.5
+    assert found["loss"]["tuned"]["value"] < found["loss"]["base"]["value"]
+
+
 def test_a_stop_in_the_reference_phase_and_in_mid_run_changes_nothing():
     """Stopped while the reference is measured there is no checkpoint yet, and the resume measures it anew."""
     write()

@@ -26,8 +26,8 @@ VERDICTS = {
 SAMPLES = 3
 WIDE = 150
 """Characters of a text that is shown."""
-PERCENT = ("exact_match", "exact_match_strict", "ended", "accuracy")
-DIGITS = {"loss": 4, "perplexity": 2, "chrf": 1, "length": 2}
+PERCENT = ("exact_match", "exact_match_strict", "ended", "reward_accuracy", "accuracy")
+DIGITS = {"loss": 4, "preference_loss": 4, "perplexity": 2, "chrf": 1, "length": 2}
 """Digits behind the point; three for the others."""
 LEGEND = "± is half of the 95 % interval; (low … high) is all of it. A change is clear where its interval leaves out 0."
 WORK = {"score": "loss", "answer": "answers"}

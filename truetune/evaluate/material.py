@@ -20,7 +20,7 @@ from truetune.data.cache import Examples
 from truetune.data.example import Example
 from truetune.data.formats import Format
 from truetune.data.prepare import KINDS, Prepared, prepare, read
-from truetune.data.rows import Content, Conversation, Labelled, Row, RowError
+from truetune.data.rows import Content, Conversation, Labelled, Preference, Rated, Row, RowError
 from truetune.errors import Finding, InputError, TrueTuneError, UsageError
 from truetune.evaluate.subject import Subject
 from truetune.evaluate.tasks import task_of
@@ -199,7 +199,7 @@ def material(
         "contaminated": trained,
         **({"classes": report["classes"]} if "classes" in report else {}),
     }
-    return Material(task_of(report["format"]["name"]), items, about)
+    return Material(task_of(report["format"]["name"], report["objective"]), items, about)
 
 
 def spread(rows: list[int], limit: int | None) -> list[int]:
@@ -213,10 +213,20 @@ def item(row: int, where: str, content: Content, examples: Sequence[Example]) ->
     if isinstance(content, Labelled):
         asked = {"role": "user", "content": "\n".join(filter(None, (content.text, content.pair)))}
         return Item(row, where, examples, (asked,), ", ".join(content.labels))
-    if not isinstance(content, Conversation):
+    talk = asked_of(content)
+    if talk is None:
         return Item(row, where, examples)
-    messages = content.messages()
+    messages = talk.messages()
     return Item(row, where, examples, messages[:-1], messages[-1]["content"])
+
+
+def asked_of(content: Content) -> Conversation | None:
+    """The conversation whose last answer is the one to give; None where there is none, or it was found bad."""
+    if isinstance(content, Preference):
+        return content.sides()[0]
+    if isinstance(content, Rated):
+        return content.conversation if content.desirable else None
+    return content if isinstance(content, Conversation) else None
 
 
 def texts(report: Mapping[str, Any], wanted: Collection[int]) -> Iterator[tuple[int, str, Content]]:

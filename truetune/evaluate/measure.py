@@ -15,7 +15,7 @@ from truetune.data.example import Example
 from truetune.engines.base import OutOfMemory, cut
 from truetune.engines.decoder import Decoder, Sampling
 from truetune.errors import ResourceError
-from truetune.evaluate import metrics
+from truetune.evaluate import metrics, preference
 from truetune.evaluate.material import Item, Material
 from truetune.evaluate.metrics import METRICS, Sums
 from truetune.evaluate.voice import Reply, Voice
@@ -44,15 +44,42 @@ def sides(voice: Voice, material: Material, sampling: Sampling | None, listener:
     Raises ResourceError where the memory does not hold a single row.
     """
     names = ("base", "tuned") if voice.subject.tuned else ("base",)
-    return {name: side(voice, material, sampling, listener, name) for name in names}
+    base = compared(voice, material, listener, "base") if material.task == "preference" else None
+    return {name: side(voice, material, sampling, listener, name, base) for name in names}
 
 
-def side(voice: Voice, material: Material, sampling: Sampling | None, listener: Listener, name: str) -> Side:
+def compared(voice: Voice, material: Material, listener: Listener, name: str) -> preference.Floats:
+    """What one side thinks of all answers, for rows that compare them."""
+    decoder, adapter = voice.decoder(name == "tuned")
+    total = {"side": name, "total": len(material.items)}
+    return preference.table(
+        material.items,
+        lambda examples: fitting(decoder, examples, adapter),
+        BUDGET,
+        lambda done: listener("score", total | {"done": done}),
+    )
+
+
+def side(
+    voice: Voice,
+    material: Material,
+    sampling: Sampling | None,
+    listener: Listener,
+    name: str,
+    base: preference.Floats | None = None,
+) -> Side:
+    """`base`: of rows that compare answers, what the base thinks of them."""
+
     def tell(kind: str, done: int) -> None:
         listener(kind, {"side": name, "done": done, "total": len(material.items)})
 
     tuned = name == "tuned"
-    sums = score(voice, material, tuned, tell)
+    if base is None:
+        sums = score(voice, material, tuned, tell)
+    else:
+        now = compared(voice, material, listener, name) if tuned else base
+        resolved = voice.subject.run.resolved if voice.subject.run else None
+        sums = preference.sums(preference.settings(resolved, material.items[0]), material.items, now, base)
     replies: list[Reply | None] = [None] * len(material.items)
     if sampling and material.task != "text":
         replies = answer(voice, material.items, sampling, tuned, tell)
@@ -112,8 +139,8 @@ def answer(
 ) -> list[Reply | None]:
     """An answer to every row whose prompt leaves room for one."""
     replies: list[Reply | None] = [None] * len(items)
-    prompts = [voice.prompt(item.messages) for item in items]
-    asked = [place for place, ids in enumerate(prompts) if len(ids) < voice.context]
+    prompts = [voice.prompt(item.messages) if item.messages else [] for item in items]
+    asked = [place for place, ids in enumerate(prompts) if 0 < len(ids) < voice.context]
     try:
         written = voice.replies([prompts[place] for place in asked], sampling, tuned=tuned)
         for done, (at, reply) in enumerate(written, 1):
@@ -156,7 +183,8 @@ def warnings(voice: Voice, material: Material, sampling: Sampling | None, found:
         if long:
             some = "1 reference is" if long == 1 else f"{long} references are"
             told.append(f"{some} longer than the {limit} tokens that an answer may have")
-        silent = sum(reply is None for reply in found["base"].replies)
+        asked = zip(material.items, found["base"].replies, strict=True)
+        silent = sum(reply is None and bool(item.messages) for item, reply in asked)
         if silent:
             some = (
                 "1 prompt fills the model's context and was"

@@ -6,6 +6,9 @@ loss, perplexity     mean −log p of the trained tokens in nats, and its expone
 bits_per_byte        the same in bits, over the bytes of the text: comparable between tokenizers
 exact_match          share of answers equal to the reference (Unicode NFC, runs of blanks as one)
 rouge1, rouge2, rougeL   F1 of shared words, word pairs, longest common subsequence (Lin 2004; rouge-score)
+preference_loss      the loss of the objective that was trained, of pairs or of rated answers
+reward_margin        mean reward of better answers less that of worse ones
+reward_accuracy      share of pairs, or of rated answers, on their right side; a tie counts as half
 chrf                 F2 of shared character n-grams, 1 to 6, summed over rows (Popović 2015; sacrebleu's chrF2)
 ended                share of answers that the model ended by itself
 length               characters of the answers over those of the references
@@ -81,7 +84,15 @@ def chrf(sums: Sums) -> NDArray[np.float64]:
     return np.where(reference[..., 0] > 0, score, np.nan)
 
 
+def apart(sums: Sums) -> NDArray[np.float64]:
+    """(a, b, c, d) to a / b − c / d."""
+    return np.asarray(ratio(sums[..., :2]) - ratio(sums[..., 2:]))
+
+
 METRICS: Mapping[str, Metric] = {
+    "preference_loss": Metric("preference loss", ratio, "lower"),
+    "reward_margin": Metric("reward margin", apart, "higher", width=4),
+    "reward_accuracy": Metric("told apart", ratio, "higher", share=True),
     "loss": Metric("loss", ratio, "lower"),
     "perplexity": Metric("perplexity", perplexity, "lower"),
     "bits_per_byte": Metric("bits per byte", bits, "lower"),
@@ -94,7 +105,7 @@ METRICS: Mapping[str, Metric] = {
     "ended": Metric("ends by itself", ratio, "higher", share=True),
     "length": Metric("length / reference", ratio, ""),
 }
-SCORED = ("loss", "perplexity", "bits_per_byte")
+SCORED = ("preference_loss", "reward_margin", "reward_accuracy", "loss", "perplexity", "bits_per_byte")
 """What needs no answers."""
 
 

@@ -3,7 +3,7 @@
     schema      1
     subject     name, run (id or null), step, base, kind ("adapter", "full" or "base")
     checkpoint  "step-200": the parameters that were measured; "result" where no step is known, null outside a run
-    task        "chat", "instruction", "summarisation" or "text"
+    task        "chat", "instruction", "summarisation", "text" or "preference"
     data        held_out (the run's own rows), inputs [{path, resolved, sha256, bytes, rows}], format, rows,
                 available (before `limit`), supervised, left_out {fate: rows}, contaminated (rows that the run was
                 trained on; null = not known)

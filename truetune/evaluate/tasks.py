@@ -26,6 +26,7 @@ FIRST = {
     "instruction": ("loss", "perplexity", "exact_match", "chrf", "rougeL"),
     "summarisation": ("rouge1", "rouge2", "rougeL", "loss", "perplexity"),
     "text": ("loss", "perplexity", "bits_per_byte"),
+    "preference": ("preference_loss", "reward_margin", "reward_accuracy", "loss", "perplexity"),
     "classification": ("accuracy", "macro_f1", "micro_f1", "loss"),
 }
 """Task -> its headline figures."""
@@ -35,8 +36,9 @@ SILENT = ("text", "classification", "reward")
 """Tasks in which nothing is answered."""
 
 
-def task_of(shape: str) -> str:
-    return TASKS.get(shape, "instruction")
+def task_of(shape: str, kind: str = "") -> str:
+    """`kind` is what rows of this shape are for, by the name of their default objective."""
+    return "preference" if kind in ("dpo", "kto") else TASKS.get(shape, "instruction")
 
 
 def order(task: str, measured: Sequence[str]) -> list[str]:
