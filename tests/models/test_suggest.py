@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from truetune import api
 from truetune.config import Config, load
+from truetune.engines.base import Choice
 from truetune.errors import ResourceError
 from truetune.models import facts, fit, memory, source
 from truetune.models.fit import Case, Suggestion
@@ -29,10 +30,14 @@ def config(**keys: object) -> Config:
     return load(None, (), values).config
 
 
+def on(dtype: str) -> Choice:
+    return Choice("cpu", dtype, "", "")
+
+
 def case(
     available: int, longest: int = 512, dtype: str = "bfloat16", shape: facts.Facts = LARGE, **keys: object
 ) -> Case:
-    return case_of(config(**keys), shape, dtype, available, longest, packed=True)
+    return case_of(config(**keys), shape, on(dtype), available, longest, packed=True)
 
 
 @given(st.integers(26 * GB, 400 * GB), st.integers(1, 3000))
@@ -76,7 +81,7 @@ def applied(told: Suggestion, dtype: str, before: Case, keys: dict[str, object])
     after = load(None, overrides, {"model": "starter", "data": "rows.jsonl", **keys}).config
     longest = min(before.longest, after.data.max_length)
     dtype = dtype if after.model.dtype == "auto" else after.model.dtype
-    made = case_of(after, before.facts, dtype, before.available, longest, packed=before.setup.packed)
+    made = case_of(after, before.facts, on(dtype), before.available, longest, packed=before.setup.packed)
     return made.checkpointing(before.setup.checkpointing)
 
 
@@ -95,7 +100,7 @@ def test_every_suggestion_does_what_it_claims(
     rank = {"method.r": r, "method.alpha": alpha} if method == "lora" else {}
     keys: dict[str, object] = {"method.type": method, "data.max_length": 20_000, **rank}
     written = load(None, (), {"model": "starter", "data": "rows.jsonl", **keys}).config
-    before = case_of(written, LARGE, dtype, available, longest, packed=True)
+    before = case_of(written, LARGE, on(dtype), available, longest, packed=True)
     before = before.checkpointing(checkpointing)
     assume(not before.fits)
     for told in fit.suggest(before):

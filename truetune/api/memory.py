@@ -65,7 +65,7 @@ def _case(loaded: Any, *, rows: bool, plan: bool) -> Any:
     engine = engines.module(engines.choose(config.resources.engine, found.folder).name)
     choice = engine.choose(config.resources.device, config.model.dtype)
     free = config.resources.memory if plan else session.free(config, engine, choice.device)
-    return resolve.case(config, known, choice.dtype, free, longest, lengths, packed=engine.packs(known.model_type))
+    return resolve.case(config, known, choice, free, longest, lengths, packed=engine.packs(known.model_type))
 
 
 def models_fit(
@@ -100,7 +100,7 @@ def models_fit(
     place = source.described(model, revision=revision, folder=Path(), token=token.reveal() if token else None)
     known = counting.sketch(place)
     sizes = [bytes_of(memory, parse_memory)] if memory else list(chances.SIZES)
-    setup = Setup(r=r, dtype=dtype, packed=known.model_type in PACKS)
+    setup = Setup(r=r, dtype=dtype, packed=known.model_type in PACKS, gpu=dtype != "float32")
     found = [chances.cases(known, setup, length, size) for size in sizes]
     return {
         "model": model,

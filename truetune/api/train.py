@@ -257,6 +257,7 @@ def _facts(gathered: Any) -> dict[str, Any]:
     return {
         "model": resolved["model"]["name"],
         "plan": resolved["plan"],
+        "memory": resolved["memory"],
         "reasons": resolved["reasons"],
         "config": resolved["config"],
         "data": gathered.prepared.report,

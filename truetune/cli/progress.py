@@ -132,6 +132,8 @@ def introduction(figures: dict[str, Any]) -> list[str]:
         f"step    = {plan['step']} examples; {counted(plan['steps'], 'step')}, {epochs:.3g} epochs; "
         f"{promised['supervised']:,} supervised {'labels' if data.get('classes') else 'tokens'} promised to the loss",
     ]
+    if memory := figures.get("memory"):
+        lines.append(f"memory  {memory['reason']}")
     lines += [f"auto    {key} = {value_of(config, key)}: {reason}" for key, reason in figures["reasons"].items()]
     return lines + [f"note    {finding['message']}" for finding in data["findings"]]
 

@@ -81,6 +81,8 @@ def finish(out: Output, run: Any) -> None:
     out.print(
         f"  supervised     {supervised['promised']:,} tokens promised, {supervised['counted']:,} reached the loss"
     )
+    if memory := run.receipt()["train"].get("memory"):
+        out.print(f"  memory         {size(memory['peak'])} at the peak")
     out.print(f"  {run.result.name:<14} {run.result}")
     if run.report:
         out.print(f"  report         {run.report}")

@@ -118,6 +118,8 @@ class EngineSpec:
     """Noise on the embeddings in training; None = none."""
     ema: float | None = None
     """Decay of the running mean of the trained weights, which is measured and exported; None = they are themselves."""
+    memory: int = 0
+    """Most bytes of a GPU that may be used: beyond it memory has run out; 0 = what there is."""
     base: str = ""
     """What the user called the base (`starter`, a hub id): written into the adapter's config."""
     revision: str | None = None

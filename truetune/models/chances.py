@@ -48,7 +48,8 @@ def table(cases: Sequence[Case]) -> list[Chance]:
 def cases(known: Facts, setup: Setup, length: int, available: int) -> list[Case]:
     """The methods that a model can be trained by: one that is stored packed has no other weights."""
     ways = [("qlora", known.bits)] if known.bits else METHODS
-    return [Case(known, replace(setup, method=method, bits=bits), length, available) for method, bits in ways]
+    share = fit.PROMISED if setup.gpu else fit.SHARE
+    return [Case(known, replace(setup, method=kind, bits=bits), length, available, share=share) for kind, bits in ways]
 
 
 def chance(case: Case) -> Chance:

@@ -20,6 +20,8 @@ MOST = 4096
 """More tokens than this in a micro-batch bring no speed on a CPU, and little elsewhere."""
 SHARE = 0.8
 """Part of the available memory that a plan may count on."""
+PROMISED = 0.95
+"""The same where a GPU's memory was named: its allocator is held to that, and nothing else takes any of it."""
 ROUND = 64
 """A suggested length is a multiple of this, and not less."""
 LEAST_RANK = 4
@@ -39,6 +41,7 @@ class Case:
     """LoRA's alpha, which goes down with r."""
     lengths: Sequence[int] = field(default=(), compare=False)
     """Tokens of every example, where they are known."""
+    share: float = SHARE
 
     @property
     def needs(self) -> int:
@@ -47,7 +50,7 @@ class Case:
 
     @property
     def room(self) -> int:
-        return int(self.available * SHARE)
+        return int(self.available * self.share)
 
     @property
     def fits(self) -> bool:
@@ -268,7 +271,7 @@ def _reason(tokens: int, checkpointing: bool, found: Memory, available: int) -> 
 
 
 def _too_small(case: Case) -> ResourceError:
-    needed, fitting = int(case.needs / SHARE), [told for told in suggest(case) if told.fits]
+    needed, fitting = int(case.needs / case.share), [told for told in suggest(case) if told.fits]
     ways = [str(told) for told in fitting[:1]]
     ways += ["a smaller model"] if fitting and fitting[0].settings else []
     return ResourceError(

@@ -10,11 +10,11 @@ L layers of hidden size h, query width Q, key width K and feed-forward width I, 
     activations  s · n · b · (L · a + h + 4 I)   a: what one layer keeps for the backward pass, see `layer_width`
                  s · n · b · (L · h + a + 4 I)   with gradient checkpointing: each layer's input and one whole layer
     head         logits of one chunk, three float32 copies; n rows of them where the engine pads instead of packing
-    runtime      RUNTIME   buffers of the libraries
+    runtime      RUNTIME   Python and the libraries, without a model
 
 4 I stands for what the backward pass holds at the widest place, s for SLACK: an allocator keeps more than it hands
-out. With glibc's, measured peaks were 1.0 to 1.7 times the formula without s and RUNTIME (28 million parameters on
-a CPU, LoRA and full), so the estimate leans to the high side.
+out. With glibc's, a process's measured peaks lay within 15% of the total (docs/guide/memory.md names the models). On a
+GPU only torch's own allocations count; there SLACK and RUNTIME are the smaller ones, and are not measured yet.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ PACKED = {4: 0.5 + 1 / 64 + 4 / (64 * 256), 8: 1.0}
 """Bytes per packed number: of 4 bits with a byte-sized scale for 64, and a float32 scale for 256 of these."""
 CHUNK = 4 * 1024 * 1024
 """Most logits that the engine's head holds at once."""
-SLACK = 1.6
-RUNTIME = 250_000_000
+SLACK, GPU_SLACK = 1.8, 1.6
+RUNTIME, GPU_RUNTIME = 420_000_000, 250_000_000
 TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
 """What modules with a row for each token are called."""
 
@@ -78,6 +78,8 @@ class Setup:
     """Tokens whose rows of the embedding and the head are trained."""
     scores: bool = False
     """Whether a text gets a score for each of a few classes, and no token any for the vocabulary."""
+    gpu: bool = False
+    """Whether it is a GPU's memory that counts, else the machine's."""
 
 
 def projections(facts: Facts) -> dict[str, tuple[int, int]]:
@@ -89,9 +91,10 @@ def projections(facts: Facts) -> dict[str, tuple[int, int]]:
         "k_proj": (hidden, key),
         "v_proj": (hidden, key),
         "o_proj": (query, hidden),
-        "up_proj": (hidden, inner),
-        "down_proj": (inner, hidden),
     }
+    if facts.experts:  # their matrices are no layers of their own
+        return found
+    found |= {"up_proj": (hidden, inner), "down_proj": (inner, hidden)}
     return found | {"gate_proj": (hidden, inner)} if facts.gated else found
 
 
@@ -148,9 +151,10 @@ def layer_width(facts: Facts, setup: Setup) -> float:
 def per_token(facts: Facts, setup: Setup) -> float:
     """Bytes of activations that one more token in the micro-batch costs."""
     width, peak = layer_width(facts, setup), 4 * facts.intermediate
+    slack = GPU_SLACK if setup.gpu else SLACK
     if setup.checkpointing:
-        return SLACK * BYTES[setup.dtype] * (facts.layers * facts.hidden + width + peak)
-    return SLACK * BYTES[setup.dtype] * (facts.layers * width + facts.hidden + peak)
+        return slack * BYTES[setup.dtype] * (facts.layers * facts.hidden + width + peak)
+    return slack * BYTES[setup.dtype] * (facts.layers * width + facts.hidden + peak)
 
 
 def head_bytes(facts: Facts, setup: Setup, tokens: int) -> int:
@@ -167,8 +171,9 @@ def base_bytes(facts: Facts, setup: Setup) -> int:
     """The base's weights: embeddings, head and norms stay in `dtype` where the linear layers are packed."""
     if not setup.bits:
         return facts.parameters * BYTES[setup.dtype]
-    linear = min(facts.parameters, facts.layers * facts.layer_parameters)
-    return int(linear * PACKED[setup.bits]) + (facts.parameters - linear) * BYTES[setup.dtype]
+    maps = [inside * outside for inside, outside in projections(facts).values()]
+    linear, size = min(facts.parameters, facts.layers * sum(maps)), BYTES[setup.dtype]
+    return int(linear * PACKED[setup.bits]) + (facts.parameters - linear) * size + max(maps) * size  # one is unpacked
 
 
 def estimate(facts: Facts, setup: Setup, tokens: int) -> Memory:
@@ -182,7 +187,7 @@ def estimate(facts: Facts, setup: Setup, tokens: int) -> Memory:
         optimizer=count * 8,
         activations=int(tokens * per_token(facts, setup)),
         head=head_bytes(facts, setup, tokens),
-        runtime=RUNTIME,
+        runtime=GPU_RUNTIME if setup.gpu else RUNTIME,
     )
 
 

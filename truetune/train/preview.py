@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from truetune.data import objectives
 from truetune.data.example import Example
 from truetune.data.prepare import Prepared
-from truetune.engines.base import TrainEngine
+from truetune.engines.base import Choice, TrainEngine
 from truetune.models import facts, fit
 from truetune.train import reference
 from truetune.train.carry import open_engine, start_state
@@ -69,15 +70,18 @@ def compared(examples: list[Example], prepared: Prepared, engine: TrainEngine) -
 def suggestions(session: Session, measured: dict[str, Any]) -> list[fit.Suggestion]:
     """Where it fits with gradient checkpointing only: what to change to do without."""
     resolved, train = session.resolved, session.prepared.train.lengths.tolist()
+    engine, method = measured["engine"], resolved["config"]["method"]
     tight = case(
         session.config,
         facts.read(session.source.folder),
-        measured["engine"]["dtype"],
+        Choice(engine["device"], engine["dtype"], "", ""),
         resolved["memory"]["free"],
         longest(session.prepared),
         train,
-        packed=measured["engine"]["micro_batches"] == "packed",
+        packed=engine["micro_batches"] == "packed",
     )
+    bits = method["bits"] if method["type"] == "qlora" else 0
+    tight = replace(tight, setup=replace(tight.setup, method=method["type"], bits=bits))
     return fit.suggest(tight)
 
 

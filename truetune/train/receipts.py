@@ -47,6 +47,7 @@ def write_train(
         "changed_tensors": {"changed": changed, "of": of},
         "resumes": state.resumes,
         "oom": state.oom,
+        "memory": {"peak": engine.usage().peak},
     }
     receipt.write(run, "train", body)
     refuse_untrained(run, state, changed)

@@ -50,7 +50,7 @@ def resolve(
     whether the engine packs this architecture.
     """
     lengths = prepared.train.lengths.tolist()
-    need = case(config, facts, choice.dtype, free, longest(prepared), lengths, packed=packed)
+    need = case(config, facts, choice, free, longest(prepared), lengths, packed=packed)
     if objectives.of(prepared.objective).scores:
         need = replace(need, setup=replace(need.setup, scores=True))
     decided = decide(config, need, choice.device)
@@ -82,18 +82,26 @@ def method(config: Config) -> str:
 
 
 def case(
-    config: Config, facts: Facts, dtype: str, free: int, longest: int, lengths: Sequence[int] = (), *, packed: bool
+    config: Config, facts: Facts, choice: Choice, free: int, longest: int, lengths: Sequence[int] = (), *, packed: bool
 ) -> fit.Case:
-    """What must fit: `free` in bytes, `longest` and the `lengths` of the examples in tokens."""
+    """What must fit: `free` in bytes, `longest` and the `lengths` of the examples in tokens. A GPU's memory that was
+    named can be used up: `EngineSpec.memory` holds it."""
     modules = config.method.target_modules
     targets = None if isinstance(modules, str) else modules
     kind = method(config)
     bits = facts.bits or (config.method.bits if kind == "qlora" else 0)
     virtual = config.method.virtual_tokens if kind in prompts.PROMPTS else 0
     packed = packed and not virtual
-    setup = Setup(kind, config.method.r, targets, dtype, packed, False, bits, virtual, config.method.encoder_hidden)
-    setup = replace(setup, whole=several(config.method.modules_to_save), rows=len(several(config.model.new_tokens)))
-    return fit.Case(facts, setup, longest + virtual, free, config.method.alpha, [size + virtual for size in lengths])
+    setup = Setup(
+        kind, config.method.r, targets, choice.dtype, packed, False, bits, virtual, config.method.encoder_hidden
+    )
+    gpu = choice.device.startswith("cuda")
+    setup = replace(
+        setup, gpu=gpu, whole=several(config.method.modules_to_save), rows=len(several(config.model.new_tokens))
+    )
+    share = fit.PROMISED if gpu and config.resources.memory != "auto" else fit.SHARE
+    sizes = [size + virtual for size in lengths]
+    return fit.Case(facts, setup, longest + virtual, free, config.method.alpha, sizes, share)
 
 
 def settle(
@@ -205,6 +213,7 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
         ema=training["ema"],
         base=resolved["model"]["name" if resolved["model"]["kind"] == "hub" else "folder"],
         revision=resolved["model"]["revision"],
+        memory=0 if resolved["written"]["resources"]["memory"] == "auto" else resolved["memory"]["free"],
     )
 
 

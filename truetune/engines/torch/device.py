@@ -85,6 +85,15 @@ def usage(device: str) -> Usage:
     return Usage(psutil.Process().memory_info().rss, peak, psutil.virtual_memory().total)
 
 
+def hold(device: str, most: int) -> None:
+    """Let torch use no more than so many bytes of a GPU: what goes beyond says that memory ran out, and micro-batches
+    become smaller. 0 = no such bound."""
+    if most and device.startswith("cuda"):
+        _, total = torch.cuda.mem_get_info(device)
+        index = torch.device(device).index
+        torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), index)
+
+
 def free(device: str) -> int | None:
     """Free bytes of a GPU; None for the CPU, whose memory is asked for elsewhere."""
     return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None

@@ -33,6 +33,7 @@ class TorchEngine:
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
         self.token_budget = spec.token_budget
+        device.hold(spec.device, spec.memory)
         self.head = pooled.of_spec(spec)
         self.model = model.load(spec, self.head)
         self.spec = spec = self.head.trained(self.model) if self.head else spec
