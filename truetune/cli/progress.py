@@ -169,6 +169,7 @@ def learner(figures: dict[str, Any]) -> str:
     layers = f"; {figures['adapted_layers']} layers: {', '.join(figures['target_modules'])}"
     more = f"; whole: {', '.join(figures['modules_to_save'])}" if figures.get("modules_to_save") else ""
     more += f"; rows of {figures['new_tokens']} tokens" if figures.get("new_tokens") else ""
+    more += f"; the result is their running mean ({figures['ema']:g})" if figures.get("ema") else ""
     counts = f"{figures['trained_parameters']:,} of {figures['parameters']:,} parameters"
     return f"trains  {counts} on {where}" + (layers if figures["adapted_layers"] else "") + more
 

@@ -145,6 +145,8 @@ def train_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "training", f"{body['steps']:,} steps on {engine['device']}{by} in {engine['dtype']}"
     yield "training", f"loss {arrow(loss['first'], loss['last'])}"
     yield "training", f"{engine['trained_parameters']:,} of {engine['parameters']:,} parameters trained"
+    if engine.get("ema"):
+        yield "training", f"the result is their running mean (decay {engine['ema']:g})"
     for what, title in (("supervised", "supervised tokens"), ("examples", "examples")):
         promised, counted = body[what]["promised"], body[what]["counted"]
         yield "counted", f"{tick(promised == counted)} {counted:,} {title} reached the loss, {promised:,} were promised"

@@ -18,10 +18,11 @@ def refuse_optimizer(name: str, device: str) -> None:
     if name not in PACKED:
         return
     if device == "mps":
-        raise refused(f"{name} runs on CUDA and on the processor, not on mps", "`adafactor` needs little memory too")
+        what = f"{name} runs on CUDA and on the processor, not on mps"
+        raise refused(what, "Write `optimizer: adafactor`, which needs little memory too, or `optimizer: adamw`.")
     if name.startswith("paged") and not device.startswith("cuda"):
         what = f"{name} moves what a GPU does not hold into the host's memory, and the device is {device}"
-        raise refused(what, f"the same without paging is `{name.removeprefix('paged_')}`")
+        raise refused(what, f"Write `optimizer: {name.removeprefix('paged_')}`, the same without paging.")
     if find_spec("bitsandbytes") is None:
         raise ResourceError(
             f"{name} needs bitsandbytes, which is not installed",
@@ -31,6 +32,5 @@ def refuse_optimizer(name: str, device: str) -> None:
         )
 
 
-def refused(what: str, instead: str) -> ResourceError:
-    hint = f"Write `optimizer: adamw`; {instead}."
+def refused(what: str, hint: str) -> ResourceError:
     return ResourceError(what, code="device.optimizer", where="training.optimizer", hint=hint)

@@ -1,6 +1,6 @@
-"""Optimizers by name. Adafactor, Lion and SGD are MLX's own rules for one array; decay, rate and count are ours, because
-MLX decays vectors too, and SGD's through its momentum. Its Muon is another one than torch's (in float32, and not scaled
-to the size of AdamW's steps), so it is not here."""
+"""Optimizers by name. Adafactor, Lion and SGD are MLX's own rules for one array; decay, rate and count are ours: MLX
+decays vectors too, and SGD's through its momentum. Its Muon is another one than torch's (in float32, and not scaled to
+the size of AdamW's steps), so it is not here."""
 
 from __future__ import annotations
 
