@@ -45,6 +45,8 @@ def layout(body: Mapping[str, Any], tensors: Iterable[str]) -> Layout:
     ids = indices(body.get("trainable_token_indices"))
     held = [name.removesuffix(ROWS) for name in names if name.endswith(ROWS)]
     rows = {name: part for name in held for key, part in ids.items() if not key or adapter.hit(name, key)}
+    if missing := [key for key in ids if not any(not key or adapter.hit(name, key) for name in held)]:
+        raise ValueError(f"it trains rows of {missing[0] or 'the embedding'}, and the file does not hold them")
     rank, alpha = body["r"], body["lora_alpha"]
     return Layout(
         scale=alpha / (math.sqrt(rank) if body.get("use_rslora") else rank),

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from truetune.data.example import Example
-from truetune.engines import base, family
+from truetune.engines import adapter, base, family
 from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, StepResult, Usage
 from truetune.engines.torch import answers, device, methods, model, objectives, optimizers, pooled, quantised, state
 from truetune.engines.torch.batch import Batch, pack, pad
@@ -197,12 +197,18 @@ class TorchEngine:
             "trained_parameters": sum(p.numel() for p in self.parameters.values()),
             "target_modules": sorted({name.rpartition(".")[2] for name in self.adapted.layers}),
             "adapted_layers": len(self.adapted.layers),
-            "modules_to_save": family.modules(self.parameters),
+            "modules_to_save": self._whole(),
             "new_tokens": len(self.spec.new_tokens),
             "micro_batches": "packed" if self.forward.packs else "padded",
             "gradient_checkpointing": self.spec.gradient_checkpointing,
             "ema": self.spec.ema,
         }
+
+    def _whole(self) -> list[str]:
+        """Modules that are trained whole, both where a head is tied to its embedding."""
+        whole = {id(parameter) for name, parameter in self.parameters.items() if family.whole(name)}
+        every = self.model.named_parameters(remove_duplicate=False)
+        return family.modules(adapter.PREFIX + name for name, parameter in every if id(parameter) in whole)
 
     def close(self) -> None:
         del self.model, self.forward, self.optimizer, self.parameters, self.adapted, self.mean, self.noise

@@ -203,6 +203,7 @@ def cached(
             sliding_window=sliding_window, softcap=softcap, **others,
         )  # fmt: skip
     attention.refuse(module, attention_mask, others)
+    value = value.to(key.dtype)  # autocast leaves them apart
     output = cells.attend(module.layer_idx, query, key, value, scaling, sliding_window, softcap)
     return output.transpose(1, 2), None
 
