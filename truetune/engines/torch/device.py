@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import resource
 import sys
@@ -92,6 +93,12 @@ def hold(device: str, most: int) -> None:
         _, total = torch.cuda.mem_get_info(device)
         index = torch.device(device).index
         torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), index)
+
+
+def give_back() -> None:
+    """What was freed goes back to the system, where the C library can: packing a model leaves holes in the heap."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def free(device: str) -> int | None:

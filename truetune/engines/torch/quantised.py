@@ -17,6 +17,7 @@ from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from truetune.engines import keep_out_kernels
+from truetune.engines.torch import device
 
 
 class Quantised(nn.Linear):
@@ -77,14 +78,14 @@ def library() -> ModuleType:
     return bitsandbytes
 
 
-def loading(bits: int, stored: Mapping[str, Any] | None, dtype: torch.dtype, device: str) -> dict[str, Any]:
+def loading(bits: int, stored: Mapping[str, Any] | None, dtype: torch.dtype, place: str) -> dict[str, Any]:
     """What transformers' loader needs so that each layer is packed as it is read; nothing for 0 bits. `stored` is the
     `quantization_config` of a base that comes packed."""
     if not bits and not stored:
         return {}
     library()
     if stored:
-        return {"device_map": {"": device}}
+        return {"device_map": {"": place}}
     wanted = BitsAndBytesConfig(
         load_in_4bit=bits == 4,
         load_in_8bit=bits == 8,
@@ -92,7 +93,7 @@ def loading(bits: int, stored: Mapping[str, Any] | None, dtype: torch.dtype, dev
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"device_map": {"": device}, "quantization_config": wanted}
+    return {"device_map": {"": place}, "quantization_config": wanted}
 
 
 def replace(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -105,6 +106,7 @@ def replace(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         vars(model).pop(attribute, None)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    device.give_back()
     return model
 
 
