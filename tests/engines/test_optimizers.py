@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers.optimization import Adafactor
 
 from truetune.engines.base import EngineSpec, Method, Optimizer
-from truetune.engines.optimizers import refuse_optimizer
-from truetune.engines.torch import optimizers, tiny
+from truetune.engines.optimizers import kept, refuse_optimizer
+from truetune.engines.torch import optimizers, state, tiny
 from truetune.engines.torch.engine import TorchEngine
 from truetune.errors import InputError, ResourceError
 from truetune.testing import examples
@@ -216,6 +216,17 @@ def test_a_restored_optimizer_goes_on_bit_by_bit(wide, tmp_path, kind, method):
         assert torch.equal(value, second.parameters[name]), name
     again = saved(second, tmp_path / "6") / "optimizer.safetensors"
     assert load_file(again).keys() == load_file(tmp_path / "3" / "optimizer.safetensors").keys()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if not kind.startswith("paged")])
+def test_what_is_kept_of_a_number_is_what_the_plan_counts(tmp_path, kind):
+    parameter = {"wide": torch.nn.Parameter(torch.randn(1024, 512))}
+    optimizer = optimizers.make(parameter, Optimizer(type=kind))
+    parameter["wide"].grad = torch.randn(1024, 512)
+    optimizer.step()
+    found = sum(value.nbytes for value in state.moments(parameter, optimizer).values()) / parameter["wide"].numel()
+    assert found == pytest.approx(kept(kind), rel=0.02, abs=0.1)
+    assert kept(kind, mean=True) == kept(kind) + 4
 
 
 def test_moments_in_8_bits_are_kept_in_8_bits(wide, tmp_path):

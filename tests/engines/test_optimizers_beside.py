@@ -17,6 +17,7 @@ from truetune.engines.torch import noise
 from truetune.engines.torch.batch import pack, pad
 from truetune.engines.torch.engine import TorchEngine
 from truetune.errors import InputError, UsageError
+from truetune.models import facts, memory
 from truetune.testing import examples
 from truetune.testing.contract import LORA
 
@@ -137,6 +138,16 @@ def test_frozen_layers_have_no_moments_and_change_the_step(models, tmp_path):
     names = {key.partition(".")[2] for key in load_file(saved(part, tmp_path / "1") / "optimizer.safetensors")}
     assert names == part.parameters.keys() < dict(part.model.named_parameters()).keys()
     assert part.describe()["trained_parameters"] < whole.describe()["trained_parameters"]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])
+def test_the_plan_counts_what_is_trained_above_frozen_layers(models, name):
+    trained = engine(models(name), method=replace(FULL, frozen_layers=1)).describe()["trained_parameters"]
+    setup = memory.Setup("full", frozen=1)
+    assert memory.trained(facts.read(models(name)), setup) == pytest.approx(trained, rel=0.05)
+    count = memory.estimate(facts.read(models(name)), setup, 10)
+    whole = memory.estimate(facts.read(models(name)), replace(setup, frozen=0, moments=12.0), 10)
+    assert count.gradients < whole.gradients and count.optimizer < whole.optimizer
 
 
 def test_a_frozen_training_restores_and_exports_whole(models, tmp_path):

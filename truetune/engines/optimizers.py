@@ -11,6 +11,14 @@ PACKED = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
 MLX = ("adamw", "adafactor", "lion", "sgd")
 """Those that MLX has and computes as torch does."""
 
+KEPT = {"adamw": 8.0, "adamw_8bit": 2.04, "adafactor": 0.1, "lion": 4.0, "muon": 4.0, "sgd": 4.0}
+"""Bytes that each keeps of a trained number, about; what is paged makes room where room is wanted."""
+
+
+def kept(name: str, *, mean: bool = False) -> float:
+    """Bytes that a training keeps of a trained number, beside it and its gradient; `mean` is the running one."""
+    return KEPT.get(name, 0.0) + 4 * mean
+
 
 def refuse_optimizer(name: str, device: str) -> None:
     """Raises ResourceError `device.optimizer` where the device has no such thing, `engine.not_installed` where the

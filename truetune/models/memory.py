@@ -6,7 +6,7 @@ L layers of hidden size h, query width Q, key width K and feed-forward width I, 
     weights      P · b
     trained      T · 4     LoRA's matrices, or a float32 copy where the whole model trains in a narrower dtype
     gradients    T · 4
-    optimizer    T · 8     AdamW's two moments
+    optimizer    T · m     m = 8 for AdamW's two moments, see `truetune.engines.optimizers`
     activations  s · n · b · (L · a + h + 4 I)   a: what one layer keeps for the backward pass, see `layer_width`
                  s · n · b · (L · h + a + 4 I)   with gradient checkpointing: each layer's input and one whole layer
     head         logits of one chunk, three float32 copies; n rows of them where the engine pads instead of packing
@@ -80,6 +80,10 @@ class Setup:
     """Whether a text gets a score for each of a few classes, and no token any for the vocabulary."""
     gpu: bool = False
     """Whether it is a GPU's memory that counts, else the machine's."""
+    moments: float = 8.0
+    """Bytes that the optimizer keeps of each trained number."""
+    frozen: int = 0
+    """Of the whole model: the lowest layers that are not trained, and the embedding with them."""
 
 
 def projections(facts: Facts) -> dict[str, tuple[int, int]]:
@@ -109,13 +113,19 @@ def adapted(facts: Facts, targets: tuple[str, ...] | None) -> list[tuple[int, in
 def trained(facts: Facts, setup: Setup) -> int:
     """Number of trained parameters."""
     if setup.method == "full":
-        return facts.parameters
+        return facts.parameters - resting(facts, setup.frozen)
     if setup.method in virtual.METHODS:
         return virtual.trained(facts, setup.method, setup.virtual, setup.encoder)
     maps = adapted(facts, setup.targets)
     lengths = sum(outside for _, outside in maps) if setup.method == "dora" else 0
     layer = setup.r * sum(inside + outside for inside, outside in maps) + lengths
     return facts.layers * layer + beside(facts, setup)
+
+
+def resting(facts: Facts, layers: int) -> int:
+    """Parameters of the embedding and of so many layers; 0 for none of them."""
+    maps = sum(inside * outside for inside, outside in projections(facts).values())
+    return facts.vocabulary * facts.hidden + layers * maps if layers else 0
 
 
 def beside(facts: Facts, setup: Setup) -> int:
@@ -182,9 +192,9 @@ def estimate(facts: Facts, setup: Setup, tokens: int) -> Memory:
     narrow = setup.method == "full" and BYTES[setup.dtype] < 4
     return Memory(
         weights=base_bytes(facts, setup),
-        trained=count * 4 if setup.method != "full" or narrow else 0,
+        trained=(facts.parameters if narrow else count) * 4 if setup.method != "full" or narrow else 0,
         gradients=count * 4,
-        optimizer=count * 8,
+        optimizer=int(count * setup.moments),
         activations=int(tokens * per_token(facts, setup)),
         head=head_bytes(facts, setup, tokens),
         runtime=GPU_RUNTIME if setup.gpu else RUNTIME,

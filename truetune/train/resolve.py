@@ -12,7 +12,7 @@ from truetune.config import Amount, Config
 from truetune.data import objectives
 from truetune.data.prepare import Prepared
 from truetune.data.steps import Steps
-from truetune.engines import Chosen, prompts
+from truetune.engines import Chosen, optimizers, prompts
 from truetune.engines.base import Choice, EngineSpec, Method, Objective, Optimizer
 from truetune.models import fit, memory
 from truetune.models.facts import Facts
@@ -99,6 +99,8 @@ def case(
     setup = replace(
         setup, gpu=gpu, whole=several(config.method.modules_to_save), rows=len(several(config.model.new_tokens))
     )
+    moments = optimizers.kept(config.training.optimizer, mean=config.training.ema is not None)
+    setup = replace(setup, moments=moments, frozen=config.method.frozen_layers)
     share = fit.PROMISED if gpu and config.resources.memory != "auto" else fit.SHARE
     sizes = [size + virtual for size in lengths]
     return fit.Case(facts, setup, longest + virtual, free, config.method.alpha, sizes, share)
