@@ -78,16 +78,19 @@ def finish(out: Output, run: Any) -> None:
         )
     for name, before, after in apart(run):
         out.print(f"  {name:<14} {before} → {after}")
+    receipts = run.receipt()
+    what = "labels" if receipts["data"].get("classes") else "tokens"
     out.print(
-        f"  supervised     {supervised['promised']:,} tokens promised, {supervised['counted']:,} reached the loss"
+        f"  supervised     {supervised['promised']:,} {what} promised, {supervised['counted']:,} reached the loss"
     )
-    if memory := run.receipt()["train"].get("memory"):
+    if memory := receipts["train"].get("memory"):
         out.print(f"  memory         {size(memory['peak'])} at the peak")
     out.print(f"  {run.result.name:<14} {run.result}")
     if run.report:
         out.print(f"  report         {run.report}")
     measure = "ft evaluate last, " if figures["eval_loss"] is not None else ""
-    out.print(f"  next           ft chat last, {measure}ft receipt last")
+    writes = (run.result / "generation_config.json").is_file()  # a model that gives scores brings none
+    out.print(f"  next           {'ft chat last, ' if writes else ''}{measure}ft receipt last")
 
 
 def apart(run: Any) -> Iterator[tuple[str, str, str]]:
@@ -127,9 +130,9 @@ def show(out: Output, preview: dict[str, Any]) -> None:
         out.print(f"        and {more:,} more, each with its reason in the run's rejects.jsonl", style="yellow")
     for text in (*(finding["message"] for finding in preview["data"]["findings"]), *preview["warnings"]):
         out.print(f"note    {text}", style="yellow")
-    promised = plan["promised"]
+    promised, what = plan["promised"], "labels" if preview["data"].get("classes") else "tokens"
     out.print(learner(measured["engine"]))
-    out.print(f"steps   {plan['steps']} of {plan['step']} examples: {promised['supervised']:,} supervised tokens")
+    out.print(f"steps   {plan['steps']} of {plan['step']} examples: {promised['supervised']:,} supervised {what}")
     out.print(
         f"memory  {size(measured['peak_memory'])} at the peak of one measured step; {preview['memory']['reason']}"
     )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
 
+from truetune.data import objectives
 from truetune.report import account, learning, material
 from truetune.report.account import Compared, Line
 from truetune.report.advice import Advice, Verdict, advise, verdict
@@ -124,6 +125,8 @@ def folder(figures: Figures) -> str:
 
 
 def answered(figures: Figures, found: list[Answer]) -> str:
+    if not found and objectives.of(figures.get("training.objective", "sft")).scores:
+        return "It gives scores, and writes nothing: `ft evaluate` measures them."
     if not found:
         what = "how four held-out texts go on" if figures.pretraining else "the answers to four held-out rows"
         return f"No samples were taken. `evaluation.samples: 4` asks for {what}."

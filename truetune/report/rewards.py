@@ -16,8 +16,8 @@ def margin(row: Mapping[str, Any]) -> float | None:
 
 
 def accuracy(row: Mapping[str, Any]) -> float | None:
-    """The share of pairs, or of rated answers, that are on their right side."""
-    found = row.get("reward_accuracy")
+    """The share of pairs, or of rated answers, that are on their right side; of texts whose classes are found."""
+    found = row.get("reward_accuracy", row.get("accuracy"))
     return None if found is None else float(found)
 
 
