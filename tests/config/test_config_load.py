@@ -72,8 +72,6 @@ def test_what_is_wrong_with_the_text(text: str | bytes, code: str, line: int | N
         ("tuning: {trials: 3}", "config.reserved", "later version", "leave it out"),
         ("cluster: null", "config.reserved", "later version", "leave it out"),
         ("method: {type: dora}", "config.not_yet", "'dora' is not in this version", "auto, lora or full"),
-        ("training: {objective: kto}", "config.not_yet", "'kto'", "auto, sft, pretrain or dpo"),
-        ("profile: classification", "config.not_yet", "'classification'", "small-gpu"),
         ("method: {type: lroa}", "config.choice", "auto, lora or full, not 'lroa'", "`lora`"),
         ("version: 2", "config.choice", "must be 1, not 2", ""),
         ("output: {log: [tensorbord]}", "config.choice", "must be tensorboard", "`tensorboard`"),
