@@ -13,7 +13,7 @@ from truetune.cli.common import Output
 @click.option("--model", default="starter", show_default=True, help="`starter`, a hub id or a folder.")
 @click.option("--data", default="data.jsonl", show_default=True, help="The file with your rows.")
 @click.option("--out", "file", default="train.yml", show_default=True, help="The file to write.")
-@click.option("--profile", metavar="NAME", help="Defaults for a purpose: chat, instruction, code, small-gpu.")
+@click.option("--profile", metavar="NAME", help="Defaults: chat, instruction, code, classification, small-gpu.")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
 @common.options
 def command(out: Output, model: str, data: str, file: str, profile: str | None, force: bool) -> None:

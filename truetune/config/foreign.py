@@ -153,19 +153,7 @@ FOREIGN = _table(
 )
 
 LATER_VALUES: dict[str, tuple[str, ...]] = {
-    "method.type": ("qlora", "rslora", "dora", "lora_plus", "prefix", "ptuning", "ptuning_v2", "prompt", "ia3"),
-    "training.objective": (
-        "dpo",
-        "orpo",
-        "kto",
-        "simpo",
-        "ppo",
-        "grpo",
-        "embedding",
-        "distill",
-    ),
-    "profile": ("classification",),
-    "resources.engine": ("mlx",),
+    "training.objective": ("ppo", "grpo", "embedding", "distill"),
 }
 """Values that a later version will know: refused as such, not as typing errors."""
 

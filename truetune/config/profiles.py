@@ -21,6 +21,11 @@ PROFILES: dict[str, dict[str, Any]] = {
         "generation.temperature": 0.2,  # a wrong token breaks a program
         "generation.max_new_tokens": 1024,  # a cut program is worth nothing
     },
+    "classification": {
+        "data.max_length": 512,  # as far as most encoders read
+        "data.too_long": "truncate",  # the beginning of a text mostly tells its class
+        "training.epochs": 5,  # a label says less than an answer, and the head begins from nothing
+    },
     "small-gpu": {
         "data.max_length": 1024,  # the memory of one example grows with its length
         "training.batch_size": 1,  # one example in memory at a time …

@@ -491,8 +491,8 @@ class Config(Section):
     resources: Resources = Resources()
     output: Output = Output()
 
-    profile: Literal["chat", "instruction", "code", "small-gpu"] | None = None
-    """Set of defaults for a purpose: chat, instruction, code or small-gpu. What you write here goes before it."""
+    profile: Literal["chat", "instruction", "code", "classification", "small-gpu"] | None = None
+    """Set of defaults: chat, instruction, code, classification or small-gpu. What you write here goes before it."""
 
     @model_validator(mode="before")
     @classmethod
