@@ -52,12 +52,6 @@ def test_keys_that_nothing_would_read_are_refused(settings, key):
 
 
 BAD = ("training.ema=1", "training.ema=0", "training.neftune_alpha=0", "training.min_lr_ratio=1")
-    "training.ema=1",
-    "training.ema=0",
-    "training.neftune_alpha=0",
-    "training.min_lr_ratio=1",
-    "training.optimizer=ada",
-)
 
 
 @pytest.mark.parametrize("setting", BAD)
