@@ -32,7 +32,7 @@ PACKED = {4: 0.5 + 1 / 64 + 4 / (64 * 256), 8: 1.0}
 """Bytes per packed number: of 4 bits with a byte-sized scale for 64, and a float32 scale for 256 of these."""
 CHUNK = 4 * 1024 * 1024
 """Most logits that the engine's head holds at once."""
-SLACK, GPU_SLACK = 1.8, 1.6
+SLACK, GPU_SLACK = 1.7, 1.6
 RUNTIME, GPU_RUNTIME = 420_000_000, 250_000_000
 TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
 """What modules with a row for each token are called."""
