@@ -117,25 +117,38 @@ def plain_kto(s, tuned, base, examples):
 
 @pytest.fixture(scope="module")
 def merged(models, tmp_path_factory):
-    """The base and base + adapter, as transformers' own models."""
+    """The base + adapter, and the base, of an architecture, as transformers' own models."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    out = tmp_path_factory.mktemp("adapter")
-    moved(TorchEngine(spec(models("llama")))).export(out)
-    load = AutoModelForCausalLM.from_pretrained
-    base, other = (load(models("llama"), dtype=torch.float32, attn_implementation="eager") for _ in range(2))
-    return PeftModel.from_pretrained(other, out).eval(), base.eval()
+    made = {}
+
+    def get(name):
+        if name not in made:
+            out = tmp_path_factory.mktemp("adapter")
+            moved(TorchEngine(spec(models(name)))).export(out)
+            load = AutoModelForCausalLM.from_pretrained
+            base, other = (load(models(name), dtype=torch.float32, attn_implementation="eager") for _ in range(2))
+            made[name] = PeftModel.from_pretrained(other, out).eval(), base.eval()
+        return made[name]
+
+    return get
 
 
-@EVERY
-def test_the_loss_is_the_papers(llama, merged, name):
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        *(("llama", name) for name in OBJECTIVES),
+        *(pytest.param(kind, name, marks=pytest.mark.slow) for kind in ("gemma2", "gptj") for name in OBJECTIVES),
+    ],
+)
+def test_the_loss_is_the_papers(models, merged, architecture, name):
     """Against full logits in float64; the adapter has moved, so reference and sides matter."""
-    engine = opened(llama, name)
+    engine = opened(models(architecture), name)
     examples = referenced(engine, rows(name.partition("-")[0]))
     moved(engine)
     found = engine.loss(engine.prepare(examples))
-    assert found.loss / found.denominator == pytest.approx(plain(engine, *merged, examples), rel=1e-5)
+    assert found.loss / found.denominator == pytest.approx(plain(engine, *merged(architecture), examples), rel=1e-5)
     assert found.supervised == sum(example.supervised for example in examples)
     assert found.denominator == len(examples)
 

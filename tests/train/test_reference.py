@@ -93,7 +93,6 @@ def test_an_evaluation_measures_what_the_training_measured(objective):
     if objective != "orpo":
         assert found["reward_margin"]["base"]["value"] == 0
         assert found["reward_accuracy"]["base"]["value"] == 0.5
-    assert found["loss"]["tuned"]["value"] < found["loss"]["base"]["value"]
 
 
 def test_a_stop_in_the_reference_phase_and_in_mid_run_changes_nothing():
