@@ -116,8 +116,10 @@ class LoRALinear(nn.Module):
 
     def product(self, x: torch.Tensor, mask: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
         base, keep = (self.base if isinstance(self.base, Quantised) else self.base.weight), 1 - self.dropout
-        y = Product.apply(x, base, bias, self.lora_A, self.lora_B, self.scale, mask, keep, self.transposed)
-        return y if self.taken is None else y - self.without(x)
+        apart = self.taken is not None and mask is not None  # W itself knows no dropout
+        A, B = (self.lora_A, self.lora_B) if apart else self.change()
+        y = Product.apply(x, base, bias, A, B, self.scale, mask, keep, self.transposed)
+        return y - self.without(x) if apart else y
 
     def without(self, x: torch.Tensor) -> torch.Tensor:
         """What the part of W that was taken makes of x."""
