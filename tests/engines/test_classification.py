@@ -207,3 +207,23 @@ def test_reward_is_told_from_pairs(models):
     for _ in range(8):
         last = engine.step(plan, 2e-2)
     assert last.loss < 0.3 * found.loss / 8 and last.figures["reward_accuracy"] == 1
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_a_packed_base_has_a_head_that_is_not_packed(models, name, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    method = replace(LORA, type="qlora", bits=4)
+    engine = TorchEngine(spec(models(name), method=method))
+    losses = [engine.step(engine.prepare(rows(8)), LR).loss for _ in range(4)]
+    assert losses[-1] < losses[0] and engine.changed()[0] == engine.changed()[1]
+    engine.export(tmp_path)
+    again = TorchEngine(spec(models(name), method=method, adapter=tmp_path))
+    plan = again.prepare(rows(6, seed=9))
+    assert np.array_equal(again.scores(plan), engine.scores(plan))
+
+
+def test_a_head_on_a_base_of_fewer_bits_is_float32(models):
+    engine = TorchEngine(spec(models("llama"), dtype="bfloat16"))
+    assert engine.model.score.weight.dtype == torch.float32 and engine.model.model.norm.weight.dtype == torch.bfloat16
+    first = engine.step(engine.prepare(rows(8)), LR)
+    assert engine.step(engine.prepare(rows(8)), LR).loss < first.loss

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from truetune import engines
 from truetune.data.example import Example
+from truetune.engines import adapter
 from truetune.engines.base import OutOfMemory, TrainEngine
 from truetune.errors import InputError
 from truetune.evaluate import confusion, intervals
@@ -75,6 +76,10 @@ def opened(subject: Subject, device: str, dtype: str) -> TrainEngine:
     """The model as it was trained."""
     assert subject.run is not None
     spec = replace(engine_spec(subject.run.resolved, subject.adapter), device=device, dtype=dtype)
+    if subject.adapter:  # one that began as a part of the weights is saved with twice the rank
+        body = adapter.read_config(subject.adapter)
+        own = {"r": body["r"], "alpha": body["lora_alpha"], "init": "default"}
+        spec = replace(spec, method=replace(spec.method, **own))
     if subject.model:
         spec = replace(spec, model=subject.model)
     engine = engines.open_engine("torch", spec)

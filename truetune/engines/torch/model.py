@@ -38,7 +38,9 @@ def load(spec: EngineSpec, head: pooled.Head | None = None) -> nn.Module:
         settings = config.read(spec.model)
         kind, settings = head.kind(settings) if head else causal(settings)
         dtype = torch.float32 if spec.method.type == "full" else getattr(torch, spec.dtype)
-        packing = quantised.loading(spec.method.bits, getattr(settings, packed.KEY, None), dtype, spec.device)
+        packing = quantised.loading(
+            spec.method.bits, getattr(settings, packed.KEY, None), dtype, spec.device, pooled.HEADS if head else ()
+        )
         model, loaded = kind.from_pretrained(
             None,  # with a folder it would look there for more than weights
             config=settings,

@@ -26,6 +26,8 @@ from truetune.engines.torch.forward import Forward
 MAPPING = AutoModelForSequenceClassification._model_mapping
 LAST = ("score.", "classifier.")
 """Where the numbers of the classes begin: a base that has other classes gives its own away."""
+HEADS = ("score", "classifier", r"(.+\.)?pooler", "head", "pre_classifier")
+"""Patterns of the modules of heads, whatever the model: they are never packed into fewer bits."""
 OTHERS = re.compile(
     r"^(lm_head|cls|decoder|embed_out|head|classifier|score|qa_outputs|\w*predictions|vocab_\w+|generator_lm_head)\b"
     r"|(^|\.)pooler\.|position_ids$"

@@ -7,7 +7,7 @@ type: x is never rounded. Only what is packed is kept for the backward pass, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -78,9 +78,11 @@ def library() -> ModuleType:
     return bitsandbytes
 
 
-def loading(bits: int, stored: Mapping[str, Any] | None, dtype: torch.dtype, place: str) -> dict[str, Any]:
+def loading(
+    bits: int, stored: Mapping[str, Any] | None, dtype: torch.dtype, place: str, kept: Sequence[str] = ()
+) -> dict[str, Any]:
     """What transformers' loader needs so that each layer is packed as it is read; nothing for 0 bits. `stored` is the
-    `quantization_config` of a base that comes packed."""
+    `quantization_config` of a base that comes packed, `kept` are modules that stay as they are."""
     if not bits and not stored:
         return {}
     library()
@@ -92,6 +94,7 @@ def loading(bits: int, stored: Mapping[str, Any] | None, dtype: torch.dtype, pla
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(kept) or None,  # of 4 bits too, whatever its name
     )
     return {"device_map": {"": place}, "quantization_config": wanted}
 
