@@ -76,8 +76,9 @@ def test_dpo_from_rows_to_receipt():
     assert last["loss"] < first["loss"]
     (start, *_, end) = run.metrics("eval")
     assert start["reward_margin"] == pytest.approx(0, abs=1e-3) and end["reward_margin"] > 0
-    supervised = run.receipt()["train"]["supervised"]
-    assert supervised["promised"] == supervised["counted"] > 0
+    receipt = run.receipt()["train"]
+    assert receipt["supervised"]["promised"] == receipt["supervised"]["counted"] > 0
+    assert {"reference/train.safetensors", "reference/validation.safetensors"} <= receipt["files"].keys()
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto", "orpo"])

@@ -12,6 +12,7 @@ from truetune.engines.base import TrainEngine
 from truetune.errors import TrainingError
 from truetune.runs import durable, receipt
 from truetune.runs.run import Run
+from truetune.train import reference
 from truetune.train.state import State
 
 OWN = ("train.yml", "resolved.json", "env.json", "rejects.jsonl")
@@ -32,7 +33,8 @@ def write_train(
     `promise` is what the steps that were taken held. Raises TrainingError where nothing was learned.
     """
     changed, of = engine.changed()
-    made = [str(path.relative_to(run.folder)) for path in sorted(result.rglob("*")) if path.is_file()]
+    kept = [*sorted(result.rglob("*")), *sorted((run.folder / reference.FOLDER).glob("*"))]
+    made = [str(path.relative_to(run.folder)) for path in kept if path.is_file()]
     body = {
         "base": base,
         "engine": engine.describe(),
