@@ -16,7 +16,7 @@ from truetune.data.formats import SHAPES
 from truetune.engines.base import OutOfMemory
 from truetune.engines.decoder import Sampling, Token
 from truetune.errors import InputError, ResourceError, UsageError
-from truetune.evaluate import measure, results, tasks
+from truetune.evaluate import confusion, measure, results, tasks
 from truetune.evaluate.material import Material, gather, spread
 from truetune.evaluate.metrics import METRICS
 from truetune.evaluate.subject import Subject, find_subject
@@ -215,7 +215,7 @@ def test_a_limit_takes_rows_from_all_over(total: int, limit: int | None, expecte
 def test_every_shape_has_a_task_and_every_task_its_first_figures() -> None:
     assert set(tasks.TASKS) <= set(SHAPES)
     for shape in SHAPES:
-        assert set(tasks.FIRST[tasks.task_of(shape)]) <= set(METRICS)
+        assert set(tasks.FIRST[tasks.task_of(shape)]) <= {*METRICS, *confusion.METRICS}
     assert tasks.order("summarisation", ["loss", "perplexity", "chrf", "rouge1", "rouge2", "rougeL"])[:3] == [
         "rouge1",
         "rouge2",
