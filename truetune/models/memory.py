@@ -8,7 +8,8 @@ L layers of hidden size h, query width Q, key width K and feed-forward width I, 
     gradients    T · 4
     optimizer    T · m     m = 8 for AdamW's two moments, see `truetune.engines.optimizers`
     activations  s · n · b · (L · a + h + 4 I)   a: what one layer keeps for the backward pass, see `layer_width`
-                 s · n · b · (L · h + a + 4 I)   with gradient checkpointing: each layer's input and one whole layer
+                 s · n · b · (L · h + c · a + 4 I)   with gradient checkpointing: each layer's input, and one whole
+                 layer (c = 1; 2 on a processor, where a layer's holes in the heap do not fit the next one's tensors)
     head         logits of one chunk, three float32 copies; n rows of them where the engine pads instead of packing
     runtime      RUNTIME   Python and the libraries, without a model
 
@@ -163,7 +164,7 @@ def per_token(facts: Facts, setup: Setup) -> float:
     width, peak = layer_width(facts, setup), 4 * facts.intermediate
     slack = GPU_SLACK if setup.gpu else SLACK
     if setup.checkpointing:
-        return slack * BYTES[setup.dtype] * (facts.layers * facts.hidden + width + peak)
+        return slack * BYTES[setup.dtype] * (facts.layers * facts.hidden + (1 if setup.gpu else 2) * width + peak)
     return slack * BYTES[setup.dtype] * (facts.layers * width + facts.hidden + peak)
 
 
