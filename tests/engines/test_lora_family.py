@@ -362,3 +362,15 @@ def test_the_base_is_the_base_again_when_an_adapter_has_gone(models, tmp_path):
     assert not np.allclose(decoder.score(examples, "mine")[0], before, atol=1e-3)
     decoder.drop("mine")
     assert np.array_equal(decoder.score(examples, None)[0], before)
+
+
+def test_b_learns_faster_with_lora_plus(llama):
+    """A moves as before and B so many times as far: Adam's first step is as long as its learning rate."""
+    moved = []
+    for ratio in (None, 4.0):
+        one = engine(llama, method=replace(LORA, lora_plus=ratio))
+        before = {name: parameter.detach().clone() for name, parameter in one.parameters.items()}
+        one.step(one.prepare(rows(new=False)), LR)
+        far = {name: float((one.parameters[name] - before[name]).abs().max()) for name in before}
+        moved.append([max(value for name, value in far.items() if f"lora_{side}" in name) for side in "AB"])
+    assert moved[1] == pytest.approx([moved[0][0], 4 * moved[0][1]], rel=1e-4)

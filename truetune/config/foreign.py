@@ -93,7 +93,12 @@ FOREIGN = _table(
         ),
         "lora_parameters lora": (None, "write `r`, `alpha`, `dropout` and `target_modules` under `method:`"),
         "num_layers lora_layers layers_to_transform": (None, "leave it out: all layers get an adapter"),
-        "use_rslora use_dora loraplus_lr_ratio pissa_init": (None, "not in this version; leave it out"),
+        "use_rslora": ("method.type", "write `rslora`"),
+        "use_dora": ("method.type", "write `dora`"),
+        "loraplus_lr_ratio": ("method.lora_plus", ""),
+        "pissa_init init_lora_weights": ("method.init", "`pissa` or `olora`"),
+        "lora_modules_to_save additional_target": ("method.modules_to_save", ""),
+        "additional_special_tokens new_special_tokens add_tokens": ("model.new_tokens", ""),
         # training
         "stage rl training_type trainer_type": ("training.objective", OBJECTIVE),
         "lr peak_lr": ("training.learning_rate", ""),
