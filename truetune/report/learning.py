@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from truetune.engines.prompts import PROMPTS
 from truetune.report import series
 from truetune.report.advice import Advice
 from truetune.report.gather import Figures, Point
@@ -31,7 +32,7 @@ PROMISE = 0.05
 """Share of the loss that a quarter more steps would take off at the last pace."""
 MOVED = 0.02
 """A loss that fell by less has hardly moved."""
-CUSTOMARY = {"full": 1e-5}
+CUSTOMARY = {"full": 1e-5, "prefix": 5e-3, "ptuning_v2": 1e-2, "ptuning": 5e-3, "prompt": 1e-2, "ia3": 5e-3}
 CUSTOMARY_ADAPTER = 2e-4
 """Learning rates that suit most models."""
 FEW_STEPS = 10
@@ -144,7 +145,7 @@ def gap(figures: Figures) -> Advice | None:
         "It does far better on its own rows than on others",
         f"Loss around step {step:,}: {figure(own)} in training, {figure(held_out)} on held-out rows. The difference is "
         "memory of these rows.",
-        "More rows, and more varied ones, help most; a smaller `method.r` or fewer `training.epochs` hold it back.",
+        f"More rows, and more varied ones, help most; {smaller(figures)}fewer `training.epochs` hold it back.",
     )
 
 
@@ -265,6 +266,14 @@ def gentler(figures: Figures) -> str:
     """A learning rate to try instead of one that was too high."""
     usual = customary(figures)
     return written(usual if rate(figures) > 3 * usual else rate(figures) / 3)
+
+
+def smaller(figures: Figures) -> str:
+    """What makes an adapter hold less, where a setting does."""
+    kind = figures.get("method.type")
+    if kind in PROMPTS:
+        return "fewer `method.virtual_tokens` or "
+    return "" if kind in ("full", "ia3") else "a smaller `method.r` or "
 
 
 def customary(figures: Figures) -> float:

@@ -102,7 +102,8 @@ def subject(figures: Figures) -> str:
         what = f"{model}, all of its weights trained"
     else:
         before = figures.get("model.adapter")
-        what = f"A LoRA adapter for {model}, trained" + (" further" if before else "")
+        made = card.KINDS.get(str(figures.get("method.type")), "A LoRA adapter for")
+        what = f"{made} {model}, trained" + (" further" if before else "")
     return f"{what} on {'the texts of ' if figures.pretraining else ''}{files or 'its rows'}"
 
 
