@@ -15,7 +15,6 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 KINDS: tuple[str, ...] = get_args(Training.model_fields["optimizer"].annotation)
-PAGED = [name for name in KINDS if name.startswith("paged")]
 SETTINGS: dict[str, dict[str, Any]] = {
     "adamw": {"ema": 0.9, "scheduler": "wsd"},
     "adamw_8bit": {"neftune_alpha": 5, "scheduler": "polynomial"},
@@ -56,10 +55,9 @@ def resumed_is_the_same(ft: Ft) -> None:
     said = ft("train", "--from", "last:step-2", "-q")
     assert said.code == 0, said.err
     assert trained(ft) == weights and lines(ft) == losses
-    assert ft("receipt", "verify", "last").code == 0
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in PAGED])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("paged")])
 def test_it_trains_and_resumes(tmp_path: Path, kind: str) -> None:
     if kind == "adamw_8bit":
         pytest.importorskip("bitsandbytes")
@@ -72,13 +70,13 @@ def test_it_trains_and_resumes(tmp_path: Path, kind: str) -> None:
 def test_a_mean_and_frozen_layers_of_a_whole_model(tmp_path: Path) -> None:
     ft = ready(tmp_path, "adamw", type="full", frozen_layers=2)
     resumed_is_the_same(ft)
+    assert ft("receipt", "verify", "last").code == 0
     said = ft("chat", "last:step-2", "What does code 3 mean?", "--json")
     assert said.code == 0, said.err
 
 
-@pytest.mark.parametrize("kind", PAGED)
-def test_paging_is_refused_on_a_processor(tmp_path: Path, kind: str) -> None:
-    said = ready(tmp_path, kind)("train", "--json")
+def test_paging_is_refused_on_a_processor(tmp_path: Path) -> None:
+    said = ready(tmp_path, "paged_adamw_8bit")("train", "--json")
     error = said.document["error"]
     assert (said.code, error["code"]) == (4, "device.optimizer")
-    assert f"optimizer: {kind.removeprefix('paged_')}`" in error["hint"]
+    assert "optimizer: adamw_8bit`" in error["hint"]
