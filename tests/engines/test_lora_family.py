@@ -37,6 +37,9 @@ CASES = {
     "new tokens": (LORA, NEW),
     "all of it": (replace(LORA, type="dora", lora_plus=4.0, modules_to_save=("lm_head",)), NEW),
 }
+FAST = ("dora from olora", "all of it")
+EVERY = [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+"""The others are in the slow suite."""
 
 
 def engine(folder, case="rslora", **changes):
@@ -153,7 +156,7 @@ def test_olora_takes_the_first_of_an_orthogonal_basis():
     assert torch.allclose(A.tril(-1), torch.zeros(3, 8), atol=1e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EVERY)
 def test_restore_undoes_save(llama, tmp_path, case):
     """Bit-identical steps after a restore in a fresh engine, dropout's draws included; and so is the export."""
     method = replace(CASES[case][0], dropout=0.3)
@@ -167,7 +170,7 @@ def test_restore_undoes_save(llama, tmp_path, case):
     assert (one / adapter.WEIGHTS).read_bytes() == (other / adapter.WEIGHTS).read_bytes()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EVERY)
 def test_off_is_the_model_before_training(llama, case):
     """Bit by bit, however the adapter began; and what was trained is back afterwards."""
     one = engine(llama, case)
@@ -181,7 +184,7 @@ def test_off_is_the_model_before_training(llama, case):
     assert one.loss(plan).loss == after
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EVERY)
 def test_everything_is_trained_and_counted(llama, case):
     one = engine(llama, case)
     train(one)
@@ -304,7 +307,9 @@ def test_a_file_that_is_not_what_its_settings_say(llama, tmp_path, settings, mis
     assert error.value.finding.code in ("adapter.damaged", "adapter.mismatch")
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gptj"])
+@pytest.mark.parametrize(
+    "name", ["gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "gptj"))]
+)
 def test_the_decoder_says_what_was_trained(models, tmp_path, name):
     """Each adapter beside the others, mixed in one batch and alone; the base among them is the base."""
     folder, made = models(name), {}
@@ -374,3 +379,19 @@ def test_b_learns_faster_with_lora_plus(llama):
         far = {name: float((one.parameters[name] - before[name]).abs().max()) for name in before}
         moved.append([max(value for name, value in far.items() if f"lora_{side}" in name) for side in "AB"])
     assert moved[1] == pytest.approx([moved[0][0], 4 * moved[0][1]], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["pissa", "modules", "new tokens"])
+def test_beside_a_packed_base(models, tmp_path, case):
+    """What starts as a part of the weights takes it from what they read back as; the decoder packs the same."""
+    pytest.importorskip("bitsandbytes")
+    folder = models("llama", hidden_size=64, intermediate_size=128)
+    one = engine(folder, case, method=replace(CASES[case][0], type="qlora", bits=4))
+    results = train(one, range(5))
+    assert results[-1].loss < results[0].loss
+    decoder = TorchDecoder(DecoderSpec(model=folder, bits=4))
+    decoder.load("mine", exported(one, tmp_path / "a"))
+    given = rows(9, bool(one.spec.new_tokens))
+    told = sum(float((a * row.weights).sum()) for a, row in zip(decoder.score(given, "mine"), given, strict=True))
+    assert math.isclose(-told, one.loss(one.prepare(given)).loss, rel_tol=1e-5)
