@@ -2,8 +2,8 @@
 
 PACKS = frozenset(
     {
-        "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2",
-        "qwen3", "smollm3",
+        "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "olmo2", "phi", "phi3",
+        "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3",
     }
 )  # fmt: skip
 """Model types for which the contract suite shows packed = one by one; the others train on padded micro-batches."""

@@ -94,6 +94,8 @@ def count(found: Facts, values: Mapping[str, Any]) -> int:
 def switched(build: Build, values: Mapping[str, Any]) -> Build:
     """The build with what config.json switches."""
     every = values.get("attention_bias", values.get("use_bias"))
+    if values.get("model_type") == "falcon" and values.get("bias"):
+        build = replace(build, qkv_bias=True, out_bias=True, mlp_bias=True)
     if isinstance(every, bool):
         build = replace(build, qkv_bias=every or (build.qkv_bias and "use_bias" not in values), out_bias=every)
     if isinstance(mlp := values.get("mlp_bias", values.get("use_bias")), bool):

@@ -15,6 +15,7 @@ from transformers import AttentionInterface
 NAME = "truetune"
 
 HONOURED = {"sliding_window", "softcap", "position_ids", "use_cache", "is_causal", "output_attentions"}
+HONOURED |= {"output_router_logits"}
 """Keywords of an attention call that this function understands or that change nothing in training."""
 
 

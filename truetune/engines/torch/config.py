@@ -71,7 +71,8 @@ def config_class(values: dict[str, Any]) -> type[PreTrainedConfig]:
 def split(values: dict[str, Any], place: str = "", cls: type[PreTrainedConfig] | None = None) -> tuple[dict, list[str]]:
     """(what the class has fields for, the names of the rest), also one level down, where a model has parts."""
     cls = cls or config_class(values)
-    fields = {field.name for field in dataclasses.fields(cls)} | cls.attribute_map.keys() | LEGACY
+    fields = {field.name for field in dataclasses.fields(cls)} | LEGACY
+    fields |= {*cls.attribute_map.keys(), *cls.attribute_map.values()}  # Qwen3-MoE's is written by its other name
     kept: dict[str, Any] = {}
     unknown: list[str] = []
     for name, value in values.items():

@@ -131,7 +131,10 @@ class LoRALinear(nn.Module):
 def attach(model: nn.Module, method: Method, seed: int, kind: type[LoRALinear] = LoRALinear) -> list[str]:
     """Freeze the model, put a layer of this kind at every target, return the targets' names in the model's order."""
     model.requires_grad_(False)
-    names = adapter.select(outside(linear_names(model), method), method.target_modules)
+    every = linear_names(model)
+    if method.target_modules == "auto":
+        every = beside_experts(model, every)
+    names = adapter.select(outside(every, method), method.target_modules)
     for name in names:
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)
@@ -145,6 +148,12 @@ def outside(names: list[str], method: Method) -> list[str]:
     """Those that are not trained whole, and stand in nothing that is."""
     whole = method.modules_to_save
     return [name for name in names if not any(adapter.hit(part, one) for part in adapter.upward(name) for one in whole)]
+
+
+def beside_experts(model: nn.Module, names: list[str]) -> list[str]:
+    """Those outside the blocks that send each token to a few experts: what a token passes in every layer."""
+    blocks = [name.rpartition(".")[0] for name, _ in model.named_modules() if name.endswith(".experts")]
+    return [name for name in names if not any(name.startswith(block + ".") for block in blocks)]
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:

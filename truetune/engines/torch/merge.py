@@ -14,15 +14,16 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from truetune.engines.base import EngineSpec
-from truetune.engines.torch import methods, model
+from truetune.engines.torch import methods, model, pooled
 from truetune.engines.torch.lora import LoRALinear
 from truetune.engines.torch.quantised import Quantised
 
 
 def merged(spec: EngineSpec) -> nn.Module:
     """The base of `spec` with its `adapter` in it, in float32. Raises as the loading of both does."""
-    base = model.load(spec)
-    return merge(methods.adapt(base, spec).model.eval())
+    head = pooled.of_spec(spec)
+    base = model.load(spec, head)
+    return merge(methods.adapt(base, head.trained(base) if head else spec).model.eval())
 
 
 @torch.no_grad()

@@ -19,6 +19,9 @@ LLAMA = {
 }
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0}
 PHI = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}
+FALCON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
+FALCON |= {"hidden_dropout": 0, "attention_dropout": 0}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", LLAMA),
@@ -36,6 +39,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", LLAMA | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}),
     "granite": ("granite", LLAMA | {"logits_scaling": 2.0}),
     "gptj": ("gptj", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "rotary_dim": 4}),
+    "mistral": ("mistral", LLAMA | {"sliding_window": None}),
+    "phi4": ("phi3", LLAMA | {"pad_token_id": 0, "eos_token_id": 1, "partial_rotary_factor": 0.75}),
+    "falcon": ("falcon", FALCON),
+    "falcon-new": ("falcon", FALCON | {"num_kv_heads": 2, "new_decoder_architecture": True, "bias": True}),
+    "mixtral": ("mixtral", LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2_moe": ("qwen2_moe", LLAMA | EXPERTS | {"shared_expert_intermediate_size": 24}),
+    "qwen3_moe": ("qwen3_moe", LLAMA | EXPERTS | {"head_dim": 8}),
 }
 """Name -> (model type, configuration). `granite` and `gptj` stand for those that train padded."""
 
