@@ -141,7 +141,7 @@ def introduction(figures: dict[str, Any]) -> list[str]:
 def learned(data: dict[str, Any]) -> str:
     """What of the rows is learned."""
     if data.get("classes"):
-        return f"{len(data['classes'])} classes: {listed([visible(name) for name in data['classes']])}"
+        return f"{len(data['classes'])} classes: {listed([visible(name) for name in data['classes']], 8)}"
     return (
         f"{data['supervised']['train']:,} of {data['tokens']['train']:,} tokens; "
         f"{data['end_of_turn_supervised']:.0%} of the examples learn where to stop"
