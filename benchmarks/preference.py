@@ -4,7 +4,8 @@ of a pair once.
     python benchmarks/preference.py --data dpo.json            both; prints
     python benchmarks/preference.py --data dpo.json --write    and writes docs/evidence/preference.json
 
-Rows are ShareGPT pairs, the shortest `--rows` of them, a fifth of them held out; the margins are those that each
+Rows are ShareGPT pairs, the shortest `--rows` of them, each answer cut at `--longest` tokens with its prompt, a fifth
+of them held out; the margins are those that each
 trainer measures on these by itself. It fails where nothing is learned, or the margins differ by more than 2 %. Our
 seconds include the reference, measured once before the steps; TRL measures it in every step.
 """
@@ -26,6 +27,8 @@ from typing import Any
 
 BETA, RANK, BATCH = 0.1, 16, 8
 TOLERANCE = 0.02
+LONG = (1200, 1600)
+"""Tokens of the pairs that are called long: about the middle of the file."""
 
 
 def examples(path: Path, count: int, longest: int) -> list[Any]:
@@ -34,7 +37,7 @@ def examples(path: Path, count: int, longest: int) -> list[Any]:
     from truetune.models import source, tokenizer
     from truetune.train.session import rows
 
-    data = {"path": str(path), "max_length": longest, "validation": None}
+    data = {"path": str(path), "max_length": longest, "too_long": "truncate", "validation": None}
     found = source.resolve("starter", folder=Path())
     prepared = rows(Config.model_validate({"model": "starter", "data": data}), Path(), tokenizer.load(found.folder))
     order = sorted(range(len(prepared.train)), key=lambda place: int(prepared.train.lengths[place]))[:count]
@@ -154,7 +157,7 @@ def shared(rows: list[Any], rounds: int) -> dict[str, Any]:
     once, twice = (statistics.median(times[1:]) for times in found.values())
     prompts = sum(batch.beginning(row) for row in plan.examples)
     return {
-        "pairs": BATCH,
+        "pairs": len(plan.examples),
         "tokens": plan.tokens,
         "saved_tokens": prompts,
         "once_cpu_seconds": once,
@@ -166,17 +169,20 @@ def shared(rows: list[Any], rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=40)
-    parser.add_argument("--longest", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--longest", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     rows = examples(options.data, options.rows, options.longest)
     held_out, train = rows[::5], [row for place, row in enumerate(rows) if place % 5]
-    one, other = (kind(train, held_out, options.steps, options.lr) for kind in (ours, theirs))
-    prompts = sorted(examples(options.data, 10**6, 2048), key=lambda row: row.tokens)[-BATCH * 8 :: 8]
+    one = ours(train, held_out, options.steps, options.lr)
+    print("ours", one, flush=True)
+    other = theirs(train, held_out, options.steps, options.lr)
+    print("trl", other, flush=True)
+    prompts = [row for row in examples(options.data, 10**6, 2048) if LONG[0] < row.tokens < LONG[1]][:BATCH]
     found = {
         "ours": one,
         "trl": other,
