@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.doctor import doctor as doctor
     from truetune.api.evaluate import evaluate as evaluate
     from truetune.api.export import export as export
+    from truetune.api.memory import models_fit as models_fit
     from truetune.api.memory import suggest as suggest
     from truetune.api.report import report as report
     from truetune.api.runs import receipt_show as receipt_show

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "truetune"
 
 ORDER = [
     {"errors", "paths", "demo"},
+    {"plugins"},
     {"config"},
     {"models"},
     {"data"},
@@ -61,8 +62,10 @@ LAZY = (
     "data/reading/__init__.py",
     "api/",
     "engines/torch/methods/__init__.py",
+    "engines/torch/quantised.py",
 )
-"""Where a function may import: the tables of verbs, of engines and of readers' libraries, the bodies of the verbs."""
+"""Where a function may import: the tables of verbs, of engines, of methods and of readers' libraries, the bodies of the
+verbs, and bitsandbytes, which is not everywhere."""
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_MODULES |= {"code", "codeop", "ftplib", "pty", "runpy", "smtplib", "telnetlib", "xmlrpc"}
@@ -175,7 +178,7 @@ def environment(module: Module) -> Iterator[str]:
 
 
 def lazy(module: Module) -> Iterator[str]:
-    """Imports stand at the top of a file, but for four places."""
+    """Imports stand at the top of a file, but for these places."""
     if module.file.startswith(LAZY):
         return
     for node in ast.walk(module.tree):
