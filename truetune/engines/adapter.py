@@ -109,13 +109,20 @@ def read_config(folder: Path, kinds: Collection[str] = ("LORA",), *, plain: bool
     unsupported += [name for name in (*FOREIGN, *(BESIDE if plain else ())) if body.get(name)]
     if kind not in kinds or unsupported:
         what = ", ".join(unsupported) or f"peft_type {kind}"
+        other = "" if unsupported else other_method(str(kind))
         raise InputError(
-            f"this adapter uses {what}, which this version does not train",
+            f"this adapter uses {what}, which {'another method trains' if other else 'this version does not train'}",
             code="adapter.unsupported",
             where=str(path),
-            hint="Start from a plain LoRA adapter, or merge it into its base first.",
+            hint=other or "Start from a plain LoRA adapter, or merge it into its base first.",
         )
     return body
+
+
+def other_method(kind: str) -> str:
+    """How to go on from an adapter that another method made; empty where none of ours did."""
+    names = [name for name, made in (*PROMPTS.items(), ("ia3", "IA3")) if made == kind]
+    return f"Set method.type to {' or '.join(names)}." if names else ""
 
 
 def checked(body: Any, weights: Path) -> dict[str, Any]:
