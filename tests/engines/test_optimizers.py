@@ -272,15 +272,17 @@ def many_steps(tensors):
     tensors.setdefault("step.nobody", torch.zeros(3))
 
 
-@pytest.mark.parametrize("damage", [drop, reshape, recast, strange, many_steps])
-@pytest.mark.parametrize("kind", TYPES)
+DAMAGES = [(kind, damage) for kind in TYPES for damage in (drop, reshape, recast, strange, many_steps)]
+ONE_MOMENT = ("lion", "muon", "sgd")
+"""A weight of which nothing is kept has not been trained yet: with these, a lost tensor is no damage to be seen."""
+
+
+@pytest.mark.parametrize(("kind", "damage"), [pair for pair in DAMAGES if pair[1] != drop or pair[0] not in ONE_MOMENT])
 def test_moments_that_do_not_fit_are_refused(wide, tmp_path, kind, damage):
     first = engine(wide, kind)
     train(first, range(1))
     path = saved(first, tmp_path / "1") / "optimizer.safetensors"
     tensors = load_file(path)
-    if len({key.partition(".")[0] for key in tensors}) == 1 and damage is drop:
-        pytest.skip("a parameter of which nothing is kept has not been trained yet")
     damage(tensors)
     save_file(tensors, path)
     with pytest.raises(InputError) as error:

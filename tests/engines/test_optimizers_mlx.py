@@ -53,6 +53,7 @@ def test_the_curves_agree(models, kind, method):
     assert worst < 1e-5, f"largest relative difference {worst:.1e}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sabotage", ["forgets", "other rate", "no decay"])
 @pytest.mark.parametrize("kind", sorted(optimizers.RULES))
 def test_the_comparison_notices(models, kind, sabotage):
