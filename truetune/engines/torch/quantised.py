@@ -8,6 +8,7 @@ type: x is never rounded. Only what is packed is kept for the backward pass, whi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -73,9 +74,7 @@ class Product(torch.autograd.Function):
 def library() -> ModuleType:
     """bitsandbytes, imported when it is first needed."""
     keep_out_kernels()
-    import bitsandbytes
-
-    return bitsandbytes
+    return import_module("bitsandbytes")
 
 
 def loading(
