@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import resource
 import sys
@@ -96,7 +97,9 @@ def hold(device: str, most: int) -> None:
 
 
 def give_back() -> None:
-    """What was freed goes back to the system, where the C library can: packing a model leaves holes in the heap."""
+    """What was freed goes back to the system, where the C library can: packing a model leaves holes in the heap, and
+    layers that hold themselves."""
+    gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
