@@ -176,6 +176,17 @@ def test_a_key_that_the_objective_does_not_read_is_refused(objective, preference
     assert wrong == [f"preference.{key}" for key in keys]
 
 
+@pytest.mark.parametrize("objective", ["auto", "orpo"])
+@pytest.mark.parametrize(("key", "value"), [("train_on", "all"), ("overlap", 8)])
+def test_which_tokens_are_trained_is_what_the_rows_compare(objective, key, value):
+    write(training={"objective": objective})
+    body = json.loads(Path("train.yml").read_text())
+    Path("train.yml").write_text(json.dumps(body | {"data": {"path": "pairs.jsonl", key: value}}))
+    with pytest.raises(ConfigErrors) as caught:
+        ft.train()
+    assert [finding.where.split()[-1] for finding in caught.value.findings] == [f"data.{key}"]
+
+
 @pytest.mark.parametrize(("beta", "good"), [("auto", True), (0.5, True), (0, False), ("much", False), (True, False)])
 def test_beta_is_auto_or_a_number(beta, good):
     write(training={"objective": "simpo"}, preference={"beta": beta})

@@ -171,7 +171,11 @@ def unread(config: Config, explicit: Collection[str], objective: str) -> Iterato
 
 
 def answers_are_chosen_by_the_rows(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
-    objective = config.training.objective
+    yield from unchosen(config, explicit, config.training.objective)
+
+
+def unchosen(config: Config, explicit: Collection[str], objective: str) -> Iterator[Clash]:
+    """Keys that say which tokens are trained, where that is what the rows compare."""
     if objective not in PREFERENCE:
         return
     if "data.train_on" in explicit and config.data.train_on != "assistant":

@@ -14,7 +14,7 @@ from typing import Any
 
 from truetune import engines, paths
 from truetune.config import Config, Loaded
-from truetune.config.rules import unread
+from truetune.config.rules import unchosen, unread
 from truetune.config.secrets import secret
 from truetune.data import added, remote
 from truetune.data.intake import Listener
@@ -125,7 +125,8 @@ def refuse_unread(config: Config, objective: str) -> None:
     """Keys that the objective which the rows decided on does not read. Raises ConfigErrors."""
     written = {f"preference.{key}" for key in config.preference.model_fields_set}
     written |= {f"classification.{key}" for key in config.classification.model_fields_set}
-    clashes = unread(config, written, objective)
+    written |= {f"data.{key}" for key in config.data.model_fields_set}
+    clashes = [*unread(config, written, objective), *unchosen(config, written, objective)]
     found = [Finding("config.contradiction", clash.message, clash.key, clash.hint) for clash in clashes]
     if found:
         raise ConfigErrors(found)
