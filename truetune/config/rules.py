@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from truetune import plugins
 from truetune.config.schema import Config
 
 LORA_ONLY = (
@@ -155,7 +156,7 @@ def preference_is_read(config: Config, explicit: Collection[str]) -> Iterator[Cl
 
 def unread(config: Config, explicit: Collection[str], objective: str) -> Iterator[Clash]:
     """Keys of `preference` that were written and that this objective has no use for."""
-    reads = PREFERENCE.get(objective, ())
+    reads = PREFERENCE.get(objective) or brought(objective)
     for key in type(config.preference).model_fields:
         if f"preference.{key}" in explicit and key not in reads:
             users = " and ".join(name for name in PREFERENCE if key in PREFERENCE[name])
@@ -168,6 +169,13 @@ def unread(config: Config, explicit: Collection[str], objective: str) -> Iterato
     if "preference.label_smoothing" in explicit and objective == "dpo" and config.preference.loss != "sigmoid":
         message = f"is for the loss sigmoid, and preference.loss is {config.preference.loss}"
         yield Clash("preference.label_smoothing", message, "leave it out, or write `loss: sigmoid`")
+
+
+def brought(objective: str) -> tuple[str, ...]:
+    """Keys of `preference` that another package's objective reads. Raises InputError `plugin.unusable`."""
+    if objective not in plugins.points(plugins.OBJECTIVES):
+        return ()
+    return tuple(getattr(plugins.load(plugins.OBJECTIVES, objective), "reads", ()))
 
 
 def answers_are_chosen_by_the_rows(config: Config, explicit: Collection[str]) -> Iterator[Clash]:

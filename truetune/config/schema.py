@@ -25,6 +25,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from truetune import plugins
+from truetune.config.brought import Brought
 from truetune.config.values import Amount, Cadence, parse_memory, print_memory, shown
 
 SHORTHANDS = {"model": "path", "data": "path", "method": "type"}
@@ -252,8 +254,9 @@ class Data(Section):
 class Method(Section):
     """How the model is changed."""
 
-    type: Literal[
-        "auto", "lora", "qlora", "dora", "rslora", "full", "prefix", "ptuning_v2", "ptuning", "prompt", "ia3"
+    type: Annotated[
+        Literal["auto", "lora", "qlora", "dora", "rslora", "full", "prefix", "ptuning_v2", "ptuning", "prompt", "ia3"],
+        Brought(plugins.METHODS),
     ] = "auto"
     """auto, lora, qlora, dora, rslora, full, prefix, ptuning_v2, ptuning, prompt or ia3. lora = a small adapter beside
     the frozen model; qlora = the same beside a model packed into 4 or 8 bits; dora = with lengths of their own for
@@ -305,9 +308,10 @@ class Method(Section):
 class Training(Section):
     """How long and how fast it learns. A step is batch_size × gradient_accumulation_steps examples over all devices."""
 
-    objective: Literal["auto", "sft", "pretrain", "dpo", "orpo", "simpo", "cpo", "kto", "reward", "classification"] = (
-        "auto"
-    )
+    objective: Annotated[
+        Literal["auto", "sft", "pretrain", "dpo", "orpo", "simpo", "cpo", "kto", "reward", "classification"],
+        Brought(plugins.OBJECTIVES),
+    ] = "auto"
     """sft, pretrain, dpo, orpo, simpo, cpo, kto, reward or classification. sft = answers; pretrain = whole texts; dpo,
     orpo, simpo and cpo = the better of two answers; kto = good and bad answers; reward = a score for answers;
     classification = the class of a text; auto = from the shape of the rows."""

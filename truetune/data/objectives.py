@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+
+from truetune import plugins
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,10 @@ class Objective:
     """Whether the model gives scores instead of words."""
     beta: float = 0.1
     """What `preference.beta: auto` is."""
+    reads: tuple[str, ...] = ()
+    """Of another package's: the keys of `preference` that it reads."""
+    torch: str = ""
+    """Of another package's: `module:class` of the loss in the torch engine."""
 
     @property
     def compares(self) -> bool:
@@ -44,8 +51,27 @@ TABLE = {
 }
 
 
+ROWS = ("sft", "pretrain", "dpo", "kto")
+"""Kinds of rows that another package's objective may take."""
+
+
 def of(name: str) -> Objective:
-    return TABLE[name]
+    """Ours, or one that a package brings. Raises InputError `plugin.missing`, `plugin.unusable`."""
+    return TABLE[name] if name in TABLE else brought(name)
+
+
+@cache
+def brought(name: str) -> Objective:
+    """The objective of an entry point of the group `truetune.objectives`."""
+    found = plugins.load(plugins.OBJECTIVES, name)
+    if not isinstance(found, Objective):
+        raise plugins.unusable(plugins.OBJECTIVES, name, f"it is no Objective but {type(found).__name__}")
+    if found.name != name or ":" not in found.torch:
+        raise plugins.unusable(plugins.OBJECTIVES, name, "it must have this name, and `torch` as module:class")
+    if found.rows not in ROWS or found.unit not in ("tokens", "rows") or found.scores:
+        reason = f"its rows must be one of {', '.join(ROWS)}, its unit tokens or rows, and it gives no scores"
+        raise plugins.unusable(plugins.OBJECTIVES, name, reason)
+    return found
 
 
 def fitting(rows: str) -> list[str]:

@@ -182,7 +182,7 @@ def _wrong(job: Job, ledger: Ledger, inspector: Inspector | None) -> list[dict[s
 def _objective(job: Job, form: Format) -> str:
     """The kind of the rows. Raises UsageError (`data.objective`) where the objective takes others."""
     found = _kind(job, form)
-    if job.objective not in ("auto", *objectives.fitting(found)):
+    if job.objective != "auto" and objectives.of(job.objective).rows != found:
         raise UsageError(
             f"objective `{job.objective}` does not fit the rows, which are {KINDS[found]}",
             code="data.objective",

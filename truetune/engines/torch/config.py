@@ -7,12 +7,17 @@ loaders look for more than sizes in there: code to import, kernels to fetch, oth
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from truetune.models import facts, gate, packed, weights
+from truetune import plugins
+from truetune.errors import InputError
+from truetune.models import facts, gate, kinds, packed, weights
+from truetune.models.kinds import Kind
 
 LEGACY = {
     "attention_head_size", "conv_act", "conv_groups", "conv_kernel_size", "global_attn_every_n_layers",
@@ -63,15 +68,34 @@ def config_class(values: dict[str, Any]) -> type[PreTrainedConfig]:
     kind = values.get("model_type")
     if kind == "mistral" and "layer_types" in values:
         kind = "ministral"
+    if kind not in CONFIG_MAPPING and (other := brought(kind)):
+        register(other)
     if kind not in CONFIG_MAPPING:
         raise ValueError(f"this version of transformers has no model type {kind!r}")
     return CONFIG_MAPPING[kind]
 
 
+def brought(model_type: Any) -> Kind | None:
+    """What a package brings for a type that transformers does not have itself. Raises InputError `plugin.unusable`."""
+    return None if model_type in CONFIG_MAPPING_NAMES else kinds.of(str(model_type))
+
+
+def register(kind: Kind) -> None:
+    """Have a package give its classes to transformers. Raises InputError `plugin.unusable`."""
+    try:
+        plugins.part(plugins.MODELS, kind.name, kind.register)()
+    except InputError:
+        raise
+    except Exception as error:  # whatever a package of somebody else's does
+        raise plugins.unusable(plugins.MODELS, kind.name, f"{type(error).__name__}: {error}") from error
+    if kind.name not in CONFIG_MAPPING:
+        raise plugins.unusable(plugins.MODELS, kind.name, "it does not register this type with AutoConfig")
+
+
 def split(values: dict[str, Any], place: str = "", cls: type[PreTrainedConfig] | None = None) -> tuple[dict, list[str]]:
     """(what the class has fields for, the names of the rest), also one level down, where a model has parts."""
     cls = cls or config_class(values)
-    fields = {field.name for field in dataclasses.fields(cls)} | LEGACY
+    fields = {field.name for field in dataclasses.fields(cls)} | {*inspect.signature(cls).parameters} | LEGACY
     fields |= {*cls.attribute_map.keys(), *cls.attribute_map.values()}  # Qwen3-MoE's is written by its other name
     kept: dict[str, Any] = {}
     unknown: list[str] = []

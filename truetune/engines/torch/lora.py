@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from truetune.engines import adapter
 from truetune.engines.base import Method
+from truetune.engines.torch import config
 from truetune.engines.torch.quantised import Quantised
 
 
@@ -131,10 +132,12 @@ class LoRALinear(nn.Module):
 def attach(model: nn.Module, method: Method, seed: int, kind: type[LoRALinear] = LoRALinear) -> list[str]:
     """Freeze the model, put a layer of this kind at every target, return the targets' names in the model's order."""
     model.requires_grad_(False)
-    every = linear_names(model)
-    if method.target_modules == "auto":
+    every, wanted = linear_names(model), method.target_modules
+    if wanted == "auto":
         every = beside_experts(model, every)
-    names = adapter.select(outside(every, method), method.target_modules)
+        own = config.brought(model.config.model_type)
+        wanted = own.targets if own and own.targets else wanted
+    names = adapter.select(outside(every, method), wanted)
     for name in names:
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)

@@ -22,7 +22,8 @@ SPARE = re.compile(r"(^|\.)mtp(\.|_)|rotary_emb\.inv_freq$|\.attn\.(masked_)?bia
 
 
 def packs(model_type: str) -> bool:
-    return model_type in PACKS
+    kind = None if model_type in PACKS else config.brought(model_type)
+    return model_type in PACKS or (kind is not None and kind.packs)
 
 
 def load(spec: EngineSpec, head: pooled.Head | None = None) -> nn.Module:

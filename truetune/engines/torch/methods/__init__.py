@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from truetune import plugins
 from truetune.engines import prompts
 from truetune.engines.base import EngineSpec
 
@@ -60,9 +61,21 @@ TABLE |= dict.fromkeys(prompts.PROMPTS, "prompt:Prompt") | {"ia3": "ia3:Ia3"}
 
 def adapt(model: nn.Module, spec: EngineSpec) -> Adapted:
     """The model under the method of `spec`, everything else frozen."""
+    if spec.method.type not in TABLE:
+        return brought(spec.method.type)(model, spec)
     module, _, name = TABLE[spec.method.type].partition(":")
     kind: type[Adapted] = getattr(import_module(f"{__name__}.{module}"), name)
     return kind(model, spec)
+
+
+def brought(name: str) -> type[Adapted]:
+    """The class of an entry point of the group `truetune.methods`. Raises InputError `plugin.missing`,
+    `plugin.unusable`."""
+    kind: type[Adapted] = plugins.load(plugins.METHODS, name)
+    wanted = ("file", "undoes", "virtual", "off", "save", "put", "export")
+    if missing := [part for part in wanted if not hasattr(kind, part)]:
+        raise plugins.unusable(plugins.METHODS, name, f"it must be a class with {', '.join(missing)}")
+    return kind
 
 
 def put(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, torch.Tensor]) -> None:

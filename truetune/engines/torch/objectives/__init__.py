@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 
+from truetune import plugins
+from truetune.data import objectives
 from truetune.engines import base
 from truetune.engines.torch.batch import Batch
 from truetune.engines.torch.forward import Forward
@@ -43,4 +46,13 @@ TABLE: dict[str, type[Objective]] = {
 
 
 def of(settings: base.Objective) -> Objective:
-    return TABLE[settings.type](settings)
+    return (TABLE.get(settings.type) or brought(settings.type))(settings)
+
+
+@cache
+def brought(name: str) -> type[Objective]:
+    """The class that a package brings. Raises InputError `plugin.unusable`."""
+    kind: type[Objective] = plugins.part(plugins.OBJECTIVES, name, objectives.of(name).torch)
+    if not (callable(kind) and hasattr(kind, "collect") and hasattr(kind, "loss")):
+        raise plugins.unusable(plugins.OBJECTIVES, name, "it must be a class with `collect` and `loss`")
+    return kind
