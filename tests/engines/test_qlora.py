@@ -27,7 +27,8 @@ from truetune.errors import InputError, ResourceError
 from truetune.models import facts, gate, packed
 
 QLORA = Method(type="qlora", r=4, alpha=8, bits=4)
-ARCHITECTURES = ("llama", "gpt2", "gemma2", "phi3", "gptj")
+SLOW = [pytest.param(name, bits, marks=pytest.mark.slow) for name in ("gemma2", "phi3", "gptj") for bits in (4, 8)]
+ARCHITECTURES = [("llama", 4), ("gpt2", 8), *SLOW]
 
 
 def rows(count=6, vocabulary=tiny.VOCAB):
@@ -70,8 +71,7 @@ def test_the_linear_layers_are_packed_and_nothing_else(folder, bits):
     )
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(("name", "bits"), ARCHITECTURES)
 def test_it_computes_as_the_weights_that_it_reads_back_as(tmp_path, name, bits):
     """Loss and every gradient equal those over a plain model with the unpacked weights."""
     folder = tiny.make(tmp_path / "model", name)
@@ -118,6 +118,7 @@ def test_a_resume_is_bit_identical(folder, tmp_path, bits):
     assert after[-1].loss < after[0].loss
 
 
+@pytest.mark.slow
 def test_cuts_and_checkpointing_change_nothing(folder):
     losses = trained(folder)[2]
     for changes in ({"token_budget": 1}, {"gradient_checkpointing": True}):
@@ -200,8 +201,7 @@ def logits(found, ids):
         return found.eval()(ids, position_ids=torch.arange(ids.shape[1])[None], use_cache=False, **segments).logits[0]
 
 
-@pytest.mark.parametrize(("bits", "lost"), [(4, 1e-3), (8, 1e-6)])
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize(("name", "bits", "lost"), [("llama", 4, 1e-3), ("gpt2", 8, 1e-6)])
 def test_merged_into_the_unpacked_base_it_is_the_trained_model(tmp_path, name, bits, lost):
     """The original weights are another base: what rounding changed is missing there."""
     folder = tiny.make(tmp_path / "model", name)
