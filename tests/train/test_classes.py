@@ -80,6 +80,12 @@ def test_what_cannot_be_learned(tmp_path: Path, rows: Any, held: Any, code: str)
     assert caught.value.finding.code == code
 
 
+def test_lists_that_are_all_empty_hold_no_class(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no row has a class") as caught:
+        classes.settle(config(), prepared(tmp_path, [(text, "[]") for text, _ in ROWS], column="labels"))
+    assert caught.value.finding.code == "data.one_class"
+
+
 def test_a_threshold_is_for_lists_of_labels(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no threshold"):
         classes.settle(config(classification={"threshold": 0.3}), prepared(tmp_path, ROWS))

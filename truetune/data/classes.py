@@ -41,4 +41,5 @@ class Classes:
         return np.array([places[name] for name in self.found], np.int32)
 
     def report(self) -> dict[str, Any]:
-        return {"classes": self.names, "several_labels": self.several} if self.found else {}
+        labelled = self.found or self.several  # rows may all have an empty list
+        return {"classes": self.names, "several_labels": self.several} if labelled else {}
