@@ -22,7 +22,7 @@ from truetune.engines.torch.engine import TorchEngine
 pytestmark = pytest.mark.slow
 
 STEPS, DECAY = 24, 0.1
-LR = {"bert-lora": 1e-2}
+LR = {"bert-lora": 6e-3}
 """A fresh BERT with a fresh head learns slowly; the others take 3e-3."""
 FULL = Method(type="full")
 DATA = {name: rows(48, seed=3, **kind) for name, kind in {"one": {}, "pair": {"pair": True}}.items()}
