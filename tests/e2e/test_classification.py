@@ -134,16 +134,14 @@ def test_from_a_table_to_classes(ft: Ft) -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "dora"])
-def test_a_bert_learns_classes(ft: Ft, method: str) -> None:
+def test_a_bert_is_trained_measured_and_read_by_others(ft: Ft, method: str) -> None:
     given(ft)
     folder = bert(ft.folder / "bert")
-    training = {"epochs": 4, "learning_rate": 5e-3}
+    training = {"epochs": 4, "learning_rate": 5e-3}  # its weights are random: what it learns is not looked at
     ft.config(**SHORT | {"model": str(folder), "method": method, "training": training})
     said = ft("train", "--json")
     assert said.code == 0, said.err
-    figures = said.document["figures"]
-    if method == "full":  # beside weights that are random and stay so, an adapter of so few rows learns little
-        assert figures["eval_loss"] < figures["base_loss"]
+    assert said.document["receipt"]["verdict"] == "ok"
     result = ft.run() / ("model" if method == "full" else "adapter")
     same_as_others(ft, result, "" if method == "full" else str(folder))
     at = measured(ft, "--checkpoint", "step-28")
