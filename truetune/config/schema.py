@@ -274,7 +274,8 @@ class Method(Section):
     """Share of the adapter's inputs set to 0 in training."""
 
     target_modules: Texts = "auto"
-    """Layers that get an adapter, by the end of their names, as [q_proj, v_proj]. auto = every linear one inside."""
+    """Layers that get an adapter, by the end of their names, as [q_proj, v_proj]. auto = every linear one inside, but
+    none beside experts; all-linear = those too. Other text is a pattern for whole names."""
 
     @field_validator("target_modules")
     @classmethod
@@ -309,12 +310,15 @@ class Training(Section):
     """How long and how fast it learns. A step is batch_size × gradient_accumulation_steps examples over all devices."""
 
     objective: Annotated[
-        Literal["auto", "sft", "pretrain", "dpo", "orpo", "simpo", "cpo", "kto", "reward", "classification"],
+        Literal[
+            "auto", "sft", "summarisation", "pretrain", "dpo", "orpo", "simpo", "cpo", "kto", "reward", "classification"
+        ],
         Brought(plugins.OBJECTIVES),
     ] = "auto"
-    """sft, pretrain, dpo, orpo, simpo, cpo, kto, reward or classification. sft = answers; pretrain = whole texts; dpo,
-    orpo, simpo and cpo = the better of two answers; kto = good and bad answers; reward = a score for answers;
-    classification = the class of a text; auto = from the shape of the rows."""
+    """What is learned: sft, summarisation, pretrain, dpo, orpo, simpo, cpo, kto, reward or classification. sft = answers;
+    summarisation = the same, measured by ROUGE; pretrain = whole texts; dpo, orpo, simpo and cpo = the better of two
+    answers; kto = good and bad answers; reward = a score for answers; classification = the class of a text; auto = from
+    the shape of the rows."""
 
     learning_rate: Annotated[Number, Field(gt=0, le=10)] = 2e-4
     """Highest learning rate, reached after the warm-up. Typical: 2e-4 for lora, 1e-5 for full."""
