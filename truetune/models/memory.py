@@ -33,7 +33,8 @@ PACKED = {4: 0.5 + 1 / 64 + 4 / (64 * 256), 8: 1.0}
 """Bytes per packed number: of 4 bits with a byte-sized scale for 64, and a float32 scale for 256 of these."""
 CHUNK = 4 * 1024 * 1024
 """Most logits that the engine's head holds at once."""
-SLACK, GPU_SLACK = 1.7, 1.6
+SLACK, PACKED_SLACK, GPU_SLACK = 1.7, 2.2, 1.6
+"""The second where layers are unpacked and dropped all the time, which cuts a processor's heap up further."""
 RUNTIME, GPU_RUNTIME = 420_000_000, 250_000_000
 TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
 """What modules with a row for each token are called."""
@@ -162,7 +163,7 @@ def layer_width(facts: Facts, setup: Setup) -> float:
 def per_token(facts: Facts, setup: Setup) -> float:
     """Bytes of activations that one more token in the micro-batch costs."""
     width, peak = layer_width(facts, setup), 4 * facts.intermediate
-    slack = GPU_SLACK if setup.gpu else SLACK
+    slack = GPU_SLACK if setup.gpu else PACKED_SLACK if setup.bits else SLACK
     if setup.checkpointing:
         return slack * BYTES[setup.dtype] * (facts.layers * facts.hidden + (1 if setup.gpu else 2) * width + peak)
     return slack * BYTES[setup.dtype] * (facts.layers * width + facts.hidden + peak)
