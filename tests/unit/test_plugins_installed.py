@@ -75,14 +75,14 @@ def loaded(*overrides: str) -> Config:
 def test_names_of_packages_stand_beside_ours(install: Install) -> None:
     install()
     found = loaded("training.objective=focal", "method.type=orthogonal", "preference.margin=3", "method.r=4")
-    assert (found.training.objective, found.method.type) == ("focal", "orthogonal")
+    assert [found.training.objective, found.method.type] == ["focal", "orthogonal"]
     assert Config.model_validate(found.model_dump(mode="json")) == found
     assert objectives.of("focal").unit == "tokens"
 
 
 def test_nothing_is_loaded_to_know_its_name(install: Install) -> None:
     install(code="raise SystemError('loaded')")
-    assert loaded("training.objective=dpo", "method.type=orthogonal").method.type == "orthogonal"
+    assert loaded("training.objective=dpo", "method.type=orthogonal").model_dump()["method"]["type"] == "orthogonal"
     assert objectives.of("dpo").rows == "dpo" and kinds.of("llama") is None
     assert "mine" not in sys.modules
     with pytest.raises(InputError, match="SystemError: loaded"):
@@ -174,3 +174,15 @@ def test_the_docs_name_every_group() -> None:
     text = (Path(__file__).parents[2] / "docs" / "extending.md").read_text("utf-8")
     groups = set(re.findall(r'entry-points\."([\w.]+)"', text))
     assert groups == {"truetune.formats", plugins.OBJECTIVES, plugins.METHODS, plugins.MODELS}
+
+
+def test_mlx_leaves_it_to_torch(install: Install, tmp_path: Path) -> None:
+    pytest.importorskip("mlx_lm")
+    from truetune import engines
+
+    install()
+    for what, chosen in (
+        ("objective focal", engines.choose("mlx", tmp_path, "lora", "focal")),
+        ("method orthogonal", engines.choose("mlx", tmp_path, "orthogonal", "sft")),
+    ):
+        assert chosen.name == "torch" and what in chosen.warning
