@@ -216,6 +216,11 @@ def test_classes(counts: dict[str, int], codes: set[str], encode: Tokenizer) -> 
     assert quality.figures()["labels"] == counts
 
 
+def test_lists_of_labels_that_are_all_empty(encode: Tokenizer) -> None:
+    quality = look([Labelled(text, ()) for text, _ in ROWS[:20]], encode)
+    assert found(quality)["data.one_class"].message == "no row has a label"
+
+
 def test_pairs_and_ratings_that_lean_to_one_side(encode: Tokenizer) -> None:
     def pair(question: str, chosen: str, rejected: str) -> Preference:
         return Preference((Turn("user", question),), (Turn("assistant", chosen),), (Turn("assistant", rejected),))

@@ -59,6 +59,9 @@ class Classes:
 
     def _balance(self) -> Iterator[Finding]:
         ordered = self.labels.most_common()
+        if not ordered:
+            yield KINDS["data.one_class"].found(self.rows, 1.0, message="no row has a label")
+            return
         if len(ordered) == 1 and self.rows >= limits.RARE_CLASS:
             yield KINDS["data.one_class"].found(self.rows, 1.0, [self.first[ordered[0][0]]], [repr(ordered[0][0])])
         if len(ordered) >= limits.MANY_CLASSES and 2 * len(ordered) > self.labels.total():
