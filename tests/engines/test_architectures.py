@@ -121,6 +121,7 @@ def test_what_is_planned_is_what_is_trained(models, name):
         share = memory.trained(known, memory.Setup(r=LORA.r)) / engine.describe()["trained_parameters"]
         fused = {"qkv_proj", "query_key_value", "c_attn"} & set(engine.describe()["target_modules"])
         assert 1 < share < 1.5 if fused else share == 1  # one map for three has fewer numbers
+    assert known.passed == {"mixtral": 2 * 64, "qwen2_moe": 2 * 16 + 24, "qwen3_moe": 2 * 16}.get(name, 0)
     setup = memory.Setup(r=LORA.r, packed=engine.forward.packs, scores=name in READERS)
     assert memory.estimate(known, setup, 64).total > 0
 

@@ -23,6 +23,9 @@ NAMES = {
     "head": ("head_dim",),
     "window": ("sliding_window",),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "expert": ("moe_intermediate_size",),
+    "taken": ("num_experts_per_tok",),
+    "shared": ("shared_expert_intermediate_size",),
 }
 LARGEST = 2**31
 """Sizes above this are of no model."""
@@ -80,6 +83,8 @@ class Facts:
     """Of weights that are stored packed; 0 = they are plain."""
     experts: int = 0
     """Feed-forward parts of a layer, of which each token takes a few; 0 = one, which all take."""
+    passed: int = 0
+    """Width of those that a token takes, together; 0 = there are no experts."""
 
     @property
     def reach(self) -> int | None:
@@ -151,7 +156,14 @@ def of(values: Mapping[str, Any], tensors: list[Tensor], path: Path) -> Facts:
         dtype=max(tensors, key=lambda tensor: tensor.size).dtype if tensors else "F32",
         bits=packed.bits(values),
         experts=_optional(values, "experts") or 0,
+        passed=_passed(values, inner or 4 * hidden) if _optional(values, "experts") else 0,
     )
+
+
+def _passed(values: Mapping[str, Any], inner: int) -> int:
+    """Width of the experts that a token takes, and of those that every token does."""
+    each = _optional(values, "expert") or inner
+    return each * (_optional(values, "taken") or 1) + (_optional(values, "shared") or 0)
 
 
 def _causal(architecture: str) -> bool:

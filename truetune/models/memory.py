@@ -151,7 +151,7 @@ def layer_width(facts: Facts, setup: Setup) -> float:
     stretched, and its input as dropout leaves it.
     """
     query, key = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    width = 6.0 * facts.hidden + 4 * query + 4 * key + 4 * facts.intermediate
+    width = 6.0 * facts.hidden + 4 * query + 4 * key + 4 * (facts.passed or facts.intermediate)
     if setup.method == "full" or setup.method in virtual.METHODS:
         return width
     size = BYTES[setup.dtype]
@@ -162,7 +162,7 @@ def layer_width(facts: Facts, setup: Setup) -> float:
 
 def per_token(facts: Facts, setup: Setup) -> float:
     """Bytes of activations that one more token in the micro-batch costs."""
-    width, peak = layer_width(facts, setup), 4 * facts.intermediate
+    width, peak = layer_width(facts, setup), 4 * (facts.passed or facts.intermediate)
     slack = GPU_SLACK if setup.gpu else PACKED_SLACK if setup.bits else SLACK
     if setup.checkpointing:
         return slack * BYTES[setup.dtype] * (facts.layers * facts.hidden + (1 if setup.gpu else 2) * width + peak)
