@@ -43,6 +43,22 @@ def own_scores(model, examples):
     return np.array(found)
 
 
+def test_new_tokens_beside_a_classifier_that_has_no_head_of_tokens(models, tmp_path):
+    """Their rows of the embedding train; what is read again gives the same scores."""
+    made = rows(8)
+    for one in made:
+        one.ids[1::3] = 5
+    engine = TorchEngine(spec(models("llama"), new_tokens=(5,), token_budget=1000))
+    before = engine.model.get_input_embeddings().weight.detach().clone()
+    for _ in range(2):
+        engine.step(engine.prepare(made), LR)
+    moved = (engine.model.get_input_embeddings().weight.detach() - before).abs().sum(1).nonzero().flatten()
+    assert moved.tolist() == [5]
+    engine.export(tmp_path)
+    again = TorchEngine(spec(models("llama"), new_tokens=(5,), token_budget=1000, adapter=tmp_path))
+    assert np.allclose(engine.scores(engine.prepare(made)), again.scores(again.prepare(made)), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", [*WRITERS, *READERS])
 def test_the_cut_changes_nothing_and_others_read_the_result(models, name, tmp_path):
     """All weights are trained: the result's scores are those of transformers' own class."""

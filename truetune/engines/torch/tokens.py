@@ -57,7 +57,8 @@ def places(model: nn.Module, ids: Sequence[int], left_out: Sequence[str]) -> dic
     """Module -> the ids whose rows train: the embedding, and the head where it is another. `left_out` are modules that
     are trained whole. Raises UsageError `method.head_bias`."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    names = [name_of(model, module) for module in ((embedding,) if tied(model) else (embedding, head))] if ids else []
+    parts = (embedding,) if head is None or tied(model) else (embedding, head)  # a classifier has no head of tokens
+    names = [name_of(model, part) for part in parts] if ids else []
     found = {name: tuple(ids) for name in names if name not in left_out}
     if any(getattr(model.get_submodule(name), "bias", None) is not None for name in found):
         raise UsageError(
