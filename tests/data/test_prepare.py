@@ -15,7 +15,7 @@ from truetune.config.schema import Data
 from truetune.config.values import Amount
 from truetune.data import cache
 from truetune.data.prepare import Prepared, prepare
-from truetune.errors import InputError, TrueTuneError, UsageError
+from truetune.errors import TrueTuneError, UsageError
 from truetune.models.tokenizer import Tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

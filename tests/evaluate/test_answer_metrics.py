@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from truetune.evaluate.metrics import METRICS, SCORED, Words, chrf, ngrams, of_answer
+from truetune.evaluate.tasks import task_of
 
 TEXTS = st.text(alphabet="ab cdé中文ไข\n.", max_size=40)
 PAIRS = st.lists(st.tuples(TEXTS, TEXTS.filter(str.strip)), min_size=1, max_size=8)
@@ -111,3 +112,9 @@ def test_losses() -> None:
     assert float(METRICS["bits_per_byte"].of(np.array([8.0, 4.0]))) == pytest.approx(2 / math.log(2))
     assert math.isnan(float(METRICS["loss"].of(np.zeros(2))))
     assert math.isfinite(float(METRICS["perplexity"].of(np.array([1e6, 1.0]))))
+
+
+def test_a_summarisation_is_one_whatever_its_columns_are_called() -> None:
+    assert task_of("prompt_completion", "sft") == "instruction"
+    assert task_of("prompt_completion", "sft", "summarisation") == "summarisation"
+    assert task_of("preference", "dpo", "dpo") == "preference"

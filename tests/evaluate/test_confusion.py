@@ -37,8 +37,12 @@ def test_several_classes_for_a_row() -> None:
     assert np.isclose(value("micro_f1", true, found), 2 * 2 / (2 * 2 + 1 + 1))
     assert np.isclose(value("macro_f1", true, found), (1 + 0) / 2), "a class that stands nowhere is not counted"
     assert confusion.by_class(["a", "b", "c"], true, found)[2] == {
-        "name": "c", "rows": 0, "found": 0,
-        "precision": None, "recall": None, "f1": None,
+        "name": "c",
+        "rows": 0,
+        "found": 0,
+        "precision": None,
+        "recall": None,
+        "f1": None,
     }
 
 

@@ -354,6 +354,6 @@ def test_the_engine_that_trained_answers_where_it_is_installed(
         pytest.importorskip("mlx_lm", reason="MLX is not installed")
     elif not there:
         monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    run: Any = Trained({"config": {"resources": {"engine": trained}}})
+    run: Any = Trained({"config": {"resources": {"engine": trained}, "training": {"objective": "sft"}}})
     expected = trained if there and trained in engines.TABLE else engines.choose("auto", starter.base.folder).name
     assert Voice(replace(starter, run=run)).engine == expected

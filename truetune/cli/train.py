@@ -23,7 +23,7 @@ NAMED = 10
 @click.argument("config", required=False, metavar="[TRAIN.YML]", type=click.Path())
 @click.option("--model", metavar="MODEL", help="starter, a hub id or a folder.")
 @click.option("--data", multiple=True, metavar="FILE", help="Rows to learn from; may be repeated.")
-@click.option("--method", metavar="METHOD", help="auto, lora or full.")
+@click.option("--method", metavar="METHOD", help="lora, qlora, dora, full, … as method.type.")
 @common.device
 @common.overrides
 @common.dry_run

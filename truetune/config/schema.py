@@ -315,10 +315,10 @@ class Training(Section):
         ],
         Brought(plugins.OBJECTIVES),
     ] = "auto"
-    """What is learned: sft, summarisation, pretrain, dpo, orpo, simpo, cpo, kto, reward or classification. sft = answers;
-    summarisation = the same, measured by ROUGE; pretrain = whole texts; dpo, orpo, simpo and cpo = the better of two
-    answers; kto = good and bad answers; reward = a score for answers; classification = the class of a text; auto = from
-    the shape of the rows."""
+    """sft, summarisation, pretrain, dpo, orpo, simpo, cpo, kto, reward, classification. sft = answers; summarisation =
+    answers, measured by ROUGE; pretrain = whole texts; dpo, orpo, simpo and cpo = the better of two answers; kto = good
+    and bad answers; reward = a score for answers; classification = the class of a text; auto = from the shape of the
+    rows."""
 
     learning_rate: Annotated[Number, Field(gt=0, le=10)] = 2e-4
     """Highest learning rate, reached after the warm-up. Typical: 2e-4 for lora, 1e-5 for full."""

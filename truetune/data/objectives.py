@@ -39,6 +39,7 @@ TABLE = {
     objective.name: objective
     for objective in (
         Objective("sft", "sft", unit="tokens"),
+        Objective("summarisation", "sft", unit="tokens"),
         Objective("pretrain", "pretrain", unit="tokens"),
         Objective("dpo", "dpo", reference=True),
         Objective("orpo", "dpo"),

@@ -75,7 +75,7 @@ def gather(
     """
     if data:
         prepared = of_files(subject, data, folder or Path(), columns)
-        return material(prepared, prepared.train, limit, learned(subject), held_out=False)
+        return material(prepared, prepared.train, limit, learned(subject), subject.objective, held_out=False)
     if subject.run is None:
         raise UsageError(
             "it has no run that held rows out to measure on",
@@ -84,7 +84,7 @@ def gather(
             hint="Name rows that it was not trained on: --data FILE.",
         )
     prepared = of_run(subject.run)
-    return material(prepared, prepared.validation, limit, frozenset(), held_out=True)
+    return material(prepared, prepared.validation, limit, frozenset(), subject.objective, held_out=True)
 
 
 def of_run(run: Run) -> Prepared:
@@ -176,9 +176,16 @@ def like_training(subject: Subject, files: Data, more: Sequence[str] = ()) -> Da
 
 
 def material(
-    prepared: Prepared, examples: Examples, limit: int | None, learned: Collection[bytes] | None, *, held_out: bool
+    prepared: Prepared,
+    examples: Examples,
+    limit: int | None,
+    learned: Collection[bytes] | None,
+    objective: str,
+    *,
+    held_out: bool,
 ) -> Material:
-    """The rows of these examples. `learned` are the digests of rows that were trained on; None = not known."""
+    """The rows of these examples. `learned` are the digests of rows that were trained on; None = not known. `objective`
+    is the subject's."""
     parts: dict[int, list[Example]] = {}
     for place in range(len(examples)):
         parts.setdefault(examples[place].row, []).append(examples[place])
@@ -199,7 +206,7 @@ def material(
         "contaminated": trained,
         **({"classes": report["classes"]} if "classes" in report else {}),
     }
-    return Material(task_of(report["format"]["name"], report["objective"]), items, about)
+    return Material(task_of(report["format"]["name"], report["objective"], objective), items, about)
 
 
 def spread(rows: list[int], limit: int | None) -> list[int]:

@@ -36,8 +36,10 @@ SILENT = ("text", "classification", "reward")
 """Tasks in which nothing is answered."""
 
 
-def task_of(shape: str, kind: str = "") -> str:
-    """`kind` is what rows of this shape are for, by the name of their default objective."""
+def task_of(shape: str, kind: str = "", objective: str = "") -> str:
+    """`kind` is the default objective of rows of this shape, `objective` what was learned."""
+    if objective == "summarisation" and kind == "sft":
+        return objective
     return "preference" if kind in ("dpo", "kto") else TASKS.get(shape, "instruction")
 
 

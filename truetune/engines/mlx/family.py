@@ -110,7 +110,7 @@ class Layout:
 
 
 METHODS = {"lora", "full"}
-OBJECTIVES = {"sft", "pretrain", "dpo", "orpo", "simpo", "cpo", "kto"}
+OBJECTIVES = {"sft", "summarisation", "pretrain", "dpo", "orpo", "simpo", "cpo", "kto"}
 
 
 def lacks(folder: Path, method: str = "lora", objective: str = "sft") -> str:

@@ -11,7 +11,6 @@ from typing import Any, Union
 
 import torch
 from torch import nn
-from transformers.optimization import Adafactor
 
 from truetune.engines import base
 from truetune.engines.torch import quantised
@@ -91,7 +90,9 @@ def packed(name: str) -> Callable[[Groups, base.Optimizer], torch.optim.Optimize
 
 def adafactor(groups: Groups, settings: base.Optimizer) -> torch.optim.Optimizer:
     """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) at the given learning rate, as the Trainer of transformers
-    uses it: one number per row and column instead of AdamW's two per weight."""
+    uses it: one number per row and column instead of AdamW's two per weight. Imported here: it brings PEFT along."""
+    from transformers.optimization import Adafactor
+
     return Adafactor(groups, lr=0.0, scale_parameter=False, relative_step=False, warmup_init=False)
 
 

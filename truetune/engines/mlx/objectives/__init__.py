@@ -31,6 +31,7 @@ class Objective(Protocol):
 
 TABLE: dict[str, type[Objective]] = {
     "sft": language.Language,
+    "summarisation": language.Language,
     "pretrain": language.Language,
     "dpo": dpo.Dpo,
     "orpo": orpo.Orpo,
