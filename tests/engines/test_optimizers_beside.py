@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file, save_file
 
+from truetune.data.example import Example
 from truetune.engines.base import EngineSpec, Method
 from truetune.engines.torch import noise
 from truetune.engines.torch.batch import pack, pad
@@ -59,6 +60,16 @@ def test_noise_changes_a_step_and_no_measurement(models, name):
     assert noisy.rehearse(rows).loss != plain.rehearse(rows).loss
     assert noisy.step(rows, 0.0).loss != noisy.step(rows, 0.0).loss
     assert noisy.loss(rows) == plain.loss(rows)
+
+
+def test_a_prompt_that_stands_once_counts_to_both_answers():
+    """A pair of 16 + 4 and 16 + 3 tokens: the second answer is in a text of 19, not of 3."""
+    ids = np.concatenate((np.arange(20), np.arange(16), np.arange(30, 33))).astype(np.int32)
+    pair = Example(ids, np.ones(39, np.float32), 0, second=20)
+    packed = pack([pair, *examples(1)], "cpu")
+    assert len(packed.segments[1]) == 4, "the prompt stands once"
+    last = packed.ids.shape[1] - 23
+    assert noise.lengths(packed)[0].tolist() == [20.0] * 20 + [19.0] * 3 + [float(last)] * last
 
 
 @pytest.mark.parametrize("cut", [pack, pad])

@@ -40,8 +40,10 @@ class Noise:
 
 
 def lengths(batch: Batch) -> torch.Tensor:
-    """Of each token, how many there are in its text: float32 [R, L]. Padding counts to nobody's length."""
+    """Of each token, how many there are in its text: float32 [R, L]. Padding counts to nobody's length; a prompt that
+    stands once for both answers of a pair counts to both."""
     if batch.mask is not None:
         return batch.mask.sum(1, keepdim=True).float().expand(batch.ids.shape)
-    sizes = torch.tensor([end - start for start, end in batch.segments], device=batch.ids.device)
-    return sizes.repeat_interleave(sizes)[None].float()
+    own = torch.tensor([end - start for start, end, *_ in batch.segments], device=batch.ids.device)
+    shared = [lead[1] - lead[0] if lead else 0 for _, _, *lead in batch.segments]
+    return (own + own.new_tensor(shared)).repeat_interleave(own)[None].float()
