@@ -192,6 +192,28 @@ def test_bad_ratings(value: dict[str, Any], expected: str) -> None:
     assert code(value, "kto") == expected
 
 
+@pytest.mark.parametrize("bad", ["maybe", 0.5, "TRUE?"])
+def test_a_few_bad_ratings_are_bad_rows_and_not_another_shape(bad: Any) -> None:
+    rows = [{"prompt": "q", "completion": "a", "label": place % 2 == 0} for place in range(35)]
+    form = formats.detect([*rows, {"prompt": "q", "completion": "a", "label": bad}])
+    assert form.shape.name == "kto"
+    with pytest.raises(RowError) as error:
+        form.read({"prompt": "q", "completion": "a", "label": bad})
+    assert error.value.code == "data.label"
+
+
+def test_stars_are_no_ratings() -> None:
+    rows = [{"prompt": "q", "completion": "a", "label": stars % 5} for stars in range(40)]
+    assert formats.detect(rows).shape.name == "prompt_completion"
+
+
+def test_a_number_with_a_fraction_is_a_bad_label_and_not_a_text_without_one() -> None:
+    form = formats.detect([{"text": "t", "label": 0.37}] * 3)
+    with pytest.raises(RowError) as error:
+        form.read({"text": "t", "label": 0.37})
+    assert error.value.code == "data.label"
+
+
 def test_a_label_that_rates_nothing_leaves_a_prompt_and_its_answer() -> None:
     value = {"prompt": "q", "completion": "a", "label": "geography"}
     assert formats.detect([value]).shape.name == "prompt_completion"

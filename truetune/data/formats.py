@@ -162,10 +162,11 @@ def detect(rows: Iterable[Value], columns: Mapping[str, str] | None = None, wher
 
 
 class _Rated:
-    """Whether a column `label` beside an answer rates it: all rows say so, or none."""
+    """Whether a column `label` beside an answer rates it: all rows together say so, but for a few that are bad."""
 
     def __init__(self) -> None:
-        self.words: set[str] = set()
+        self.words: Counter[str] = Counter()
+        """What it says, and how often; `""` for what no rating says."""
         self.talks: Counter[str | None] = Counter()
         """The shapes that rated rows have otherwise."""
 
@@ -173,8 +174,8 @@ class _Rated:
         if shape is None or "label" not in row:
             return
         talk = shape if shape in TALKS else next((each for each in TALKS if shape is KTO and each.takes(row)), None)
-        if talk is not None and len(self.words) <= len(WORDS) and (said := word(row["label"])):
-            self.words.add(said)
+        if talk is not None and (said := word(row["label"])):
+            self.words[said if said in WORDS else ""] += 1
         if talk is not None and shape is KTO:
             self.talks[talk.name] += 1
 

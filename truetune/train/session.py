@@ -16,7 +16,7 @@ from truetune import engines, paths
 from truetune.config import Config, Loaded
 from truetune.config.rules import unchosen, unread
 from truetune.config.secrets import secret
-from truetune.data import added, remote
+from truetune.data import added, objectives, remote
 from truetune.data.intake import Listener
 from truetune.data.job import choose
 from truetune.data.ledger import CHATS
@@ -34,6 +34,8 @@ from truetune.train import receipts
 from truetune.train.classes import settle
 from truetune.train.resolve import Resolved, engine_spec, longest, method, resolve, several
 
+PREFERENCE_RATE = 1e-4
+"""Above this learning rate models that compare answers tend to forget how to write them."""
 FULL_RATE = 1e-4
 """Above this learning rate full fine-tuning tends to forget what the base knew."""
 PROMPT_RATE = 1e-3
@@ -167,6 +169,10 @@ def warnings(resolved: Resolved, machine: Iterable[str], ignored: list[str]) -> 
     if resolved["config"]["method"]["type"] == "full" and training["learning_rate"] > FULL_RATE:
         yield f"training.learning_rate {training['learning_rate']:g} is high for full fine-tuning; 1e-5 is customary"
     kind = resolved["config"]["method"]["type"]
+    compares = objectives.of(training["objective"]).compares and kind not in ("full", *prompts.NEEDS_PEFT)
+    if compares and training["learning_rate"] > PREFERENCE_RATE:
+        told = f"training.learning_rate {training['learning_rate']:g} is high for {training['objective']}"
+        yield f"{told}; 5e-6 to 1e-4 is customary"
     if kind in prompts.NEEDS_PEFT and training["learning_rate"] < PROMPT_RATE:
         yield f"training.learning_rate {training['learning_rate']:g} is low for {kind}; 1e-3 to 3e-2 is customary"
 

@@ -6,7 +6,7 @@ what they begin with in common is the prompt then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from truetune.data.chat import from_messages, single
@@ -29,6 +29,8 @@ RATINGS = (
     ("desirable", "undesirable"),
 )
 """What people write for a good answer and a bad one."""
+MOST = 0.9
+"""Share of the flags that must be ratings; the others are bad rows then."""
 WORDS = {word: place == 0 for pair in RATINGS for place, word in enumerate(pair)}
 
 
@@ -79,9 +81,10 @@ def word(value: Any) -> str:
     return str(value).strip().lower().replace(" ", "_") if isinstance(value, bool | int | str) else ""
 
 
-def rating(words: Collection[str]) -> bool:
-    """Whether flags that say this, over all rows, are ratings: the two words of one of `RATINGS`."""
-    return any(set(words) <= set(pair) for pair in RATINGS)
+def rating(words: Mapping[str, int]) -> bool:
+    """Whether flags that say this, each so often, are ratings: the two words of one of `RATINGS`, but for a few."""
+    most = max(sum(words.get(word, 0) for word in pair) for pair in RATINGS)
+    return most >= MOST * sum(words.values())
 
 
 def _prompt(value: Value) -> tuple[Turn, ...]:

@@ -32,8 +32,9 @@ def several(value: Value) -> Content:
 
 
 def has_label(value: Value) -> bool:
-    """Whether `label` can be one: a row may have a column of this name that is empty or holds something else."""
-    return isinstance(value["label"], str | int) and value["label"] != ""
+    """Whether `label` is meant as one: a row may have a column of this name that is empty or holds something else. A
+    number with a fraction is a bad label, not a text without one."""
+    return isinstance(value["label"], str | int | float) and value["label"] != ""
 
 
 def has_labels(value: Value) -> bool:

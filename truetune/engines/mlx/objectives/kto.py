@@ -34,6 +34,6 @@ def told(values: mx.array, good: mx.array, ahead: mx.array, kl: float) -> dict[s
         "chosen": good.astype(mx.float32).sum(),
         "reward_rejected/rejected": mx.where(good, 0, values).sum(),
         "rejected": (~good).astype(mx.float32).sum(),
-        "reward_accuracy": (ahead > 0).astype(mx.float32).sum(),
+        "reward_accuracy": mx.where(ahead == 0, 0.5, (ahead > 0).astype(mx.float32)).sum(),  # a tie is a guess
         "kl": mx.array(kl * len(values)),
     }

@@ -26,9 +26,10 @@ def preferred(margin: mx.array, smoothing: float) -> mx.array:
 def rewards(values: mx.array) -> dict[str, mx.array]:
     """Sums over the pairs of what the texts' rewards come to."""
     better, worse = sides(mx.stop_gradient(values))
+    apart = mx.where(better == worse, 0.5, (better > worse).astype(mx.float32))  # a tie is a guess
     return {
         "reward_chosen": better.sum(),
         "reward_rejected": worse.sum(),
         "reward_margin": (better - worse).sum(),
-        "reward_accuracy": (better > worse).astype(mx.float32).sum(),
+        "reward_accuracy": apart.sum(),
     }

@@ -43,6 +43,6 @@ def told(values: torch.Tensor, good: torch.Tensor, ahead: torch.Tensor, kl: floa
         "chosen": good.sum().float(),
         "reward_rejected/rejected": values[~good].sum(),
         "rejected": (~good).sum().float(),
-        "reward_accuracy": (ahead > 0).float().sum(),
+        "reward_accuracy": ((ahead > 0).float() + (ahead == 0).float() / 2).sum(),  # a tie is a guess
         "kl": values.new_tensor(kl * len(values)),
     }

@@ -31,5 +31,5 @@ def rewards(values: torch.Tensor) -> dict[str, torch.Tensor]:
         "reward_chosen": better.sum(),
         "reward_rejected": worse.sum(),
         "reward_margin": (better - worse).sum(),
-        "reward_accuracy": (better > worse).float().sum(),
+        "reward_accuracy": ((better > worse).float() + (better == worse).float() / 2).sum(),  # a tie is a guess
     }
