@@ -159,7 +159,7 @@ def unread(config: Config, explicit: Collection[str], objective: str) -> Iterato
     reads = PREFERENCE.get(objective) or brought(objective)
     for key in type(config.preference).model_fields:
         if f"preference.{key}" in explicit and key not in reads:
-            users = " and ".join(name for name in PREFERENCE if key in PREFERENCE[name])
+            users = ", ".join(name for name in PREFERENCE if key in PREFERENCE[name])
             message = f"is for {users}, and what is learned is {objective}"
             yield Clash(f"preference.{key}", message, "leave it out, or choose another training.objective")
     for key in CLASSIFICATION if objective != "classification" else ():
@@ -189,6 +189,9 @@ def unchosen(config: Config, explicit: Collection[str], objective: str) -> Itera
     if "data.train_on" in explicit and config.data.train_on != "assistant":
         message = f"is for conversations, and with {objective} the answers that are compared are trained"
         yield Clash("data.train_on", message, "leave it out")
+    if config.data.too_long == "split":
+        message = f"is `split`, and what {objective} compares is not parted"
+        yield Clash("data.too_long", message, "write `drop`, `truncate` or `error`")
     if config.data.overlap:
         yield Clash("data.overlap", f"is for plain texts, and training.objective is {objective}", "leave it out")
 
@@ -202,6 +205,7 @@ def scores_are_no_words(config: Config, explicit: Collection[str]) -> Iterator[C
     keys |= {f"generation.{name}": True for name in type(config.generation).model_fields}
     if objective == "classification":
         keys |= {"data.train_on": True, "data.template": True, "data.overlap": config.data.overlap > 0}
+        keys |= {"data.too_long": config.data.too_long == "split"}
     for key, clashes in keys.items():
         if clashes and key in explicit:
             yield Clash(key, f"is for models that write, and training.objective is {objective}", "leave it out")

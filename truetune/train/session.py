@@ -14,7 +14,8 @@ from typing import Any
 
 from truetune import engines, paths
 from truetune.config import Config, Loaded
-from truetune.config.rules import unchosen, unread
+from truetune.config.profiles import PROFILES
+from truetune.config.rules import scores_are_no_words, unchosen, unread, whole_texts_have_no_turns
 from truetune.config.secrets import secret
 from truetune.data import added, objectives, remote
 from truetune.data.intake import Listener
@@ -125,10 +126,13 @@ def encoder(config: Config, model: Path, folder: Path) -> Tokenizer:
 
 def refuse_unread(config: Config, objective: str) -> None:
     """Keys that the objective which the rows decided on does not read. Raises ConfigErrors."""
-    written = {f"preference.{key}" for key in config.preference.model_fields_set}
-    written |= {f"classification.{key}" for key in config.classification.model_fields_set}
-    written |= {f"data.{key}" for key in config.data.model_fields_set}
+    sections = ("preference", "classification", "data", "evaluation", "generation")
+    written = {f"{section}.{key}" for section in sections for key in getattr(config, section).model_fields_set}
+    written -= PROFILES.get(config.profile or "", {}).keys()
+    training = config.training.model_copy(update={"objective": objective})
+    config = config.model_copy(update={"training": training})
     clashes = [*unread(config, written, objective), *unchosen(config, written, objective)]
+    clashes += [*scores_are_no_words(config, written), *whole_texts_have_no_turns(config, written)]
     found = [Finding("config.contradiction", clash.message, clash.key, clash.hint) for clash in clashes]
     if found:
         raise ConfigErrors(found)
