@@ -21,7 +21,6 @@ FAST = {"auto_map-unknown", "attn", "pickle-model.pt", "offsets-beyond", "os", "
 FOLDERS = [case if case.name in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 OTHERWISE = {
     "layers-without-end": "model.unloadable",  # nothing is planned, so the engine is who finds out
-    "sizes-beyond-any": "model.unloadable",
     "adapter-beside": "adapter.missing",
     "config-to-device": "run.missing",  # neither a run, nor an adapter, nor a model
     "config-to-itself": "run.missing",

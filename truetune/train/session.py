@@ -83,7 +83,7 @@ def gather(config: Config, folder: Path, listener: Listener = unheard) -> Sessio
     found = find_model(config, folder)
     known = facts.read(found.folder)
     refuse_other_kinds(known, found, config.training.objective)
-    own = tokenizer.load(found.folder)
+    own = vocabulary(known, found, config.training.objective)
     refuse_foreign_tokens(own, known, found)
     new = added.entries(several(config.model.new_tokens), own, config.data.template, folder)
     encode = added.extended(own, new)
@@ -205,6 +205,15 @@ def labelled_rows(
     except UsageError as error:
         if error.finding.code == "data.objective":
             refuse_other_kinds(known, found, "sft")
+        raise
+
+
+def vocabulary(known: facts.Facts, found: Source, objective: str) -> Tokenizer:
+    """The model's tokenizer. Of one that does not write, unless classes were asked for, that is said first."""
+    try:
+        return tokenizer.load(found.folder)
+    except InputError:
+        refuse_other_kinds(known, found, "sft" if objective == "auto" else objective)
         raise
 
 
