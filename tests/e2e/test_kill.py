@@ -263,7 +263,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, numbers: tuple[signal.Sig
         data="long.jsonl",
         training={"batch_size": 2200, "gradient_accumulation_steps": 1},
         evaluation={"samples": 0},
-        resources={"memory": "500MB"},
+        resources={"memory": "620MB"},
     )
     process = ft.start("train")
     wait(lambda: list(ft.folder.glob("runs/*/metrics.jsonl")), process)
