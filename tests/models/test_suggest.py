@@ -151,12 +151,14 @@ def test_counts_are_rounded_down(number: int, text: str) -> None:
 def test_the_verb_says_what_would_fit_and_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUETUNE_HOME", str(tmp_path))
     suggest = api.load("suggest")
-    found = suggest(model="starter", method="full", memory="500MB")
+    needs = suggest(model="starter", method="full", memory="500MB")["needs"]
+    memory = f"{needs}B"
+    found = suggest(model="starter", method="full", memory=memory)
     assert not found["fits"] and found["longest"] == 1024
     first = next(told for told in found["suggestions"] if told["fits"])
-    again = suggest(model="starter", method="full", memory="500MB", overrides=first["overrides"])
+    again = suggest(model="starter", method="full", memory=memory, overrides=first["overrides"])
     assert again["fits"] and again["needs"] == first["needs"]
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
-    small = suggest(model="starter", data=str(rows), memory="500MB", overrides=["data.validation=none"])
+    small = suggest(model="starter", data=str(rows), memory="600MB", overrides=["data.validation=none"])
     assert small["fits"] and small["longest"] < 64 and small["suggestions"] == []
