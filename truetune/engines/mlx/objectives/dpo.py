@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from truetune.engines import base
 from truetune.engines.mlx.batch import Batch
 from truetune.engines.mlx.forward import Forward, sizes
 from truetune.engines.mlx.objectives.pairs import preferred, reference, rewards, sides
+from truetune.engines.objective import Objective
 
 
-class Dpo:
-    def __init__(self, settings: base.Objective) -> None:
-        self.settings = settings
-
-    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> None:
-        return None
-
+class Dpo(Objective):
     def loss(self, forward: Forward, batch: Batch, collected: None) -> tuple[mx.array, dict[str, mx.array]]:
         gains = forward.sums(batch) - reference(batch)
         losses = self.losses(gains / sizes(batch) if self.settings.loss == "ipo" else gains)

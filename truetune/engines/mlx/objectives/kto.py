@@ -8,12 +8,10 @@ from truetune.engines import base
 from truetune.engines.mlx.batch import Batch
 from truetune.engines.mlx.forward import Forward
 from truetune.engines.mlx.objectives.pairs import reference
+from truetune.engines.objective import Objective
 
 
-class Kto:
-    def __init__(self, settings: base.Objective) -> None:
-        self.settings = settings
-
+class Kto(Objective):
     def collect(self, engine: base.TrainEngine, plan: base.Plan) -> float:
         """z, in nats."""
         return base.drift(engine, plan)

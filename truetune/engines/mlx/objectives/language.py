@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from truetune.engines import base
 from truetune.engines.mlx.batch import Batch
 from truetune.engines.mlx.forward import Forward
+from truetune.engines.objective import Objective
 
 
-class Language:
-    def __init__(self, settings: base.Objective) -> None:
-        pass
-
-    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> None:
-        return None
-
+class Language(Objective):
     def loss(self, forward: Forward, batch: Batch, collected: None) -> tuple[mx.array, dict[str, mx.array]]:
         return forward.loss(batch), {}

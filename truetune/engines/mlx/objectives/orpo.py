@@ -6,22 +6,16 @@ import math
 
 import mlx.core as mx
 
-from truetune.engines import base
 from truetune.engines.mlx.batch import Batch
 from truetune.engines.mlx.forward import Forward, sizes
 from truetune.engines.mlx.objectives.pairs import preferred, rewards, sides
+from truetune.engines.objective import Objective
 
 CERTAIN = -1e-6
 """Highest log p whose odds are computed: those of a certain answer are infinite."""
 
 
-class Orpo:
-    def __init__(self, settings: base.Objective) -> None:
-        self.settings = settings
-
-    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> None:
-        return None
-
+class Orpo(Objective):
     def loss(self, forward: Forward, batch: Batch, collected: None) -> tuple[mx.array, dict[str, mx.array]]:
         means = forward.sums(batch) / sizes(batch)
         better, worse = sides(odds(means))

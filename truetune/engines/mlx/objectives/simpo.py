@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from truetune.engines import base
 from truetune.engines.mlx.batch import Batch
 from truetune.engines.mlx.forward import Forward, sizes
 from truetune.engines.mlx.objectives.pairs import preferred, rewards, sides
+from truetune.engines.objective import Objective
 
 
-class Simpo:
-    def __init__(self, settings: base.Objective) -> None:
-        self.settings = settings
-
-    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> None:
-        return None
-
+class Simpo(Objective):
     def loss(self, forward: Forward, batch: Batch, collected: None) -> tuple[mx.array, dict[str, mx.array]]:
         values = self.settings.beta * forward.sums(batch) / sizes(batch)
         better, worse = sides(values)

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Protocol
 
 import torch
 
 from truetune import plugins
 from truetune.data import objectives
 from truetune.engines import base
-from truetune.engines.torch.batch import Batch
-from truetune.engines.torch.forward import Forward
+from truetune.engines.objective import Objective
 from truetune.engines.torch.objectives import classification, cpo, dpo, kto, language, orpo, reward, simpo
 
 Figures = dict[str, torch.Tensor]
-
-
-class Objective(Protocol):
-    """`settings` are those of the run."""
-
-    def __init__(self, settings: base.Objective) -> None: ...
-
-    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> Any:
-        """What must be known of the whole step before any of its losses, without gradient."""
-        ...
-
-    def loss(self, forward: Forward, batch: Batch, collected: Any) -> tuple[torch.Tensor, Figures]:
-        """(the sum of the losses of a micro-batch, sums of what else is measured); both are divided by the step's
-        denominator."""
-        ...
 
 
 TABLE: dict[str, type[Objective]] = {

@@ -15,20 +15,18 @@ import torch
 import torch.nn.functional as F
 
 from truetune.engines import base
+from truetune.engines.objective import Objective
 from truetune.engines.torch import pooled
 from truetune.engines.torch.batch import Batch
 from truetune.engines.torch.forward import Forward
 
 
-class Classification:
+class Classification(Objective):
     def __init__(self, settings: base.Objective) -> None:
-        self.settings = settings
+        super().__init__(settings)
         threshold = settings.threshold
         self.bound = math.log(threshold / (1 - threshold))
         """The score from which a class is taken to hold."""
-
-    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> None:
-        return None
 
     def loss(self, forward: Forward, batch: Batch, collected: None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         scores = pooled.of(forward, batch)

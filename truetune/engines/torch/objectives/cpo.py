@@ -10,19 +10,13 @@ from __future__ import annotations
 
 import torch
 
-from truetune.engines import base
+from truetune.engines.objective import Objective
 from truetune.engines.torch.batch import Batch
 from truetune.engines.torch.forward import Forward, sizes
 from truetune.engines.torch.objectives.pairs import preferred, rewards, sides
 
 
-class Cpo:
-    def __init__(self, settings: base.Objective) -> None:
-        self.settings = settings
-
-    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> None:
-        return None
-
+class Cpo(Objective):
     def loss(self, forward: Forward, batch: Batch, collected: None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         sums = forward.sums(batch)
         values = self.settings.beta * sums

@@ -14,15 +14,13 @@ from __future__ import annotations
 import torch
 
 from truetune.engines import base
+from truetune.engines.objective import Objective
 from truetune.engines.torch.batch import Batch
 from truetune.engines.torch.forward import Forward
 from truetune.engines.torch.objectives.pairs import reference
 
 
-class Kto:
-    def __init__(self, settings: base.Objective) -> None:
-        self.settings = settings
-
+class Kto(Objective):
     def collect(self, engine: base.TrainEngine, plan: base.Plan) -> float:
         """z, in nats."""
         return base.drift(engine, plan)

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from truetune.engines import base
+from truetune.engines.objective import Objective
 from truetune.engines.torch.batch import Batch
 from truetune.engines.torch.forward import Forward
 
 
-class Language:
-    def __init__(self, settings: base.Objective) -> None:
-        pass
-
-    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> None:
-        return None
-
+class Language(Objective):
     def loss(self, forward: Forward, batch: Batch, collected: None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return forward.loss(batch), {}

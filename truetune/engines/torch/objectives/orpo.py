@@ -14,7 +14,7 @@ import math
 
 import torch
 
-from truetune.engines import base
+from truetune.engines.objective import Objective
 from truetune.engines.torch.batch import Batch
 from truetune.engines.torch.forward import Forward, sizes
 from truetune.engines.torch.objectives.pairs import preferred, rewards, sides
@@ -23,13 +23,7 @@ CERTAIN = -1e-6
 """Highest log p whose odds are computed: those of a certain answer are infinite."""
 
 
-class Orpo:
-    def __init__(self, settings: base.Objective) -> None:
-        self.settings = settings
-
-    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> None:
-        return None
-
+class Orpo(Objective):
     def loss(self, forward: Forward, batch: Batch, collected: None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         means = forward.sums(batch) / sizes(batch)
         better, worse = sides(odds(means))

@@ -6,20 +6,14 @@ from __future__ import annotations
 
 import torch
 
-from truetune.engines import base
+from truetune.engines.objective import Objective
 from truetune.engines.torch import pooled
 from truetune.engines.torch.batch import Batch
 from truetune.engines.torch.forward import Forward
 from truetune.engines.torch.objectives.pairs import preferred, rewards, sides
 
 
-class Reward:
-    def __init__(self, settings: base.Objective) -> None:
-        pass
-
-    def collect(self, engine: base.TrainEngine, plan: base.Plan) -> None:
-        return None
-
+class Reward(Objective):
     def loss(self, forward: Forward, batch: Batch, collected: None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         values = pooled.of(forward, batch)[:, 0]
         better, worse = sides(values)
