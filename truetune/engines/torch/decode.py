@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from truetune.data.example import Example
-from truetune.engines.base import EngineSpec, Method, OutOfMemory
+from truetune.engines.base import EngineSpec, Method
 from truetune.engines.decoder import DecoderSpec, Sampling, Token
 from truetune.engines.rows import Admitted, Rows
 from truetune.engines.torch import attention, cores, device, files, fronts, model, sample, scoring, slots
-from truetune.engines.torch.engine import out_of_memory
 from truetune.engines.torch.stacked import Adapters
 from truetune.errors import InputError
 
@@ -84,14 +83,9 @@ class TorchDecoder(Rows):
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Without gradients; what says that memory ran out says it in the engines' words."""
-    try:
-        with torch.no_grad():
-            yield
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        raise OutOfMemory(str(error)) from None
+    """Without gradients. Raises OutOfMemory."""
+    with device.running_out(), torch.no_grad():
+        yield
 
 
 def opened(spec: DecoderSpec) -> torch.nn.Module:

@@ -7,13 +7,14 @@ import gc
 import math
 import resource
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import torch
 
-from truetune.engines.base import Choice, Usage
+from truetune.engines.base import Choice, OutOfMemory, Usage
 from truetune.errors import ResourceError
 
 
@@ -107,3 +108,14 @@ def give_back() -> None:
 def free(device: str) -> int | None:
     """Free bytes of a GPU; None for the CPU, whose memory is asked for elsewhere."""
     return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None
+
+
+@contextmanager
+def running_out() -> Iterator[None]:
+    """What says that memory ran out says it in the engines' words. Raises OutOfMemory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        raise OutOfMemory(str(error)) from None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from truetune.data.example import Example
 from truetune.engines import adapter, base, family
-from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, StepResult, Usage
+from truetune.engines.base import EngineSpec, LossSum, NotFinite, Plan, StepResult, Usage
 from truetune.engines.torch import answers, device, methods, model, objectives, optimizers, pooled, quantised, state
 from truetune.engines.torch.batch import Batch, pack, pad
 from truetune.engines.torch.forward import Forward
@@ -57,18 +57,15 @@ class TorchEngine:
     def step(self, plan: Plan, lr: float) -> StepResult:
         state.set_rng(self.rng)  # the engine's own stream: whoever else draws numbers does not change training
         try:
-            self.model.train()
-            result = self._gradient(plan)
-            if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
-                raise NotFinite(f"loss {result.loss}, gradient norm {result.grad_norm}")
-            optimizers.set_rate(self.optimizer, lr)
-            self.optimizer.step()
-            self.mean.update()
-            self.moved = True
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise OutOfMemory(str(error)) from None
+            with device.running_out():
+                self.model.train()
+                result = self._gradient(plan)
+                if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+                    raise NotFinite(f"loss {result.loss}, gradient norm {result.grad_norm}")
+                optimizers.set_rate(self.optimizer, lr)
+                self.optimizer.step()
+                self.mean.update()
+                self.moved = True
         finally:
             self.optimizer.zero_grad(set_to_none=True)
         self.rng = state.rng()
@@ -104,16 +101,12 @@ class TorchEngine:
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
-        """Without dropout and gradient; what says that memory ran out says it in the engines' words."""
+        """Without dropout and gradient. Raises OutOfMemory."""
         training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad(), self.mean.shown(), self._known():
+            with device.running_out(), torch.no_grad(), self.mean.shown(), self._known():
                 yield
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise OutOfMemory(str(error)) from None
         finally:
             self.model.train(training)
 
@@ -218,7 +211,3 @@ class TorchEngine:
 
 def plain(figures: Mapping[str, torch.Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()}
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
