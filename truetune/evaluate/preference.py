@@ -69,14 +69,18 @@ def sums(s: Objective, items: Sequence[Item], now: Floats, base: Floats) -> dict
         losses, lead = pairs(s, gains, now[..., 1], now[..., 0] / now[..., 1])
         margin = np.column_stack((lead, np.ones(len(lead)), np.zeros(len(lead)), np.ones(len(lead))))
     ones = np.ones(len(items))
-    right = np.where(lead == 0, 0.5, lead > 0)
     return {
         "preference_loss": np.column_stack((losses, ones)),
         "reward_margin": margin,
-        "reward_accuracy": np.column_stack((right, ones)),
+        "reward_accuracy": np.column_stack((right(lead), ones)),
         "loss": learned,
         "perplexity": learned,
     }
+
+
+def right(lead: Floats) -> Floats:
+    """1 where the better answer is ahead, 0 where it is behind; a tie counts as half."""
+    return np.where(lead == 0, 0.5, lead > 0)
 
 
 def kto(s: Objective, gains: Floats, good: NDArray[np.bool_], z: float) -> tuple[Floats, Floats]:

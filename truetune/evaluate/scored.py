@@ -24,6 +24,7 @@ from truetune.evaluate.confusion import Holds
 from truetune.evaluate.material import Item, Material
 from truetune.evaluate.measure import Listener, learned, too_small
 from truetune.evaluate.metrics import Metric, Sums, ratio
+from truetune.evaluate.preference import right
 from truetune.evaluate.results import checkpoint, described
 from truetune.evaluate.subject import Subject
 from truetune.train.resolve import engine_spec
@@ -180,9 +181,9 @@ def taken(table: Scores, threshold: float, *, several: bool) -> Holds:
 
 
 def compared(table: Scores) -> tuple[dict[str, Metric], None, Side, dict[str, Any]]:
-    """Of pairs: the score of the better answer, and of the worse."""
+    """[pairs, 2]: the score of the better answer, and of the worse."""
     lead, ones = table[:, 0] - table[:, 1], np.ones(len(table))
-    sums = {"accuracy": (lead > 0).astype(np.float64), "margin": lead, "loss": np.logaddexp(0, -lead)}
+    sums = {"accuracy": right(lead), "margin": lead, "loss": np.logaddexp(0, -lead)}
     told = [{"chosen": float(better), "rejected": float(worse)} for better, worse in table]
     return REWARD, None, ({name: np.column_stack([each, ones]) for name, each in sums.items()}, told), {}
 
