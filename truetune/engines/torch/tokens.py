@@ -5,8 +5,7 @@ PEFT calls it `trainable_token_indices`. Where the head is the embedding, both u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -113,15 +112,3 @@ def lookups(model: nn.Module) -> list[nn.Parameter]:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     found = [embedding.weight, *([] if head is None else [head.weight, getattr(head, "bias", None)])]
     return list(dict.fromkeys(part for part in found if part is not None))
-
-
-@contextmanager
-def off(model: nn.Module) -> Iterator[None]:
-    layers = [module for module in model.modules() if isinstance(module, Rows)]
-    for layer in layers:
-        layer.enabled = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enabled = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,11 @@ class Lora:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        layers = [layer for _, layer in lora.layers(self.model)]
+        layers = [module for module in self.model.modules() if isinstance(module, lora.LoRALinear | tokens.Rows)]
         for layer in layers:
             layer.enabled = False
         try:
-            with ExitStack() as stack:
-                stack.enter_context(self.whole.off())
-                stack.enter_context(tokens.off(self.model))
+            with self.whole.off():
                 yield
         finally:
             for layer in layers:
