@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,7 @@ class TorchEngine:
             collected = self.objective.collect(self, plan)
             total = LossSum(0.0, plan.denominator, plan.tokens, 0)
             for batch in self._batches(plan):
-                loss, figures = self._loss(batch, collected)
-                total += LossSum(loss.item(), 0.0, 0, batch.supervised, plain(figures))
+                total += told(batch, *self._loss(batch, collected))
         return total
 
     def scores(self, plan: Plan, *, base: bool = False) -> NDArray[np.float32]:
@@ -136,7 +135,7 @@ class TorchEngine:
             with self.noise.on(batch):
                 loss, figures = self._loss(batch, collected)
             (loss / plan.denominator).backward()
-            total += LossSum(loss.item(), 0.0, 0, batch.supervised, plain(figures))
+            total += told(batch, loss, figures)
         limit = self.spec.optimizer.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), math.inf if limit is None else limit)
         return StepResult(total.loss / plan.denominator, float(norm), plan.tokens, total.supervised, total.means)
@@ -209,5 +208,7 @@ class TorchEngine:
             torch.cuda.empty_cache()
 
 
-def plain(figures: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    return {name: float(value) for name, value in figures.items()}
+def told(batch: Batch, loss: torch.Tensor, figures: objectives.Figures) -> LossSum:
+    """A micro-batch's loss and figures as numbers."""
+    plain = {name: float(value) for name, value in figures.items()}
+    return LossSum(loss.item(), 0.0, 0, batch.supervised, plain)
