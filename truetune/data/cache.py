@@ -34,6 +34,8 @@ LIMIT = 8 * 2**30
 STALE = 24 * 3600
 """Seconds after which an unfinished entry belongs to nobody."""
 FILES = ("ids.i32", "weights.f32", "labels.i32", "index.i64", "rejects.jsonl")
+BUFFER = 2**20
+"""Bytes written at once: each writing lets other threads run, and must wait until they let this one."""
 COLUMNS = 8
 """Of the index: start, length, supervised tokens, row, part (0 train, 1 validation), where its second text begins,
 where its labels start, and how many they are."""
@@ -127,7 +129,7 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._ids, self._weights = (folder / "ids.i32").open("wb"), (folder / "weights.f32").open("wb")
+        self._ids, self._weights = ((folder / name).open("wb", BUFFER) for name in ("ids.i32", "weights.f32"))
         self._rejects = (folder / "rejects.jsonl").open("wb")
         self._index, self._labels = array("q"), array("i")
         self._at = 0

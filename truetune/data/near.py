@@ -42,6 +42,8 @@ WHOLE = 128
 """Slots of both sides together; rensa is quickest with a power of two."""
 FLUSH = 512
 """Rows, or KiB of text, that are sketched in one call."""
+BUFFER = 2**16
+"""Bytes that are written to a file at once."""
 PAIRS = 2**15
 """Pairs that are estimated in one call."""
 SEED = 5
@@ -104,8 +106,8 @@ class Sketches:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._slots = (folder / "slots").open("wb")
-        self._bands = [(folder / f"band-{number}").open("wb") for number in range(BANDS)]
+        self._slots = (folder / "slots").open("wb", BUFFER)
+        self._bands = [(folder / f"band-{number}").open("wb", BUFFER) for number in range(BANDS)]
         self._places: list[NDArray[np.int64]] = []
         self._pending: list[tuple[int, Sides]] = []
         self._size = 0

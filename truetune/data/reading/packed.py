@@ -16,6 +16,8 @@ STARTS = {".gz": ("gzip", (b"\x1f\x8b",)), ".zst": ("zstd", (b"\x28\xb5\x2f\xfd"
 """Name of each packing, and the bytes it begins with; a zstd file may begin with a frame to be skipped."""
 FREE = 256 * 2**20
 """Bytes that any file may unpack to."""
+BUFFER = 2**20
+"""Bytes read at once: each reading lets other threads run, and must wait until they let this one."""
 RATIO = 200
 """Times its size that a file may unpack to beyond that: texts shrink to a third or a tenth, bombs to a thousandth."""
 
@@ -30,11 +32,11 @@ def opened(path: Path) -> IO[bytes]:
     """The content of a file, packed or not. Reading raises InputError: `data.packing`, `data.unpacks_too_far`."""
     last = path.suffix.lower()
     if last == ".gz":
-        return io.BufferedReader(_Unpacked(gzip.open(path, "rb"), path))
+        return io.BufferedReader(_Unpacked(gzip.open(path, "rb"), path), BUFFER)
     if last == ".zst":
         arrow = library("pyarrow", path)
-        return io.BufferedReader(_Unpacked(arrow.CompressedInputStream(arrow.OSFile(str(path)), "zstd"), path))
-    return path.open("rb")
+        return io.BufferedReader(_Unpacked(arrow.CompressedInputStream(arrow.OSFile(str(path)), "zstd"), path), BUFFER)
+    return path.open("rb", BUFFER)
 
 
 def misnamed(path: Path) -> str | None:
