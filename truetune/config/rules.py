@@ -149,13 +149,11 @@ def whole_texts_have_no_turns(config: Config, explicit: Collection[str]) -> Iter
             yield Clash(key, "is for conversations, and training.objective is pretrain", hint)
 
 
-def preference_is_read(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
-    if config.training.objective != "auto":
-        yield from unread(config, explicit, config.training.objective)
-
-
-def unread(config: Config, explicit: Collection[str], objective: str) -> Iterator[Clash]:
-    """Keys of `preference` that were written and that this objective has no use for."""
+def sections_are_read(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
+    """Keys of `preference` and `classification` that were written and that this objective has no use for."""
+    objective = config.training.objective
+    if objective == "auto":
+        return
     reads = PREFERENCE.get(objective) or brought(objective)
     for key in type(config.preference).model_fields:
         if f"preference.{key}" in explicit and key not in reads:
@@ -179,11 +177,8 @@ def brought(objective: str) -> tuple[str, ...]:
 
 
 def answers_are_chosen_by_the_rows(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
-    yield from unchosen(config, explicit, config.training.objective)
-
-
-def unchosen(config: Config, explicit: Collection[str], objective: str) -> Iterator[Clash]:
     """Keys that say which tokens are trained, where that is what the rows compare."""
+    objective = config.training.objective
     if objective not in PREFERENCE:
         return
     if "data.train_on" in explicit and config.data.train_on != "assistant":
@@ -240,6 +235,13 @@ def weights_are_for_paths(config: Config, explicit: Collection[str]) -> Iterator
         yield Clash("data.weights", message, "write one number for each entry of data.path")
 
 
+OBJECTIVE_RULES: tuple[Rule, ...] = (
+    sections_are_read,
+    answers_are_chosen_by_the_rows,
+    scores_are_no_words,
+    whole_texts_have_no_turns,
+)
+"""Those that ask again when the rows have decided on the objective."""
 RULES: tuple[Rule, ...] = (
     full_has_no_adapter,
     an_adapter_has_started,
@@ -250,10 +252,7 @@ RULES: tuple[Rule, ...] = (
     revision_needs_hub,
     measuring_needs_rows,
     stopping_needs_measuring,
-    whole_texts_have_no_turns,
-    preference_is_read,
-    answers_are_chosen_by_the_rows,
-    scores_are_no_words,
+    *OBJECTIVE_RULES,
     warmup_must_end,
     held_out_is_other_rows,
     weights_are_for_paths,

@@ -15,7 +15,7 @@ from typing import Any
 from truetune import engines, paths
 from truetune.config import Config, Loaded
 from truetune.config.profiles import PROFILES
-from truetune.config.rules import scores_are_no_words, unchosen, unread, whole_texts_have_no_turns
+from truetune.config.rules import OBJECTIVE_RULES
 from truetune.config.secrets import secret
 from truetune.data import added, objectives, remote
 from truetune.data.intake import Listener
@@ -131,8 +131,7 @@ def refuse_unread(config: Config, objective: str) -> None:
     written -= PROFILES.get(config.profile or "", {}).keys()
     training = config.training.model_copy(update={"objective": objective})
     config = config.model_copy(update={"training": training})
-    clashes = [*unread(config, written, objective), *unchosen(config, written, objective)]
-    clashes += [*scores_are_no_words(config, written), *whole_texts_have_no_turns(config, written)]
+    clashes = (clash for rule in OBJECTIVE_RULES for clash in rule(config, written))
     found = [Finding("config.contradiction", clash.message, clash.key, clash.hint) for clash in clashes]
     if found:
         raise ConfigErrors(found)
