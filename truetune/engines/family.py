@@ -8,7 +8,7 @@ base_model.model.<module>.<parameter>                             as in the mode
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,31 @@ def modules(parameters: Iterable[str]) -> list[str]:
 
 def whole(name: str) -> bool:
     return name.startswith(adapter.PREFIX) and not changes(name)
+
+
+def within_modules(parameters: Collection[str], wanted: Sequence[str]) -> list[str]:
+    """The parameters of the modules with these names and suffixes. Raises UsageError `method.no_module`."""
+    held = {name.rpartition(".")[0] for name in parameters}
+    every = sorted({part for name in held for part in adapter.upward(name)})
+    missing = [suffix for suffix in wanted if not any(adapter.hit(name, suffix) for name in every)]
+    if missing:
+        kinds = sorted({name.rpartition(".")[2] for name in held})
+        raise UsageError(
+            f"no module of this model is called {', '.join(missing)}",
+            code="method.no_module",
+            where="method.modules_to_save",
+            hint=f"This model has {', '.join(kinds)}.",
+        )
+    roots = [name for name in every if any(adapter.hit(name, suffix) for suffix in wanted)]
+    return [name for name in parameters if any(name.startswith(root + ".") for root in roots)]
+
+
+def outside(layers: Iterable[str], method: Method) -> list[str]:
+    """Those that are not trained whole, and stand in nothing that is."""
+    whole = method.modules_to_save
+    return [
+        name for name in layers if not any(adapter.hit(part, one) for part in adapter.upward(name) for one in whole)
+    ]
 
 
 def within(name: str, found: Layout) -> bool:

@@ -11,20 +11,21 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models import gemma2, gemma3_text, llama, phi3, qwen2, qwen3
 
-from truetune.engines import adapter
-from truetune.engines.base import EngineSpec, Method
-from truetune.engines.mlx import family, files, lora
+from truetune.engines.mlx import family, files
 from truetune.engines.mlx.family import Layout
+from truetune.engines.mlx.pooled import Pool
 from truetune.errors import InputError
 from truetune.models import source, weights
 
 MODULES = {"gemma2": gemma2, "gemma3_text": gemma3_text, "llama": llama, "phi3": phi3, "qwen2": qwen2, "qwen3": qwen3}
+HEADS = ("lm_head", "score")
 SPARE = re.compile(r"(^|\.)mtp(\.|_)|rotary_emb\.inv_freq$")
 """Tensors that some checkpoints carry and their models no longer read."""
 
 
-def load(folder: Path, dtype: str) -> tuple[nn.Module, Layout]:
-    """The causal model of a folder and its layout. Nothing in the folder is run.
+def load(folder: Path, dtype: str, pool: Pool | None = None) -> tuple[nn.Module, Layout]:
+    """The causal model of a folder, or with a `pool` one that gives scores, and its layout. Nothing in the folder is
+    run.
 
     Raises InputError `model.unloadable`, `model.custom_code`, and `model.weights` where the weights are not exactly
     those of the config.
@@ -42,7 +43,10 @@ def load(folder: Path, dtype: str) -> tuple[nn.Module, Layout]:
     except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
         raise unloadable(str(error), folder) from error
     untie(model, layout)
-    put(model, tensors(folder, getattr(mx, dtype), tied=layout.tied), folder)
+    found = tensors(folder, getattr(mx, dtype), tied=layout.tied)
+    if pool:
+        layout, found = pool.layout(layout), pool.replace(model, layout, found)
+    put(model, found, folder)
     mx.eval(model.parameters())
     return model, layout
 
@@ -105,7 +109,7 @@ def linears(model: nn.Module) -> dict[str, nn.Module]:
     found = {
         name.removesuffix(".base"): module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name != "lm_head"
+        if isinstance(module, nn.Linear) and name not in HEADS
     }
     return {name: found[name] for name in sorted(found, key=natural)}
 
@@ -113,33 +117,6 @@ def linears(model: nn.Module) -> dict[str, nn.Module]:
 def natural(name: str) -> list[tuple[int, str]]:
     """layers.2 comes before layers.10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
-
-
-def adapt(model: nn.Module, spec: EngineSpec) -> dict[str, lora.LoRALinear]:
-    """Make the method's parameters trainable; the adapted layers by name (none for full fine-tuning)."""
-    if spec.method.type == "full":
-        return {}
-    every = linears(model)
-    chosen = adapter.select(list(every), spec.method.target_modules)
-    layers = {name: lora.LoRALinear(every[name], spec.method) for name in chosen}
-    model.update_modules(tree_unflatten(list(layers.items())))
-    model.freeze()
-    for name, layer in layers.items():
-        layer.reset(name, spec.seed)
-        layer.unfreeze(keys=["lora_A", "lora_B"], recurse=False)
-    if spec.adapter:
-        put_adapter(layers, spec.adapter, spec.method)
-    return layers
-
-
-def put_adapter(layers: dict[str, lora.LoRALinear], folder: Path, method: Method) -> None:
-    """Start from an adapter on disk. Refused unless it maps one to one onto the layers."""
-    body = adapter.read_config(folder, plain=True)
-    adapter.refuse_other_shape(body, method)
-    path = folder / adapter.WEIGHTS
-    found = files.load(path, "adapter.damaged")
-    adapter.refuse_mismatch(shapes(lora.parameters(layers)), shapes(found), str(path))
-    lora.put(layers, {name: value.astype(mx.float32) for name, value in found.items()})
 
 
 def shapes(tensors: dict[str, Any]) -> dict[str, tuple[int, ...]]:

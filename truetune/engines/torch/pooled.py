@@ -7,32 +7,24 @@ is drawn from the seed, the same in every run, and the head is trained whole, in
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from truetune.data import objectives
+from truetune.engines import heads
 from truetune.engines.base import EngineSpec
 from truetune.engines.torch.batch import Batch
 from truetune.engines.torch.config import part
 from truetune.engines.torch.forward import Forward
 
 MAPPING = AutoModelForSequenceClassification._model_mapping
-LAST = ("score.", "classifier.")
-"""Where the numbers of the classes begin: a base that has other classes gives its own away."""
 HEADS = ("score", "classifier", r"(.+\.)?pooler", "head", "pre_classifier")
 """Patterns of the modules of heads, whatever the model: they are never packed into fewer bits."""
-OTHERS = re.compile(
-    r"^(lm_head|cls|decoder|embed_out|head|classifier|score|qa_outputs|\w*predictions|vocab_\w+|generator_lm_head)\b"
-    r"|(^|\.)pooler\.|position_ids$"
-)
-"""Tensors of heads for other tasks, which a base may bring and this one does not read."""
 
 
 def of_spec(spec: EngineSpec) -> Head | None:
@@ -60,21 +52,14 @@ class Head:
 
     def name(self, settings: PreTrainedConfig) -> None:
         """Write the classes where others look for them."""
-        names = self.objective.classes or ("reward",)
-        before = [settings.id2label.get(number) for number in range(len(names))]
-        same = not self.objective.classes or before == list(names)
-        self.known = same and len(settings.id2label) == len(names)
-        settings.id2label = dict(enumerate(names))
-        settings.label2id = {name: number for number, name in enumerate(names)}
-        if self.objective.classes:
-            settings.problem_type = f"{'multi' if self.objective.several else 'single'}_label_classification"
-        if settings.pad_token_id is None:  # transformers' own pooling wants one; no text of this kind holds this token
-            end = settings.eos_token_id
-            settings.pad_token_id = end[0] if isinstance(end, list) else end
+        self.known = heads.known(self.objective, settings.id2label)
+        for name, value in heads.settings(self.objective).items():
+            setattr(settings, name, value)
+        settings.pad_token_id = heads.padding(settings.pad_token_id, settings.eos_token_id)
 
     def kept(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The base's weights, without a head for other classes."""
-        return {name: tensor for name, tensor in tensors.items() if self.known or not name.startswith(LAST)}
+        return {name: tensor for name, tensor in tensors.items() if self.known or not name.startswith(heads.LAST)}
 
     def begin(self, model: nn.Module, loaded: dict[str, Any]) -> dict[str, Any]:
         """Draw what the base lacks of the head; returns what transformers said of the weights, without that."""
@@ -83,8 +68,9 @@ class Head:
         self.fresh = {name for name in missing if not name.startswith(inside) or ".pooler." in name}
         std = float(getattr(model.config, "initializer_range", 0.02))
         for name in sorted(self.fresh):
-            draw(name, model.get_parameter(name), std, self.spec.seed)
-        extra = {name for name in loaded["unexpected_keys"] if not OTHERS.search(name)}
+            parameter = model.get_parameter(name)
+            parameter.data.copy_(torch.from_numpy(heads.start(name, tuple(parameter.shape), std, self.spec.seed)))
+        extra = {name for name in loaded["unexpected_keys"] if not heads.OTHERS.search(name)}
         return {**loaded, "missing_keys": missing - self.fresh, "unexpected_keys": extra}
 
     def trained(self, model: nn.Module) -> EngineSpec:
@@ -101,15 +87,6 @@ class Head:
             model.get_submodule(name).register_forward_pre_hook(in_its_type)
         whole = tuple(dict.fromkeys((*self.spec.method.modules_to_save, *outside, *inside)))
         return replace(self.spec, method=replace(self.spec.method, modules_to_save=whole))
-
-
-def draw(name: str, parameter: nn.Parameter, std: float, seed: int) -> None:
-    """Matrices from a normal distribution, biases 0, the scale of a norm 1."""
-    if parameter.ndim < 2:
-        parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
-        return
-    drawn = np.random.default_rng([seed, *name.encode()]).standard_normal(tuple(parameter.shape), dtype=np.float32)
-    parameter.data.copy_(torch.from_numpy(drawn * np.float32(std)))
 
 
 def in_its_type(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from truetune.engines import adapter
-from truetune.errors import UsageError
+from truetune.engines import adapter, family
 
 
 class Whole:
@@ -23,7 +22,7 @@ class Whole:
         shared: dict[int, list[str]] = {}
         for name, parameter in every.items():
             shared.setdefault(id(parameter), []).append(name)
-        picked = {id(every[name]) for name in parameters(model, wanted)}
+        picked = {id(every[name]) for name in family.within_modules(every, wanted)}
         self.names = {names[0]: tuple(names) for at, names in shared.items() if at in picked}
         """Of a parameter, all its names in the model: the embedding's and the head's where they are tied."""
         self.parameters = {name: every[name] for name in self.names}
@@ -59,24 +58,6 @@ class Whole:
     def set(self, values: Mapping[str, torch.Tensor]) -> None:
         for name, parameter in self.parameters.items():
             parameter.data = values[name]
-
-
-def parameters(model: nn.Module, wanted: tuple[str, ...]) -> list[str]:
-    """Names of the parameters of the modules with these names and suffixes. Raises UsageError `method.no_module`."""
-    held = {name.rpartition(".")[0] for name, _ in model.named_parameters(remove_duplicate=False)}
-    every = sorted({part for name in held for part in adapter.upward(name)})
-    missing = [suffix for suffix in wanted if not any(adapter.hit(name, suffix) for name in every)]
-    if missing:
-        kinds = sorted({name.rpartition(".")[2] for name in held})
-        raise UsageError(
-            f"no module of this model is called {', '.join(missing)}",
-            code="method.no_module",
-            where="method.modules_to_save",
-            hint=f"This model has {', '.join(kinds)}.",
-        )
-    roots = [name for name in every if any(adapter.hit(name, suffix) for suffix in wanted)]
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    return [name for name in names if any(name.startswith(root + ".") for root in roots)]
 
 
 def tied(model: nn.Module) -> bool:
