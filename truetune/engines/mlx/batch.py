@@ -34,8 +34,8 @@ class Batch:
 
     @property
     def supervised(self) -> int:
-        """Tokens that reach the loss, counted from the arrays that are given to it."""
-        return int(self.targets.shape[0])
+        """Tokens that reach the loss, counted from the arrays that are given to it; labels where no token does."""
+        return int(self.targets.shape[0]) or len(self.examples)
 
 
 def batch(examples: Sequence[Example]) -> Batch:

@@ -1,10 +1,11 @@
-"""From a micro-batch to what the model thinks of it. The head sees supervised positions only, in chunks."""
+"""From a micro-batch to what the model thinks of it. The head for words sees supervised positions only, in chunks; that
+for scores the last of each text."""
 
 from __future__ import annotations
 
 import mlx.core as mx
 
-from truetune.engines.mlx import head
+from truetune.engines.mlx import head, pooled
 from truetune.engines.mlx.batch import Batch
 from truetune.engines.mlx.head import Head
 from truetune.engines.mlx.walk import Walk
@@ -28,6 +29,10 @@ class Forward:
     def sums(self, batch: Batch) -> mx.array:
         """Σ weight · log p of each text, float32 [texts]."""
         return per_text(self.logps(batch) * batch.weights, batch)
+
+    def scores(self, batch: Batch) -> mx.array:
+        """Of a model whose head gives scores: those of each text, float32 [texts, classes]."""
+        return pooled.of(self.walk(batch.ids), self.head.weight, batch)
 
     def hidden(self, batch: Batch) -> mx.array:
         """Hidden states at the picked positions, [N, H]."""

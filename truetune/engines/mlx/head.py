@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
+from truetune.engines.mlx import pooled
 from truetune.engines.mlx.family import Layout
 
 CHUNK = 4 * 1024 * 1024
@@ -36,6 +37,8 @@ class Head:
 
 
 def of(model: nn.Module, layout: Layout) -> Head:
+    if pooled.NAME in model:  # it gives scores
+        return Head(model[pooled.NAME])
     return Head(model.model.embed_tokens if layout.tied else model.lm_head, layout.softcap)
 
 

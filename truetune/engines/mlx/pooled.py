@@ -57,7 +57,7 @@ class Pool:
         own head, where that is for just these classes, else of a fresh one."""
         shape = len(heads.names(self.spec.objective)), layout.settings["hidden_size"]
         model.pop("lm_head", None)
-        model.score = nn.Linear(*shape[::-1], bias=False)
+        model[NAME] = nn.Linear(*shape[::-1], bias=False)
         kept = {name: value for name, value in found.items() if not heads.OTHERS.search(name)}
         if heads.known(self.spec.objective, labels(layout.settings)) and WEIGHT in found:
             return kept | {WEIGHT: found[WEIGHT].astype(mx.float32)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from truetune.engines import base
-from truetune.engines.mlx.objectives import cpo, dpo, kto, language, orpo, simpo
+from truetune.engines.mlx.objectives import classification, cpo, dpo, kto, language, orpo, reward, simpo
 from truetune.engines.objective import Objective
 
 Figures = dict[str, mx.array]
@@ -20,6 +20,8 @@ TABLE: dict[str, type[Objective]] = {
     "simpo": simpo.Simpo,
     "cpo": cpo.Cpo,
     "kto": kto.Kto,
+    "reward": reward.Reward,
+    "classification": classification.Classification,
 }
 
 
