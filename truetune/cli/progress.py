@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from truetune.cli import visible
 from truetune.cli.common import Output
 from truetune.cli.work import QUIET_SECONDS, Work
+from truetune.data.objectives import divisor
 from truetune.report import rewards
 from truetune.report.words import clock, counted, listed, size, thousands
 
@@ -123,14 +124,14 @@ def introduction(figures: dict[str, Any]) -> list[str]:
     """What is about to happen, and every value that was chosen automatically, with its reason."""
     plan, data, config = figures["plan"], figures["data"], figures["config"]
     epochs = plan["steps"] / plan["steps_per_epoch"]
-    rows, promised = data["rows"], plan["promised"]
+    rows, (key, what) = data["rows"], divisor(data["objective"])
     lines = [
         f"run     {figures['folder']}",
         f"data    {counted(rows['read'], 'row')} read: {rows['train']:,} to train on, {rows['validation']:,} held out"
         + aside(rows),
         f"learns  {learned(data)}",
         f"step    = {plan['step']} examples; {counted(plan['steps'], 'step')}, {epochs:.3g} epochs; "
-        f"{promised['supervised']:,} supervised {'labels' if data.get('classes') else 'tokens'} promised to the loss",
+        f"{plan['promised'][key]:,} {what} promised to the loss",
     ]
     if memory := figures.get("memory"):
         lines.append(f"memory  {memory['reason']}")

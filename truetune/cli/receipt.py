@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from rich.text import Text
 from truetune.api.runs import receipt_show, receipt_verify
 from truetune.cli import common, visible
 from truetune.cli.common import Output
+from truetune.data.objectives import counted
 from truetune.errors import CheckFailed, InputError
 from truetune.report import words
 from truetune.runs.receipt import EVALUATE
@@ -25,6 +27,8 @@ FATES = {
     "sampled_out": "left out by their weight",
 }
 """Why a row is set aside, as people say it."""
+Writer = Callable[[dict[str, Any]], Iterator[tuple[str, str]]]
+"""A receipt's body as lines: a label, and text."""
 
 
 class Receipt(click.Group):
@@ -93,7 +97,12 @@ def failure(run: str, bad: list[dict[str, Any]]) -> CheckFailed:
 
 def page(stages: dict[str, dict[str, Any]]) -> list[tuple[Text, str]]:
     """The receipt as lines: a label where a subject begins, and text."""
-    writers = {"data": data_lines, "train": train_lines, "eval": eval_lines}
+    kind = stages.get("data", {}).get("objective", "sft")
+    writers: dict[str, Writer] = {
+        "data": data_lines,
+        "train": partial(train_lines, kind=kind),
+        "eval": partial(eval_lines, kind=kind),
+    }
     lines: list[tuple[Text, str]] = []
     for stage, body in stages.items():
         before = None
@@ -126,7 +135,7 @@ def data_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     share = supervised["train"] / max(tokens["train"], 1)
     if body.get("classes"):
         yield "classes", words.listed([visible(name) for name in body["classes"]], 12)
-        yield "tokens", f"{tokens['train']:,} to train on, {supervised['train']:,} labels supervised"
+        yield "tokens", f"{tokens['train']:,} to train on, {supervised['train']:,} labels learned"
     else:
         yield "tokens", f"{tokens['train']:,} to train on, {supervised['train']:,} of them supervised ({share:.0%})"
     if rows["truncated"]:
@@ -135,21 +144,24 @@ def data_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "tokens", f"the end of the answer is learned in {body['end_of_turn_supervised']:.0%} of examples"
 
 
-def train_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def train_lines(body: dict[str, Any], kind: str) -> Iterator[tuple[str, str]]:
+    """`kind` is that of the rows, which says what is counted."""
     base, engine, loss, norm = body["base"], body["engine"], body["loss"], body["grad_norm"]
     yield (
         "base",
         f"{base['name']}{' at ' + base['revision'][:12] if base['revision'] else ''}  {len(base['files'])} files",
     )
     by = f" with {engine['engine']}" if engine.get("engine", "torch") != "torch" else ""
+    if "objective" in body:
+        yield "training", f"{visible(body['objective'])} by {visible(body['method'])}"
     yield "training", f"{body['steps']:,} steps on {engine['device']}{by} in {engine['dtype']}"
     yield "training", f"loss {arrow(loss['first'], loss['last'])}"
     yield "training", f"{engine['trained_parameters']:,} of {engine['parameters']:,} parameters trained"
     if engine.get("ema"):
         yield "training", f"the result is their running mean (decay {engine['ema']:g})"
-    for what, title in (("supervised", "supervised tokens"), ("examples", "examples")):
-        promised, counted = body[what]["promised"], body[what]["counted"]
-        yield "counted", f"{tick(promised == counted)} {counted:,} {title} reached the loss, {promised:,} were promised"
+    for what, title in zip(("supervised", "examples"), counted(kind), strict=True):
+        promised, seen = body[what]["promised"], body[what]["counted"]
+        yield "counted", f"{tick(promised == seen)} {seen:,} {title} reached the loss, {promised:,} were promised"
     tensors = body["changed_tensors"]
     yield (
         "learned",
@@ -166,12 +178,10 @@ def train_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from file_lines(body)
 
 
-def eval_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def eval_lines(body: dict[str, Any], kind: str) -> Iterator[tuple[str, str]]:
     before, after = body["base"], body["tuned"]
-    yield (
-        "held out",
-        f"{words.counted(body['rows'], 'row')}, {body['supervised']:,} supervised tokens, {body['checkpoint']}",
-    )
+    seen = f"{body['supervised']:,} {counted(kind)[0]}"
+    yield "held out", f"{words.counted(body['rows'], 'row')}, {seen}, {body['checkpoint']}"
     names = ("loss", "perplexity") if after["perplexity"] is not None else ("loss",)
     yield "held out", ", ".join(f"{name} {arrow(before[name], after[name])}" for name in names)
 

@@ -12,6 +12,7 @@ from truetune.cli import common
 from truetune.cli.chart import curve
 from truetune.cli.common import Output
 from truetune.cli.progress import Watch, aside, learner
+from truetune.data.objectives import divisor
 from truetune.report import rewards
 from truetune.report.words import change, clock, counted, size
 
@@ -79,10 +80,7 @@ def finish(out: Output, run: Any) -> None:
     for name, before, after in apart(run):
         out.print(f"  {name:<14} {before} → {after}")
     receipts = run.receipt()
-    what = "labels" if receipts["data"].get("classes") else "tokens"
-    out.print(
-        f"  supervised     {supervised['promised']:,} {what} promised, {supervised['counted']:,} reached the loss"
-    )
+    out.print(f"  {arrived(receipts)}")
     if memory := receipts["train"].get("memory"):
         out.print(f"  memory         {size(memory['peak'])} at the peak")
     out.print(f"  {run.result.name:<14} {run.result}")
@@ -91,6 +89,15 @@ def finish(out: Output, run: Any) -> None:
     measure = "ft evaluate last, " if figures["eval_loss"] is not None else ""
     writes = (run.result / "generation_config.json").is_file()  # a model that gives scores brings none
     out.print(f"  next           {'ft chat last, ' if writes else ''}{measure}ft receipt last")
+
+
+def arrived(receipts: dict[str, Any]) -> str:
+    """What the loss is a mean over: what the data promised of it, and what the loss has seen."""
+    key, what = divisor(receipts["data"]["objective"])
+    seen = receipts["train"][key]
+    name, _, unit = what.partition(" ")
+    promised = f"{seen['promised']:,} {unit}".rstrip()
+    return f"{name:<14} {promised} promised, {seen['counted']:,} reached the loss"
 
 
 def apart(run: Any) -> Iterator[tuple[str, str, str]]:
@@ -130,9 +137,9 @@ def show(out: Output, preview: dict[str, Any]) -> None:
         out.print(f"        and {more:,} more, each with its reason in the run's rejects.jsonl", style="yellow")
     for text in (*(finding["message"] for finding in preview["data"]["findings"]), *preview["warnings"]):
         out.print(f"note    {text}", style="yellow")
-    promised, what = plan["promised"], "labels" if preview["data"].get("classes") else "tokens"
+    key, what = divisor(preview["data"]["objective"])
     out.print(learner(measured["engine"]))
-    out.print(f"steps   {plan['steps']} of {plan['step']} examples: {promised['supervised']:,} supervised {what}")
+    out.print(f"steps   {plan['steps']} of {plan['step']} examples: {plan['promised'][key]:,} {what}")
     out.print(
         f"memory  {size(measured['peak_memory'])} at the peak of one measured step; {preview['memory']['reason']}"
     )

@@ -52,6 +52,25 @@ TABLE = {
 }
 
 
+COUNTED = {
+    "dpo": ("answer tokens", "pairs"),
+    "kto": ("answer tokens", "rated answers"),
+    "classification": ("labels", "texts"),
+}
+"""What is counted of rows of a kind, in words: what the loss sees of them, and what goes into it at once."""
+
+
+def counted(kind: str) -> tuple[str, str]:
+    """What receipts call `supervised` and `examples`, for rows of a kind."""
+    return COUNTED.get(kind, ("supervised tokens", "examples"))
+
+
+def divisor(kind: str) -> tuple[str, str]:
+    """Which of the two the loss of a step is a mean over, and its words: `("examples", "pairs")`."""
+    at = int(kind in COUNTED and of(kind).compares)
+    return ("supervised", "examples")[at], counted(kind)[at]
+
+
 ROWS = ("sft", "pretrain", "dpo", "kto")
 """Kinds of rows that another package's objective may take."""
 

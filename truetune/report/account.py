@@ -69,7 +69,8 @@ def ran(figures: Figures) -> Iterator[Line]:
         yield "examples in a step", f"{per_step:,}"
     if figures.result and figures.finished:
         yield "the result is step", f"{figures.result[0]:,}"
-    trained = figures.of("train", "supervised.counted")
+    labelled = figures.get("training.objective") == "classification"
+    trained = None if labelled else figures.of("train", "supervised.counted")
     seen = f"{figures.tokens:,}" + (f", {trained:,} of them in the loss" if trained is not None else "")
     yield "tokens seen", seen
     yield "time in steps", clock(figures.seconds)
@@ -96,8 +97,7 @@ def data(figures: Figures) -> Iterator[Line]:
     aside = ", ".join(f"{rows[fate]:,} {name}" for fate, name in FATES.items() if rows.get(fate))
     yield "rows", f"{rows['read']:,} read, {rows['used']:,} used; set aside: {aside or 'none'}"
     yield "split", f"{rows['train']:,} to train on, {rows['validation']:,} held out"
-    share = supervised["train"] / max(1, tokens["train"])
-    yield "tokens", f"{tokens['train']:,} to train on, {supervised['train']:,} of them supervised ({percent(share)})"
+    yield "tokens", f"{tokens['train']:,} to train on, {learned(body, supervised['train'], tokens['train'])}"
     if rows.get("truncated"):
         yield "cut", f"{counted(rows['truncated'], 'row')}, {tokens['lost']:,} tokens lost"
     lengths = body["lengths"]
@@ -105,6 +105,13 @@ def data(figures: Figures) -> Iterator[Line]:
     yield from _rendering(body)
     for finding in body.get("findings", []):
         yield "note", line(finding["message"])
+
+
+def learned(body: dict[str, Any], supervised: int, tokens: int) -> str:
+    """`350 of them supervised (40%)`; of labelled texts nothing is learned but the labels."""
+    if body["objective"] == "classification":
+        return f"{supervised:,} labels learned"
+    return f"{supervised:,} of them supervised ({percent(supervised / max(1, tokens))})"
 
 
 def _rendering(body: dict[str, Any]) -> Iterator[Line]:
@@ -125,7 +132,10 @@ def receipt(figures: Figures) -> Iterator[Line]:
     trained = figures.receipts.get("train")
     if not trained:
         return
-    for what, title in (("supervised", "supervised tokens"), ("examples", "examples")):
+    if "objective" in trained:
+        yield "learned", f"{line(trained['objective'])} by {line(trained['method'])}"
+    titles = objectives.counted(figures.of("data", "objective", "sft"))
+    for what, title in zip(("supervised", "examples"), titles, strict=True):
         promised, counted_ = trained[what]["promised"], trained[what]["counted"]
         sign = "✓" if promised == counted_ else "✗"
         yield title, f"{sign} {counted_:,} reached the loss, {promised:,} were promised"

@@ -161,10 +161,10 @@ def version(run: Run) -> str:
 def figures(receipts: dict[str, Any]) -> list[str]:
     """What went in, and the held-out loss before and after."""
     data, trained, measured = receipts["data"], receipts["train"], receipts.get("eval")
-    what = "labels" if data.get("classes") else "tokens"
+    key, what = objectives.divisor(data["objective"])
     rows = [
         ("rows", f"{data['rows']['train']:,} trained, {data['rows']['validation']:,} held out"),
-        (f"{what} that the loss has seen", f"{trained['supervised']['counted']:,} in {trained['steps']:,} steps"),
+        (f"{what} that the loss has seen", f"{trained[key]['counted']:,} in {trained['steps']:,} steps"),
     ]
     if measured:
         for name in ("loss", "perplexity"):

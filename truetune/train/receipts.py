@@ -32,11 +32,14 @@ def write_train(
 
     `promise` is what the steps that were taken held. Raises TrainingError where nothing was learned.
     """
+    config = run.resolved["config"]
     changed, of = engine.changed()
     kept = [*sorted(result.rglob("*")), *sorted((run.folder / reference.FOLDER).glob("*"))]
     made = [str(path.relative_to(run.folder)) for path in kept if path.is_file()]
     body = {
         "base": base,
+        "objective": config["training"]["objective"],
+        "method": config["method"]["type"],
         "engine": engine.describe(),
         "files": hashes(run.folder, made),
         "steps": state.step,
