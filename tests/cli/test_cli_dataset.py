@@ -46,6 +46,42 @@ def test_what_is_learned_can_be_chosen(data: str, capsys: pytest.CaptureFixture[
     assert "⟦user\nHow are you?" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("row", "said", "known"),
+    [
+        (
+            {"prompt": "Hi?", "chosen": "Hello there.", "rejected": "No."},
+            ["trained: the better answer\n<|im_start|>user", "trained: the worse answer\n<|im_start|>user"],
+            [{"side": "chosen"}, {"side": "rejected"}],
+        ),
+        ({"prompt": "Hi?", "completion": "Hello.", "label": True}, ["trained: rated good\n"], [{"rating": "good"}]),
+        ({"prompt": "Hi?", "completion": "No.", "label": False}, ["trained: rated bad\n"], [{"rating": "bad"}]),
+        (
+            {"text": "It broke.", "label": "re\u202epair"},
+            ["tokens: label re\ufffdpair\n"],
+            [{"labels": ["re\u202epair"]}],
+        ),
+        ({"text": "It broke.", "labels": ["a", "b"]}, ["tokens: labels a, b\n"], [{"labels": ["a", "b"]}]),
+        ({"text": "It broke.", "labels": []}, ["tokens: no label\n"], [{"labels": []}]),
+    ],
+)
+def test_what_is_better_rated_or_labelled_is_said(
+    row: dict[str, object],
+    said: list[str],
+    known: list[dict[str, object]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(orjson.dumps(row))
+    assert run(["dataset", "show", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert all(text in out for text in said) and "0 trained" not in out
+    assert run(["dataset", "show", str(path), "--json"]) == 0
+    examples = orjson.loads(capsys.readouterr().out)["rows"][0]["examples"]
+    assert [example | more for example, more in zip(examples, known, strict=True)] == examples
+
+
 def test_a_missing_file_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["dataset", "show", "nowhere.jsonl"]) == 3
     assert "nowhere.jsonl" in capsys.readouterr().err

@@ -172,6 +172,19 @@ def test_tokens_are_shown_as_what_they_are_to_the_training() -> None:
     assert html(page(long)).count("<span>x</span>") == TOKENS
 
 
+def test_rows_say_which_answer_is_better_and_what_is_labelled() -> None:
+    one = {"tokens": [token("x")], "length": 1, "trained": 1}
+    rows = [
+        {"where": "a:1", "mode": "pair", "examples": [one | {"side": "chosen"}, one | {"side": "rejected"}]},
+        {"where": "a:2", "mode": "labelled", "examples": [one | {"labels": ["late"]}]},
+    ]
+    told = page(checked(examples={"rows": rows})).rows
+    assert [row.note for row in told] == [
+        "2 tokens, 2 learned; the better answer; the worse answer",
+        "1 token; label late",
+    ]
+
+
 @pytest.mark.parametrize(
     ("verdict", "findings", "tone", "said"),
     [

@@ -10,7 +10,7 @@ from typing import Any
 
 from truetune.report.account import Line
 from truetune.report.advice import Verdict
-from truetune.report.words import clock, counted, line, listed, percent, plain, short, size
+from truetune.report.words import clock, counted, judged, line, listed, percent, plain, short, size
 
 TOKENS = 500
 """Most tokens of an example on the page."""
@@ -257,7 +257,8 @@ def shown(row: Mapping[str, Any]) -> Shown:
         return Shown(line(row["where"]), f"not used: {line(refused['reason'])}", [])
     examples = row.get("examples") or []
     length, trained = (sum(example[key] for example in examples) for key in ("length", "trained"))
-    note = f"{length:,} tokens" + (f", {trained:,} learned" if row.get("mode") not in UNMARKED else "")
+    note = counted(length, "token") + (f", {trained:,} learned" if row.get("mode") not in UNMARKED else "")
+    note += "".join(f"; {told}" for told in map(judged, examples) if told)
     if length > TOKENS:
         note += f"; the first {TOKENS:,} are shown"
     return Shown(line(row["where"]), note, [list(runs(example["tokens"][:TOKENS])) for example in examples])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from truetune.train.markdown import STEERING
 
@@ -70,6 +72,18 @@ def change(before: float, after: float) -> str:
     ratio = after / before - 1
     digits = 1 if 0 < abs(ratio) < 0.0995 else 2 if -1 < ratio < -0.995 else 0
     return f"{ratio:+.{digits}%}".replace("-", "−")
+
+
+def judged(example: Mapping[str, Any]) -> str:
+    """What a row says of an answer or a text: `the better answer`, `rated bad`, `label urgent`; empty of others."""
+    if side := example.get("side"):
+        return "the better answer" if side == "chosen" else "the worse answer"
+    if rating := example.get("rating"):
+        return f"rated {rating}"
+    if "labels" not in example:
+        return ""
+    names = [line(name) for name in example["labels"]]
+    return f"label{'s' * (len(names) > 1)} {', '.join(names)}" if names else "no label"
 
 
 def listed(names: list[str], most: int = 3) -> str:

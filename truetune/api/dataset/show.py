@@ -13,7 +13,7 @@ from truetune.data.formats import Format
 from truetune.data.job import plan
 from truetune.data.prepare import find_format, read
 from truetune.data.render import Part, Renderer
-from truetune.data.rows import Reject, Row, RowError
+from truetune.data.rows import Content, Labelled, Preference, Rated, Reject, Row, RowError
 from truetune.models.tokenizer import Tokenizer
 
 LOST = "\ufffd"
@@ -36,7 +36,8 @@ def dataset_show(
     """The first `n` rows as tokens with their weights, and where `max_length` would cut them.
 
     `data` may be a train.yml. JSON-ready: `rows`, each with `where` and either `examples` (`tokens` of {id, text,
-    weight, cut}) or the reason why it is refused. Raises InputError as `prepare` does.
+    weight, cut}, and what is compared or learned of it: `side` chosen or rejected, `rating` good or bad, `labels`) or
+    the reason why it is refused. Raises InputError as `prepare` does.
     """
     values = {
         "train_on": train_on, "max_length": max_length, "template": template, "format": format, "columns": columns,
@@ -66,11 +67,23 @@ def _row(row: Row | Reject, form: Format, renderer: Renderer, max_length: int) -
     if isinstance(row, Reject):
         return {"where": row.where, "refused": {"code": row.code, "reason": row.reason}}
     try:
-        rendered = renderer.one(form.of(row.file).read(row.value))
+        content = form.of(row.file).read(row.value)
+        rendered = renderer.one(content)
     except RowError as error:
         return {"where": row.where, "refused": {"code": error.code, "reason": error.reason}}
     examples = [_example(part, renderer.tokenizer, max_length) for part in rendered.parts]
+    for example, more in zip(examples, judged(content), strict=False):
+        example.update(more)
     return {"where": row.where, "mode": rendered.mode, "examples": examples}
+
+
+def judged(content: Content) -> list[dict[str, Any]]:
+    """What a row says of its answers or its text, for each of its examples; nothing of conversations and documents."""
+    if isinstance(content, Preference):
+        return [{"side": "chosen"}, {"side": "rejected"}]
+    if isinstance(content, Rated):
+        return [{"rating": "good" if content.desirable else "bad"}]
+    return [{"labels": list(content.labels)}] if isinstance(content, Labelled) else []
 
 
 def _example(part: Part, encode: Tokenizer, max_length: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from truetune.api import load
 from truetune.cli import common, visible
 from truetune.cli.common import Output
 from truetune.cli.dataset import options
+from truetune.report.words import counted, judged
 
 STYLES = {"trained": "bold green", "context": "dim", "cut": "strike red"}
 MARKS = {"trained": ("⟦", "⟧"), "context": ("", ""), "cut": ("✂", "✂")}
@@ -50,8 +51,15 @@ def _lines(row: dict[str, Any]) -> Iterator[Text | str]:
     if not row["examples"]:
         yield f"\n{row['where']}  nothing in this row is trained"
     for example in row["examples"]:
-        yield Text(f"\n{visible(row['where'])}  {example['length']} tokens, {example['trained']} trained", "bold")
+        yield Text(f"\n{visible(row['where'])}  {heading(example)}", "bold")
         yield _tokens(example["tokens"])
+
+
+def heading(example: dict[str, Any]) -> str:
+    """`37 tokens, 19 trained: the better answer`; of a labelled text the label is all that is learned."""
+    learned = "" if "labels" in example else f", {example['trained']} trained"
+    told = visible(judged(example))
+    return counted(example["length"], "token") + learned + (f": {told}" if told else "")
 
 
 def _tokens(tokens: list[dict[str, Any]]) -> Text:
