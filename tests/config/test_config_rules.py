@@ -22,6 +22,9 @@ def text(**sections: str) -> bytes:
         ({"method": "{type: full, r: 8}"}, ["method.r"]),
         ({"method": "{type: full, alpha: 8, target_modules: [q]}"}, ["method.alpha", "method.target_modules"]),
         ({"method": "{type: lora, bits: 4}"}, ["method.bits"]),
+        ({"method": "{type: lora, init: loftq}"}, ["method.init"]),
+        ({"method": "{type: auto, init: loftq}"}, ["method.init"]),
+        ({"method": "{type: full, init: loftq}"}, ["method.init"]),
         ({"method": "full", "model": "{path: m, adapter: a}"}, ["model.adapter"]),
         ({"model": "{path: starter, revision: abc}"}, ["model.revision"]),
         ({"model": "{path: ./m, revision: abc}"}, ["model.revision"]),
@@ -55,6 +58,7 @@ def test_contradictions(sections: dict[str, str], keys: list[str]) -> None:
         {"method": "full"},
         {"method": "full", "profile": "code"},  # the profile sets method.r
         {"method": "{bits: 4}"},
+        {"method": "{type: qlora, bits: 8, init: loftq}"},
         {"data": "{path: d, validation: none}"},
         {"evaluation": "{every: null, samples: 0}", "checkpoints": "{best: false}"},
         {"training": "{objective: pretrain}"},

@@ -73,6 +73,15 @@ def test_a_packed_base_takes_no_other_method(method: str) -> None:
     assert "qlora" in caught.value.finding.hint
 
 
+def test_loftq_needs_the_weights_as_they_were() -> None:
+    keys = {"method.type": "qlora", "method.init": "loftq"}
+    assert decided(40 * GB, **keys).type == "qlora"
+    with pytest.raises(UsageError) as caught:
+        decided(40 * GB, known=replace(LLAMA, bits=4), **keys)
+    assert (caught.value.finding.code, caught.value.finding.where) == ("method.packed_base", "method.init")
+    assert "init: default" in caught.value.finding.hint
+
+
 def test_a_named_memory_of_a_gpu_is_used_up_to_what_is_held() -> None:
     """The rest is a reserve: of a processor's memory others take, and its allocator is not held."""
     for device, wish, share in (("cuda", "auto", 0.8), ("cuda", "8GB", 0.95), ("cpu", "8GB", 0.8)):

@@ -96,7 +96,8 @@ FOREIGN = _table(
         "use_rslora": ("method.type", "write `rslora`"),
         "use_dora": ("method.type", "write `dora`"),
         "loraplus_lr_ratio": ("method.lora_plus", ""),
-        "pissa_init init_lora_weights": ("method.init", "`pissa` or `olora`"),
+        "pissa_init init_lora_weights": ("method.init", "`pissa`, `olora`, or `loftq` for qlora"),
+        "loftq_init loftq_config": ("method.init", "`loftq`, for qlora"),
         "lora_modules_to_save additional_target": ("method.modules_to_save", ""),
         "additional_special_tokens new_special_tokens add_tokens": ("model.new_tokens", ""),
         # training

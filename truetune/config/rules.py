@@ -71,6 +71,12 @@ def an_adapter_has_started(config: Config, explicit: Collection[str]) -> Iterato
         yield Clash("method.init", "is for a fresh adapter, and model.adapter continues one", "leave one of them out")
 
 
+def loftq_is_for_a_packed_base(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
+    if config.method.init == "loftq" and config.method.type in ("auto", "lora", "dora", "rslora"):
+        message = f"is loftq, which makes up for what packing rounds off, and method.type is {config.method.type}"
+        yield Clash("method.init", message, "write `type: qlora`, or `init: pissa`")
+
+
 def virtual_tokens_have_no_layers(config: Config, explicit: Collection[str]) -> Iterator[Clash]:
     kind = config.method.type
     if kind in (*VIRTUAL, "ia3"):
@@ -245,6 +251,7 @@ OBJECTIVE_RULES: tuple[Rule, ...] = (
 RULES: tuple[Rule, ...] = (
     full_has_no_adapter,
     an_adapter_has_started,
+    loftq_is_for_a_packed_base,
     virtual_tokens_have_no_layers,
     freezing_is_for_full,
     schedules_have_their_ends,

@@ -284,8 +284,9 @@ class Method(Section):
         single = isinstance(value, str) and value not in ("auto", "all-linear") and LAYER.fullmatch(value)
         return (value,) if single else value  # type: ignore[return-value]
 
-    init: Literal["default", "pissa", "olora"] = "default"
-    """Where a fresh adapter starts: default, pissa or olora. The last two = as the main part of each weight."""
+    init: Literal["default", "pissa", "olora", "loftq"] = "default"
+    """Where a fresh adapter starts: default, pissa, olora or loftq. pissa and olora = as the main part of each weight;
+    loftq = as what packing rounds off, for qlora."""
 
     lora_plus: Annotated[Number, Field(gt=0, le=1000)] | None = None
     """LoRA+: how many times as fast the second matrix learns, as 16. null = as fast as the first."""

@@ -38,7 +38,8 @@ class Method:
     encoder_hidden: int | None = None
     """Of prefix and ptuning: width of the network that makes them, None for the model's own."""
     init: str = "default"
-    """Where a fresh adapter starts: `default` (as nothing), `pissa` or `olora` (as a part of the weights)."""
+    """Where a fresh adapter starts: `default` (as nothing), `pissa` or `olora` (as a part of the weights), `loftq` (as
+    what packing them rounds off)."""
     lora_plus: float | None = None
     """How many times the learning rate of A that of B is (Hayou et al. 2024, arXiv 2402.12354)."""
     modules_to_save: tuple[str, ...] = ()

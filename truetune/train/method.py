@@ -27,6 +27,7 @@ def decide(config: Config, case: fit.Case, device: str) -> Decided:
     `method.packed_base`."""
     wish, stored = config.method.type, case.facts.bits
     refuse_packed(wish, case.facts)
+    refuse_unknown_loss(config.method.init, case.facts)
     if wish != "auto":
         return Decided(wish, stored or config.method.bits if wish == "qlora" else 0)
     if stored:
@@ -50,4 +51,15 @@ def refuse_packed(method: str, facts: Facts) -> None:
             code="method.packed_base",
             where="method.type",
             hint="Write `type: qlora`, or name the original model, with weights in bfloat16, float16 or float32.",
+        )
+
+
+def refuse_unknown_loss(init: str, facts: Facts) -> None:
+    """LoftQ makes up for what packing has rounded off, and a base that is stored packed does not tell."""
+    if facts.bits and init == "loftq":
+        raise UsageError(
+            f"the model is stored in {facts.bits} bits, and what that has rounded off is not known",
+            code="method.packed_base",
+            where="method.init",
+            hint="Write `init: default`, or name the original model, with weights in bfloat16, float16 or float32.",
         )

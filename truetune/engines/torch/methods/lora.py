@@ -13,7 +13,7 @@ from torch import nn
 from truetune.data import objectives
 from truetune.engines import adapter, family
 from truetune.engines.base import EngineSpec
-from truetune.engines.torch import dora, files, inits, lora, tokens
+from truetune.engines.torch import dora, files, inits, loftq, lora, tokens
 from truetune.engines.torch.whole import Whole, untie
 from truetune.errors import UsageError
 from truetune.models import packed
@@ -51,7 +51,17 @@ class Lora:
         return tensors, found
 
     def start(self) -> None:
-        """Begin as a part of the weights. Raises UsageError `method.init_rank`."""
+        """Begin as a part of the weights, or of what packing took from them. Raises UsageError `method.init_rank`."""
+        self.refuse_rank()
+        if self.spec.method.init == "loftq":
+            loftq.begin(self.model, self.spec)
+            return
+        method = self.spec.method
+        for _, layer in lora.layers(self.model):
+            layer.take(inits.TABLE[method.init](layer.weight.detach(), method.r, method.scale))
+
+    def refuse_rank(self) -> None:
+        """A weight has no more parts than its smaller side. Raises UsageError `method.init_rank`."""
         method = self.spec.method
         for name, layer in lora.layers(self.model):
             if method.r > min(layer.weight.shape):
@@ -61,7 +71,6 @@ class Lora:
                     where="method.init",
                     hint=f"Lower method.r, or write `init: default` instead of {method.init}.",
                 )
-            layer.take(inits.TABLE[method.init](layer.weight.detach(), method.r, method.scale))
 
     def begin(self, tensors: Mapping[str, torch.Tensor], where: str) -> None:
         """Start from an adapter on disk. Refused unless it maps one to one onto what is trained."""
