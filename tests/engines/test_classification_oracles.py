@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+import oracles
 import torch
 from labelled import LORA, ONE, SEVERAL, rows, spec
 from transformers import AutoModelForSequenceClassification
@@ -204,54 +205,24 @@ PAIRS = pairs()
 def trl(models, tmp_path_factory):
     """TRL's losses on the same pairs in the same order, from the same start."""
     pytest.importorskip("trl")
-    from datasets import Dataset
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
     from trl import RewardConfig, RewardTrainer
 
     out = tmp_path_factory.mktemp("trl")
     (out / "start").mkdir()
     TorchEngine(spec(models("llama"), Objective("reward"), FULL)).export(out / "start")
     model = AutoModelForSequenceClassification.from_pretrained(out / "start")
-    words = {f"t{number}": number for number in range(320)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="t0")), pad_token="t2", eos_token="t1"
-    )
     used = [PAIRS[(step * 8 + place) % 48] for step in range(STEPS) for place in range(8)]
-    data = Dataset.from_list(
-        [{"chosen_ids": one.ids[: one.second].tolist(), "rejected_ids": one.ids[one.second :].tolist()} for one in used]
-    )
-    losses = []
-
-    class Recorder(RewardTrainer):
-        def _get_train_sampler(self, *args, **kwargs):
-            return torch.utils.data.SequentialSampler(data)
-
-        def training_step(self, *args, **kwargs):
-            losses.append(float(super().training_step(*args, **kwargs)))
-            return torch.tensor(losses[-1])
-
-    config = RewardConfig(
-        output_dir=str(out / "run"),
-        per_device_train_batch_size=8,
-        max_steps=STEPS,
-        learning_rate=3e-3,
-        lr_scheduler_type="constant",
-        weight_decay=DECAY,
-        max_grad_norm=1.0,
-        optim="adamw_torch",
-        max_length=None,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        bf16=False,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        logging_steps=1000,
-    )
-    Recorder(model=model, args=config, train_dataset=data, processing_class=tokenizer).train()
-    return losses
+    columns = [
+        {"chosen_ids": one.ids[: one.second].tolist(), "rejected_ids": one.ids[one.second :].tolist()} for one in used
+    ]
+    settings = {
+        "per_device_train_batch_size": 8,
+        "max_steps": STEPS,
+        "learning_rate": 3e-3,
+        "lr_scheduler_type": "constant",
+        "weight_decay": DECAY,
+    }
+    return oracles.losses(RewardTrainer, RewardConfig, model, columns, out, **settings)
 
 
 def test_reward_equals_trl(models, trl):

@@ -15,15 +15,13 @@ pytest.importorskip("torch")
 pytest.importorskip("trl")
 pytest.importorskip("peft")
 
+import oracles
 import torch
 
-from truetune.config import Amount
 from truetune.data.example import Example
-from truetune.data.steps import Steps
 from truetune.engines.base import EngineSpec, Method, Optimizer, Plan
 from truetune.engines.torch import tiny
 from truetune.engines.torch.engine import TorchEngine
-from truetune.train.plan import course
 
 pytestmark = pytest.mark.slow
 
@@ -39,22 +37,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows():
-    """Sequences that count up by one, of mixed length: there is something to learn. The first third is a prompt."""
-    rng = np.random.default_rng(3)
-    made = []
-    for row in range(64):
-        size = int(rng.integers(6, 40))
-        ids = (int(rng.integers(0, 100)) + np.arange(size)).astype(np.int32)
-        weights = (np.arange(size) >= max(1, size // 3)).astype(np.float32)
-        made.append(Example(ids, weights, row))
-    return made
+    return oracles.counting()
 
 
 @pytest.fixture(scope="module")
 def path():
-    order = Steps(64, BATCH, seed=5)
-    settings = {"learning_rate": LR, "scheduler": "cosine", "warmup": Amount(10, percent=True)}
-    return course(order, epochs=100, max_steps=STEPS, **settings)
+    return oracles.cosine(64, BATCH, STEPS, LR)
 
 
 def spec(folder, **changes):
@@ -96,7 +84,6 @@ def prepare(engine, examples, sabotage):
 @pytest.fixture(scope="module")
 def theirs(folder, rows, path, tmp_path_factory):
     """TRL's losses on the same rows in the same order, from the same adapter."""
-    from datasets import Dataset
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
@@ -108,55 +95,12 @@ def theirs(folder, rows, path, tmp_path_factory):
     model = PeftModel.from_pretrained(base, out / "start", is_trainable=True)
     used = [rows[i] for step in range(path.total) for i in path.order.indices(step)]
     columns = [{"input_ids": e.ids.tolist(), "labels": np.where(e.weights > 0, e.ids, -100).tolist()} for e in used]
-    data = Dataset.from_list(columns)
-    losses = []
-
-    class Recorder(SFTTrainer):
-        def _get_train_sampler(self, *args, **kwargs):
-            return torch.utils.data.SequentialSampler(data)
-
-        def training_step(self, *args, **kwargs):
-            loss = super().training_step(*args, **kwargs)
-            losses.append(float(loss))
-            return loss
-
-    settings = SFTConfig(
-        output_dir=str(out / "run"),
-        per_device_train_batch_size=MICRO,
-        gradient_accumulation_steps=BATCH // MICRO,
-        max_steps=path.total,
-        learning_rate=LR,
-        lr_scheduler_type="cosine",
-        warmup_steps=path.warmup,
-        weight_decay=DECAY,
-        max_grad_norm=1.0,
-        optim="adamw_torch",
-        dataset_kwargs={"skip_prepare_dataset": True},
-        activation_checkpointing=False,
-        max_length=None,
-        use_cpu=True,
-        bf16=False,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        logging_steps=1000,
-        remove_unused_columns=False,
-    )
-    trainer = Recorder(model=model, args=settings, train_dataset=data, processing_class=tokenizer(out))
-    trainer.train()
-    parts = BATCH // MICRO
-    return [sum(losses[i : i + parts]) for i in range(0, len(losses), parts)]
-
-
-def tokenizer(folder):
-    """TRL wants a tokenizer to pad with; the rows are ids already."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    words = {f"t{i}": i for i in range(tiny.VOCAB)}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="t0")), pad_token="t0", eos_token="t1"
-    )
+    settings = oracles.settings(path, LR, BATCH, MICRO) | {
+        "weight_decay": DECAY,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+    }
+    return oracles.losses(SFTTrainer, SFTConfig, model, columns, out, **settings)
 
 
 def agree(one, other):
@@ -189,22 +133,11 @@ def test_peft_reads_our_adapter(tmp_path, name):
     from transformers import AutoModelForCausalLM
 
     folder = tiny.make(tmp_path / "model", name)
-    engine = TorchEngine(spec(folder))
-    generator = torch.Generator().manual_seed(1)
-    for parameter in engine.parameters.values():
-        parameter.data.normal_(std=0.1, generator=generator)
-    (tmp_path / "adapter").mkdir()
-    engine.export(tmp_path / "adapter")
-
-    ids = torch.randint(0, tiny.VOCAB, (1, 24), generator=generator)
+    ids, logits = oracles.noise(TorchEngine(spec(folder)), tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     with torch.no_grad():
         plain = base.eval()(ids).logits
         reference = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(ids).logits
-        inputs = {"position_ids": torch.arange(24)[None], "use_cache": False}
-        if engine.forward.packs:
-            inputs["segments"] = ((0, 24),)
-        logits = engine.model.eval()(ids, **inputs).logits
     assert (plain - reference).abs().max() > 1e-2
     assert (logits - reference).abs().max() <= 1e-5 * max(1.0, float(reference.abs().max()))
 

@@ -12,17 +12,14 @@ pytest.importorskip("torch")
 pytest.importorskip("trl")
 pytest.importorskip("peft")
 
+import oracles
 import torch
 import torch.nn.functional as F
 from compared import pairs, rated, referenced, spec
-from test_oracles import tokenizer
 
-from truetune.config import Amount
-from truetune.data.steps import Steps
 from truetune.engines.base import Optimizer
 from truetune.engines.torch import tiny
 from truetune.engines.torch.engine import TorchEngine
-from truetune.train.plan import course
 
 pytestmark = pytest.mark.slow
 
@@ -51,9 +48,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def path():
-    order = Steps(ROWS, BATCH, seed=5)
-    settings = {"learning_rate": LR, "scheduler": "cosine", "warmup": Amount(10, percent=True)}
-    return course(order, epochs=100, max_steps=STEPS, **settings)
+    return oracles.cosine(ROWS, BATCH, STEPS, LR)
 
 
 def opened(folder, objective, **settings):
@@ -158,50 +153,11 @@ def columns(example):
 
 def trl(folder, path, out, trainer, config, objective, micro, settings):
     """TRL's losses on the same rows in the same order, from the same adapter."""
-    from datasets import Dataset
-
     examples = examples_of(objective)
     used = [examples[place] for step in range(path.total) for place in taken(objective, path, step)]
-    data, losses = Dataset.from_list([columns(example) for example in used]), []
-
-    class Recorder(trainer):
-        def _prepare_dataset(self, dataset, *args, **kwargs):
-            return dataset
-
-        def _get_train_sampler(self, *args, **kwargs):
-            return torch.utils.data.SequentialSampler(data)
-
-        def training_step(self, *args, **kwargs):
-            loss = super().training_step(*args, **kwargs)
-            losses.append(float(loss.detach()))
-            return loss
-
-    arguments = config(
-        output_dir=str(out / "run"),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=BATCH // micro,
-        max_steps=path.total,
-        learning_rate=LR,
-        lr_scheduler_type="cosine",
-        warmup_steps=path.warmup,
-        weight_decay=DECAY,
-        max_grad_norm=1.0,
-        optim="adamw_torch",
-        max_length=None,
-        use_cpu=True,
-        bf16=False,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        logging_steps=1000,
-        gradient_checkpointing=False,
-        **settings,
-    )
-    Recorder(
-        model=start(folder, out / "start"), args=arguments, train_dataset=data, processing_class=tokenizer(out)
-    ).train()
-    parts = BATCH // micro
-    return [sum(losses[i : i + parts]) for i in range(0, len(losses), parts)]
+    rows = [columns(example) for example in used]
+    settings = settings | oracles.settings(path, LR, BATCH, micro) | {"weight_decay": DECAY}
+    return oracles.losses(trainer, config, start(folder, out / "start"), rows, out, **settings)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("peft")
 
+import oracles
 import torch
 
-from truetune.data.example import Example
 from truetune.data.steps import Steps
 from truetune.engines.base import EngineSpec, Method, Optimizer
 from truetune.engines.torch import quantised, tiny
@@ -27,17 +27,6 @@ pytestmark = pytest.mark.slow
 STEPS, BATCH, LR, DECAY = 24, 8, 1e-2, 0.1
 QLORA = Method(type="qlora", r=4, alpha=8, bits=4)
 ARCHITECTURES = ("llama", "mistral-window", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gptj")
-
-
-def rows():
-    """Sequences that count up by one: there is something to learn."""
-    rng = np.random.default_rng(3)
-    made = []
-    for row in range(64):
-        size = int(rng.integers(6, 40))
-        ids = (int(rng.integers(0, 100)) + np.arange(size)).astype(np.int32)
-        made.append(Example(ids, (np.arange(size) >= max(1, size // 3)).astype(np.float32), row))
-    return made
 
 
 def spec(folder, **changes):
@@ -58,18 +47,9 @@ def theirs(folder, adapter):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_peft_over_a_packed_base_reads_our_adapter(tmp_path, name):
     folder = tiny.make(tmp_path / "model", name)
-    engine = TorchEngine(spec(folder))
-    generator = torch.Generator().manual_seed(1)
-    for parameter in engine.parameters.values():
-        parameter.data.normal_(std=0.1, generator=generator)
-    (tmp_path / "adapter").mkdir()
-    engine.export(tmp_path / "adapter")
-    ids = torch.randint(0, tiny.VOCAB, (1, 24), generator=generator)
-    inputs = {"position_ids": torch.arange(24)[None], "use_cache": False}
-    packing = {"segments": ((0, 24),)} if engine.forward.packs else {}
+    ids, logits = oracles.noise(TorchEngine(spec(folder)), tmp_path / "adapter")
     with torch.no_grad():
         reference = theirs(folder, tmp_path / "adapter")(ids).logits
-        logits = engine.model.eval()(ids, **inputs, **packing).logits
     assert (logits - reference).abs().max() <= 1e-5 * max(1.0, float(reference.abs().max()))
 
 
@@ -94,7 +74,7 @@ def reference(folder, tmp_path_factory):
     model = theirs(folder, start)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LR, weight_decay=DECAY)
-    examples, order, losses = rows(), Steps(64, BATCH, seed=5), []
+    examples, order, losses = oracles.counting(), Steps(64, BATCH, seed=5), []
     for step in range(STEPS):
         picked = [examples[i] for i in order.indices(step)]
         count = sum(float(example.weights.sum()) for example in picked)
@@ -114,7 +94,7 @@ def reference(folder, tmp_path_factory):
 
 
 def test_losses_equal_peft_over_bitsandbytes(folder, reference):
-    losses = ours(folder, rows(), Steps(64, BATCH, seed=5))
+    losses = ours(folder, oracles.counting(), Steps(64, BATCH, seed=5))
     assert losses[-1] < 0.8 * losses[0]
     worst = max(abs(a - b) / b for a, b in zip(losses, reference, strict=True))
     assert worst <= 1e-5, f"largest relative difference {worst:.2e}"
@@ -122,5 +102,5 @@ def test_losses_equal_peft_over_bitsandbytes(folder, reference):
 
 @pytest.mark.parametrize("mistake", WRONG.values(), ids=WRONG)
 def test_the_comparison_notices(folder, reference, mistake):
-    losses = ours(folder, rows(), Steps(64, BATCH, seed=5), **mistake)
+    losses = ours(folder, oracles.counting(), Steps(64, BATCH, seed=5), **mistake)
     assert max(abs(a - b) / b for a, b in zip(losses, reference, strict=True)) > 1e-4
