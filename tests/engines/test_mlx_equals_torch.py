@@ -319,7 +319,7 @@ def test_an_adapter_of_another_model_is_refused(models, tmp_path):
 def test_targets(models):
     engine = open_engine(spec(models("llama"), method=replace(LORA, target_modules=("q_proj", "v_proj"))))
     assert engine.describe()["target_modules"] == ["q_proj", "v_proj"]
-    assert engine.adapter_config()["target_modules"] == ["q_proj", "v_proj"]
+    assert engine.adapted.config()["target_modules"] == ["q_proj", "v_proj"]
     with pytest.raises(UsageError) as error:
         open_engine(spec(models("llama"), method=replace(LORA, target_modules=("typo_proj",))))
     assert error.value.finding.code == "method.no_target"

@@ -10,16 +10,16 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
 from truetune.data.example import Example
-from truetune.engines import adapter
 from truetune.engines.base import EngineSpec, LossSum, NotFinite, Plan, StepResult, Usage, denominator
-from truetune.engines.mlx import batch, blas, cores, device, head, lora, model, objectives, optimizers, state
+from truetune.engines.mlx import batch, blas, cores, device, head, lora, methods, model, objectives, optimizers, state
 from truetune.engines.mlx.adamw import Arrays, clip
 from truetune.engines.mlx.batch import Batch
 from truetune.engines.mlx.forward import Forward
+from truetune.engines.mlx.pooled import Pool
 from truetune.engines.mlx.walk import Walk
 
 
@@ -35,10 +35,12 @@ class MlxEngine:
         self.spec = spec
         self.token_budget = spec.token_budget
         full = spec.method.type == "full"
-        self.model, self.layout = model.load(spec.model, "float32" if full else spec.dtype)
-        self.layers = model.adapt(self.model, spec)
-        self.parameters = lora.parameters(self.layers) or dict(tree_flatten(self.model.parameters()))
-        walk = Walk(self.model, self.layout, saving=spec.gradient_checkpointing, whole=full)
+        self.pool = Pool.of(spec)
+        self.model, layout = model.load(spec.model, "float32" if full else spec.dtype, self.pool)
+        self.spec = spec = self.pool.trained() if self.pool else spec
+        self.adapted = methods.adapt(self.model, layout, spec)
+        self.layout, self.layers, self.parameters = layout, self.adapted.layers, self.adapted.parameters
+        walk = Walk(self.model, layout, saving=spec.gradient_checkpointing, whole=self.adapted.looks_up)
         self.head = head.of(self.model, self.layout)
         self.forward = Forward(walk, self.head, self.layout.settings["hidden_size"])
         self.objective = objectives.of(spec.objective)
@@ -59,7 +61,7 @@ class MlxEngine:
             raise NotFinite(f"loss {result.loss}, gradient norm {result.grad_norm}")
         self.parameters, self.key = self.optimizer.step(self.parameters, gradients, lr), key
         mx.eval(self.parameters, self.optimizer.state(), self.key)
-        self._put(self.parameters)
+        self.adapted.put(self.parameters)
         return result
 
     def rehearse(self, plan: Plan) -> StepResult:
@@ -74,15 +76,19 @@ class MlxEngine:
         return total
 
     def scores(self, plan: Plan, *, base: bool = False) -> NDArray[np.float32]:
-        if base and self.optimizer.steps and not self.layers:
+        undoes = self.adapted.undoes and self.spec.adapter is None  # else that model has the adapter it starts from
+        if base and self.optimizer.steps and not undoes:
             raise ValueError("the weights before training are gone")
-        found = np.zeros((len(plan.examples), len(plan.examples[0].texts)), np.float32)
-        with lora.off(self.layers) if base else nullcontext():
+        found: dict[int, NDArray[np.float32]] = {}
+        with self.adapted.off() if base and undoes else nullcontext():
             for places, examples in zip(plan.micro_batches, parts(plan), strict=True):
-                sums = self.forward.sums(batch.batch(examples))
-                found[list(places)] = np.array(sums).reshape(len(places), -1)
+                table = np.array(self._scores(batch.batch(examples))).reshape(len(places), -1)
+                found |= zip(places, table, strict=True)
                 device.refuse_overflow()
-        return found
+        return np.stack([found[place] for place in range(len(plan.examples))])
+
+    def _scores(self, one: Batch) -> mx.array:
+        return self.forward.scores(one) if self.pool else self.forward.sums(one)
 
     def answer(self, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
         core = cores.Core(self.model, Walk(self.model, self.layout), self.head)
@@ -104,7 +110,7 @@ class MlxEngine:
                 device.refuse_overflow()
         finally:
             lora.draw(self.layers, None)
-            self._put(self.parameters)
+            self.adapted.put(self.parameters)
         gradients, norm = clip(gradients, self.spec.optimizer.max_grad_norm)
         loss = total.loss / plan.denominator
         return StepResult(loss, float(norm.item()), plan.tokens, total.supervised, total.means), gradients
@@ -113,43 +119,27 @@ class MlxEngine:
         self, parameters: Arrays, one: Batch, collected: Any, whole: float
     ) -> tuple[mx.array, mx.array, objectives.Figures]:
         """The micro-batch's part of the step's loss, its own sum, and the figures."""
-        self._put(self._narrow(parameters))
+        self.adapted.put(self._narrow(parameters))
         loss, figures = self.objective.loss(self.forward, one, collected)
         return loss / whole, loss, figures
 
     def _narrow(self, parameters: Arrays) -> Arrays:
-        """Full fine-tuning keeps float32 parameters and computes in `dtype`; adapters see the base as it is."""
-        if self.layers or self.spec.dtype == "float32":
-            return parameters
-        return {name: value.astype(getattr(mx, self.spec.dtype)) for name, value in parameters.items()}
-
-    def _put(self, parameters: Arrays) -> None:
-        if self.layers:
-            lora.put(self.layers, parameters)
-        else:
-            self.model.update(tree_unflatten(list(parameters.items())))
+        """Weights that are trained whole are float32, and compute in `dtype`; adapters see the base as it is."""
+        dtype, wide = getattr(mx, self.spec.dtype), self.adapted.wide
+        return {name: value.astype(dtype) if wide(name) else value for name, value in parameters.items()}
 
     def save(self, folder: Path) -> None:
-        state.save(folder, self.parameters, self.optimizer, self.key, self.adapter_config())
+        self.adapted.save(folder, self.parameters)
+        state.save(folder, self.optimizer, self.key)
 
     def restore(self, folder: Path) -> None:
-        self.parameters, self.key = state.restore(folder, self.optimizer)
-        self._put(self.parameters)
+        self.parameters, self.key = state.restore(folder, self.optimizer, self.adapted.file, self.adapted.taken)
+        self.adapted.put(self.parameters)
 
     def export(self, folder: Path) -> None:
-        peft = self.adapter_config()
-        if peft:
-            state.save_adapter(folder, self.parameters, peft)
-        else:
-            state.save_model(folder, self.parameters, self.spec.model)
-
-    def adapter_config(self) -> dict[str, Any] | None:
-        """PEFT's configuration of what is trained; None for full fine-tuning."""
-        if not self.layers:
-            return None
-        every = [*model.linears(self.model), *([] if self.layout.tied else ["lm_head"])]
-        names, base = adapter.shortest(every, list(self.layers)), self.spec.base or str(self.spec.model)
-        return adapter.config(self.spec.method, names, base=base, revision=self.spec.revision, transposed=False)
+        self.adapted.export(folder, self.parameters)
+        if self.pool:
+            self.pool.write_config(folder)
 
     def changed(self) -> tuple[int, int]:
         now = state.fingerprints(self.parameters)
@@ -179,7 +169,7 @@ class MlxEngine:
         }
 
     def close(self) -> None:
-        del self.model, self.forward, self.head, self.optimizer, self.parameters, self.layers
+        del self.model, self.forward, self.head, self.optimizer, self.parameters, self.layers, self.adapted
         mx.clear_cache()
 
 

@@ -109,8 +109,8 @@ class Layout:
         return bool(self.settings["tie_word_embeddings"])
 
 
-METHODS = {"lora", "full"}
-OBJECTIVES = {"sft", "summarisation", "pretrain", "dpo", "orpo", "simpo", "cpo", "kto"}
+METHODS = {"lora", "dora", "rslora", "full"}
+OBJECTIVES = {"sft", "summarisation", "pretrain", "dpo", "orpo", "simpo", "cpo", "kto", "reward", "classification"}
 
 
 def lacks(folder: Path, method: str = "lora", objective: str = "sft") -> str:

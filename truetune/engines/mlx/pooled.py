@@ -37,16 +37,16 @@ KINDS = {
 """Model type -> how transformers' class is called, and the token that ends texts where config.json says none."""
 
 
-def of_spec(spec: EngineSpec) -> Pool | None:
-    """The head of a training whose model gives scores instead of words; None for others."""
-    return Pool(spec) if objectives.of(spec.objective.type).scores else None
-
-
 @dataclass(frozen=True)
 class Pool:
-    """What a model is loaded with so that it gives scores."""
+    """What a model is loaded with so that it gives scores instead of words."""
 
     spec: EngineSpec
+
+    @classmethod
+    def of(cls, spec: EngineSpec) -> Pool | None:
+        """None for a training whose model writes."""
+        return cls(spec) if objectives.of(spec.objective.type).scores else None
 
     def layout(self, found: Layout) -> Layout:
         """The layout with a token for padding: as in transformers, nothing is learned from its being read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +31,24 @@ def fingerprints(parameters: Arrays) -> dict[str, str]:
     }
 
 
-def save(folder: Path, parameters: Arrays, optimizer: AdamW | Rule, key: mx.array, peft: dict[str, Any] | None) -> None:
-    """A checkpoint's tensors. A LoRA checkpoint is itself an adapter that PEFT loads."""
-    if peft:
-        save_adapter(folder, parameters, peft)
-    else:
-        write(folder / FULL, parameters)
+def save(folder: Path, optimizer: AdamW | Rule, key: mx.array) -> None:
+    """What a checkpoint holds beside the parameters."""
     write(folder / OPTIMIZER, optimizer.state() | {STEPS: mx.array(optimizer.steps, dtype=mx.int32)})
     write(folder / RNG, {KEY: key})
 
 
-def restore(folder: Path, optimizer: AdamW | Rule) -> tuple[Arrays, mx.array]:
-    """Undo `save`: the optimizer is set; returns parameters and key. Raises InputError `checkpoint.damaged`."""
-    path = folder / adapter.WEIGHTS
-    found, state = read(path if path.is_file() else folder / FULL), read(folder / OPTIMIZER)
+def restore(
+    folder: Path, optimizer: AdamW | Rule, file: str, taken: Callable[[Arrays], Arrays]
+) -> tuple[Arrays, mx.array]:
+    """Undo `save`: the optimizer is set; returns parameters, which `taken` makes of the tensors of `file`, and key.
+    Raises InputError `checkpoint.damaged`."""
+    found, state = read(folder / file), read(folder / OPTIMIZER)
     try:
         refuse_other_shapes(state, optimizer.state())
+        parameters = taken(found)
         optimizer.put(state, int(state[STEPS].item()))
         # In the optimizer's order: the norm of the gradient is a sum, and its bits follow from the order.
-        return {name: found[name] for name in optimizer.names}, read(folder / RNG)[KEY]
+        return {name: parameters[name] for name in optimizer.names}, read(folder / RNG)[KEY]
     except (KeyError, ValueError) as error:
         raise InputError(
             f"the checkpoint does not fit its run: {error}",
@@ -72,14 +72,14 @@ def save_adapter(folder: Path, parameters: Arrays, peft: dict[str, Any]) -> None
     adapter.write_config(folder, peft)
 
 
-def save_model(folder: Path, parameters: Arrays, base: Path) -> None:
+def save_model(folder: Path, parameters: Arrays, base: Path, *, writes: bool = True) -> None:
     """A whole model as transformers loads it: the base's config with the number type of these weights."""
     write(folder / FULL, parameters)
     config = json.loads((base / "config.json").read_text("utf-8"))
     config.pop("torch_dtype", None)
     text = json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    if (base / "generation_config.json").is_file():
+    if writes and (base / "generation_config.json").is_file():
         shutil.copyfile(base / "generation_config.json", folder / "generation_config.json")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from truetune.engines import adapter
+from truetune.engines import adapter, family
 from truetune.engines.base import Method
 from truetune.engines.torch import config
 from truetune.engines.torch.quantised import Quantised
@@ -137,7 +137,7 @@ def attach(model: nn.Module, method: Method, seed: int, kind: type[LoRALinear] =
         every = beside_experts(model, every)
         own = config.brought(model.config.model_type)
         wanted = own.targets if own and own.targets else wanted
-    names = adapter.select(outside(every, method), wanted)
+    names = adapter.select(family.outside(every, method), wanted)
     for name in names:
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)
@@ -145,12 +145,6 @@ def attach(model: nn.Module, method: Method, seed: int, kind: type[LoRALinear] =
         layer.reset(name, seed)
         setattr(owner, child, layer)
     return names
-
-
-def outside(names: list[str], method: Method) -> list[str]:
-    """Those that are not trained whole, and stand in nothing that is."""
-    whole = method.modules_to_save
-    return [name for name in names if not any(adapter.hit(part, one) for part in adapter.upward(name) for one in whole)]
 
 
 def beside_experts(model: nn.Module, names: list[str]) -> list[str]:
