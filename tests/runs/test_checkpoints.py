@@ -125,6 +125,19 @@ def test_collect_keeps_the_newest_and_the_best(kept: Checkpoints, keep: int, bes
     assert kept.newest_good(silent)
 
 
+def damage(kept: Checkpoints, step: int) -> None:
+    (kept.root / f"step-{step:06d}" / FILES[0]).write_bytes(b"other")
+
+
+@pytest.mark.parametrize(("damaged", "left"), [([300], [200, 300]), ([200, 300], [100, 300]), ([], [300])])
+def test_collect_never_removes_the_last_whole_one(kept: Checkpoints, damaged: list[int], left: list[int]) -> None:
+    for step in damaged:
+        damage(kept, step)
+    Checkpoints(kept.run).collect(1)
+    assert steps(kept) == left
+    assert kept.newest_good(lambda text: None)
+
+
 def test_rewind_sets_a_given_up_future_aside(kept: Checkpoints) -> None:
     kept.mark_best(300, 1.0)
     said: list[str] = []

@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +169,38 @@ def test_remove_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
     durable.remove(tmp_path / "c")
     durable.remove(tmp_path / "c")
     assert names(tmp_path) == []
+
+
+def large(*tails: bytes) -> dict[str, bytes]:
+    """Files of a commit that are large enough to be linked."""
+    return {f"{tail.decode()}.bin": b"0" * durable.LINKED + tail for tail in tails}
+
+
+def filled(files: dict[str, bytes]) -> Callable[[Path], None]:
+    return lambda folder: [(folder / name).write_bytes(data) for name, data in files.items()] and None
+
+
+def test_a_large_file_that_did_not_change_is_kept_once(tmp_path: Path) -> None:
+    durable.commit(tmp_path / "a", filled(large(b"same", b"old") | {"small": b"1"}))
+    durable.commit(
+        tmp_path / "b",
+        filled(large(b"same") | {"old.bin": large(b"new")["new.bin"], "small": b"1"}),
+        like=tmp_path / "a",
+    )
+    links = {name: (tmp_path / "b" / name).stat().st_nlink for name in ("same.bin", "old.bin", "small")}
+    assert links == {"same.bin": 2, "old.bin": 1, "small": 1}
+    assert durable.check(tmp_path / "a") == durable.check(tmp_path / "b") == []
+    durable.remove(tmp_path / "a")
+    assert durable.check(tmp_path / "b") == []
+
+
+def test_a_damaged_file_is_not_linked(tmp_path: Path) -> None:
+    durable.commit(tmp_path / "a", filled(large(b"same")))
+    (tmp_path / "a" / "same.bin").write_bytes(b"1" * (durable.LINKED + 4))
+    durable.commit(tmp_path / "b", filled(large(b"same")), like=tmp_path / "a")
+    assert durable.check(tmp_path / "b") == []
+    durable.commit(tmp_path / "c", filled(large(b"same")), like=tmp_path / "nowhere")
+    assert durable.check(tmp_path / "c") == []
 
 
 @pytest.mark.parametrize("name", [*CONTENT, "manifest.json"])

@@ -36,19 +36,24 @@ class Checkpoints:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.root = run.folder / "checkpoints"
+        self.own: set[int] = set()
+        """Steps that this object has saved: whole, without reading them again."""
 
     def save(self, step: int, fill: Callable[[Path], None], state: dict[str, Any]) -> Checkpoint:
         """Commit a checkpoint: `fill(folder)` writes the engine's files, `state` becomes `state.json`.
 
-        Raises ResourceError where the disk is full; every earlier checkpoint is whole then.
+        What did not change since the newest one is linked to it, where it is large. Raises ResourceError where the
+        disk is full; every earlier checkpoint is whole then.
         """
+        before = self.list()
 
         def both(folder: Path) -> None:
             fill(folder)
             (folder / "state.json").write_bytes(jsonfile.dumps(state))
 
         checkpoint = Checkpoint(self.root / f"step-{step:06d}", step)
-        durable.commit(checkpoint.folder, both, replace=True)
+        durable.commit(checkpoint.folder, both, replace=True, like=before[-1].folder if before else None)
+        self.own.add(step)
         return checkpoint
 
     def list(self) -> list[Checkpoint]:
@@ -96,10 +101,18 @@ class Checkpoints:
         return checkpoint
 
     def collect(self, keep: int, best_step: int | None = None) -> None:
-        """Remove the oldest beyond `keep`, but never the newest one nor the best."""
-        for checkpoint in self.list()[: -max(keep, 1)]:
+        """Remove the oldest beyond `keep`, but never the newest whole one nor the best."""
+        there = self.list()
+        old, kept = there[: -max(keep, 1)], there[-max(keep, 1) :]
+        if not any(map(self._whole, reversed(kept))):
+            saviour = next(filter(self._whole, reversed(old)), None)
+            old = [checkpoint for checkpoint in old if checkpoint != saviour]
+        for checkpoint in old:
             if checkpoint.step != best_step:
                 durable.remove(checkpoint.folder)
+
+    def _whole(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.step in self.own or not durable.check(checkpoint.folder)
 
     def mark_best(self, step: int, eval_loss: float) -> None:
         """Note which checkpoint has the lowest held-out loss."""
@@ -139,8 +152,7 @@ class Checkpoints:
 
     def _quarantine(self, checkpoint: Checkpoint) -> Path:
         """Move a checkpoint out of the way; returns where it lies, relative to the run."""
-        room = self.root / "quarantine"
-        room.mkdir(exist_ok=True)
+        room = durable.folder(self.root / "quarantine")
         target, count = room / checkpoint.folder.name, 1
         while target.exists():
             count += 1

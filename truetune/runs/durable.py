@@ -4,30 +4,32 @@ A file or folder is written aside in the folder it will live in, fsynced, and re
 folder is fsynced, because a rename is only as durable as the folder that records it. A failed fsync is never tried
 again (the kernel marks the lost pages clean; Rebello et al., ATC 2020): what was written is thrown away.
 
-A committed folder is whole exactly when its `manifest.json`, written last, agrees with every file in it.
+A committed folder is whole exactly when its `manifest.json`, written last, agrees with every file in it. Whatever
+changes the disk goes through `disk`, which tests replace by one that records or fails.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from truetune.errors import ResourceError
 from truetune.runs import jsonfile
+from truetune.runs.disk import Disk
+from truetune.runs.disk import explained as explained  # for those who write by other means
 
+disk = Disk()
 MANIFEST = "manifest.json"
 _SWAPPED = re.compile(r"\.old-(?P<name>.+)-[0-9a-f]{8}")
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+LINKED = 2**16
+"""Bytes from which on a file that did not change is linked and not kept twice. Damage to a linked file is damage to
+every folder that has it, so small ones are not worth it."""
 
 
 def write(path: Path, data: bytes, *, sync: bool = True) -> None:
@@ -39,12 +41,12 @@ def write(path: Path, data: bytes, *, sync: bool = True) -> None:
     try:
         with explained(path):
             _write(aside, data, sync)
-            os.replace(aside, path)
+            disk.rename(aside, path)
             if sync:
-                _sync(path.parent)
+                disk.sync(path.parent)
     finally:
         with suppress(OSError):  # it was renamed, or the disk takes nothing, not even this; `sweep` clears it then
-            aside.unlink()
+            disk.unlink(aside)
 
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> bytes:
@@ -57,16 +59,16 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> bytes:
 def append(path: Path, data: bytes) -> None:
     """Add bytes to the end in one write; where the disk does not take all of them, the file stays as it was.
 
-    Not fsynced: appended files are logs, and their readers put up with a lost tail.
+    Not fsynced: appended files are logs, and their readers put up with a lost tail; `settle` where they must not.
     """
     with explained(path):
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        handle = disk.extend(path)
         try:
             before = os.fstat(handle).st_size
             try:
                 _write_all(handle, data)
             except OSError:
-                os.ftruncate(handle, before)
+                disk.truncate(handle, before)
                 raise
         finally:
             os.close(handle)
@@ -75,21 +77,45 @@ def append(path: Path, data: bytes) -> None:
 def truncate(path: Path, size: int) -> None:
     """Cut a file to `size` bytes, durably."""
     with explained(path):
-        os.truncate(path, size)
-        _sync(path)
+        disk.truncate(path, size)
+        disk.sync(path)
 
 
-def commit(target: Path, fill: Callable[[Path], None], *, replace: bool = False) -> dict[str, Any]:
+def settle(path: Path) -> None:
+    """What was appended to a file, and its name, outlive a power cut from now on. A file that is missing has none."""
+    with explained(path), suppress(FileNotFoundError):
+        disk.sync(path)
+        disk.sync(path.parent)
+
+
+def folder(path: Path) -> Path:
+    """A folder that is there, durably: each folder that was missing on the way is made and synced into its parent."""
+    with explained(path):
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        for each in reversed(missing):
+            with suppress(FileExistsError):  # somebody else made it meanwhile
+                disk.mkdir(each)
+            disk.sync(each.parent)
+    return path
+
+
+def commit(
+    target: Path, fill: Callable[[Path], None], *, replace: bool = False, like: Path | None = None
+) -> dict[str, Any]:
     """Make a folder that appears whole or not at all; returns its manifest.
 
     `fill(folder)` writes regular files into a folder beside the target. Every file is fsynced and hashed, then
     `manifest.json` is written: {"schema": 1, "files": {relative path: {"sha256", "bytes"}}}. An existing target is
     refused (FileExistsError) unless `replace` says otherwise; it is then renamed aside, and removed at the end.
+    Large files that are byte for byte those of `like`, a committed folder on the same disk, are linked to them.
     """
     manifest: dict[str, Any] = {"schema": 1, "files": {}}
 
     def seal(folder: Path) -> None:
         manifest["files"] = _entries(folder)
+        if like is not None:
+            _link(folder, manifest["files"], like)
+        _sync_files(folder)
         _write(folder / MANIFEST, jsonfile.dumps(manifest), sync=True)
 
     _build(target, fill, seal, replace)
@@ -98,16 +124,16 @@ def commit(target: Path, fill: Callable[[Path], None], *, replace: bool = False)
 
 def place(target: Path, fill: Callable[[Path], None], *, replace: bool = False) -> None:
     """`commit` without a manifest: for a folder whose files change later."""
-    _build(target, fill, lambda folder: None, replace)
+    _build(target, fill, _sync_files, replace)
 
 
 def move(source: Path, target: Path) -> None:
     """Rename within one disk, durably; the folders of both exist."""
     with explained(target):
-        os.rename(source, target)
-        _sync(target.parent)
+        disk.rename(source, target)
+        disk.sync(target.parent)
         if source.parent != target.parent:
-            _sync(source.parent)
+            disk.sync(source.parent)
 
 
 def remove(folder: Path) -> None:
@@ -116,7 +142,7 @@ def remove(folder: Path) -> None:
         return
     aside = _aside(folder)
     move(folder, aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    disk.discard(aside)
 
 
 def sweep(parent: Path) -> None:
@@ -129,12 +155,12 @@ def sweep(parent: Path) -> None:
         if swapped and not (parent / swapped["name"]).exists():
             move(entry, parent / swapped["name"])
         elif swapped:
-            shutil.rmtree(entry, ignore_errors=True)
+            disk.discard(entry)
     for entry in parent.glob(".tmp-*"):
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
+            disk.discard(entry)
         else:
-            entry.unlink(missing_ok=True)
+            disk.unlink(entry)
 
 
 def check(folder: Path) -> list[str]:
@@ -161,72 +187,38 @@ def digests(paths: Iterable[Path], root: Path | None = None) -> dict[str, str]:
     return {(path.relative_to(root) if root else path).as_posix(): digest(path) for path in paths}
 
 
-@contextmanager
-def explained(where: Path) -> Iterator[None]:
-    """Turn what a disk does to us (full, read-only, failing) into a ResourceError that says what to do.
-
-    Libraries in Rust (safetensors) report a full disk in the text of their own error only.
-    """
-    try:
-        yield
-    except Exception as error:
-        number = error.errno if isinstance(error, OSError) else _number(str(error))
-        if number in _FULL:
-            raise _full(where) from error
-        if number in _DENIED:
-            raise ResourceError(
-                f"this place cannot be written: {os.strerror(number)}",
-                code="disk.denied",
-                where=str(where),
-                hint="choose another place with output.dir, or change its permissions",
-            ) from error
-        if number == errno.EIO:
-            raise ResourceError(
-                "the disk reported a failure while writing; what was written there before is kept",
-                code="disk.failed",
-                where=str(where),
-                hint="check the disk, or choose a place on another one with output.dir",
-            ) from error
-        raise
-
-
-def _full(where: Path) -> ResourceError:
-    folder = next((parent for parent in where.absolute().parents if parent.exists()), Path("/"))
-    free = shutil.disk_usage(folder).free / 1e6
-    return ResourceError(
-        "no space is left on the disk; everything saved before is whole",
-        code="disk.full",
-        where=str(where),
-        hint=f"{free:,.1f} MB are free: free some more, lower checkpoints.keep, or put output.dir on another disk",
-    )
-
-
-def _number(text: str) -> int | None:
-    """The errno in the text of an error that came out of Rust: `… (os error 28)`."""
-    match = re.search(r"\(os error (\d+)\)", text)
-    return int(match[1]) if match else None
-
-
 def _build(target: Path, fill: Callable[[Path], None], seal: Callable[[Path], None], replace: bool) -> None:
     if target.exists() and not replace and any(target.iterdir()):
         raise FileExistsError(errno.EEXIST, "the folder is there already", str(target))
     aside = _aside(target)
     try:
         with explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            aside.mkdir(mode=0o755)
+            folder(target.parent)
+            disk.mkdir(aside)
             fill(aside)
             mode = aside.stat().st_mode & 0o666  # what the umask leaves; safetensors makes its files private
             for _, path in _walk(aside):
                 if not path.is_symlink():
-                    path.chmod(mode)
-                _sync(path)
+                    disk.chmod(path, mode)
             seal(aside)
-            for folder, _, _ in os.walk(aside):
-                _sync(Path(folder))
+            for place, _, _ in os.walk(aside):
+                disk.sync(Path(place))
             _install(aside, target)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        disk.discard(aside)
+
+
+def _sync_files(folder: Path) -> None:
+    for _, path in _walk(folder):
+        disk.sync(path)
+
+
+def _link(folder: Path, entries: dict[str, Any], like: Path) -> None:
+    """Put links in the place of large files that `like` has too, after reading these there."""
+    for name, entry in entries.items():
+        if entry["bytes"] >= LINKED and _agrees(like / name, entry):
+            disk.unlink(folder / name)
+            disk.link(like / name, folder / name)
 
 
 def _install(aside: Path, target: Path) -> None:
@@ -234,16 +226,16 @@ def _install(aside: Path, target: Path) -> None:
     swapped = None
     if target.exists() and any(target.iterdir()):
         swapped = _aside(target, "old")
-        os.rename(target, swapped)
+        disk.rename(target, swapped)
     try:
-        os.rename(aside, target)
+        disk.rename(aside, target)
     except OSError:
         if swapped:
-            os.rename(swapped, target)
+            disk.rename(swapped, target)
         raise
-    _sync(target.parent)
+    disk.sync(target.parent)
     if swapped:
-        shutil.rmtree(swapped, ignore_errors=True)
+        disk.discard(swapped)
 
 
 def _aside(path: Path, kind: str = "tmp") -> Path:
@@ -251,12 +243,11 @@ def _aside(path: Path, kind: str = "tmp") -> Path:
 
 
 def _write(path: Path, data: bytes, sync: bool) -> None:
-    """A new file with these bytes; an existing name or link is never followed."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    handle = disk.create(path)
     try:
         _write_all(handle, data)
         if sync:
-            _flush(handle)
+            disk.flush(handle)
     finally:
         os.close(handle)
 
@@ -264,25 +255,7 @@ def _write(path: Path, data: bytes, sync: bool) -> None:
 def _write_all(handle: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
-        left = left[os.write(handle, left) :]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        _flush(handle)
-    finally:
-        os.close(handle)
-
-
-def _flush(handle: int) -> None:
-    """fsync; on macOS that leaves the data in the drive's cache, and F_FULLFSYNC does not."""
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is not None:
-        with suppress(OSError):  # network disks do not know it
-            fcntl.fcntl(handle, full)
-            return
-    os.fsync(handle)
+        left = left[disk.write(handle, left) :]
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -47,7 +47,7 @@ def write(run: Run, stage: str, body: dict[str, Any]) -> str:
     before = parent(stage)
     link = digest(run, before) if before else None
     target = path(run, stage)
-    target.parent.mkdir(exist_ok=True)
+    durable.folder(target.parent)
     data = durable.write_json(target, {**body, "schema": 1, "stage": stage, "parent": link})
     return hashlib.sha256(data).hexdigest()
 

@@ -12,6 +12,7 @@ from truetune.config import Cadence
 from truetune.data.example import Example
 from truetune.engines.base import LossSum, NotFinite, OutOfMemory, Plan, StepResult, TrainEngine
 from truetune.errors import InputError, ResourceError, TrainingError
+from truetune.runs import durable
 from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
@@ -229,6 +230,8 @@ class Loop:
         state, self.owes_save = self.state, False
         if self.saved == state.to_json():
             return
+        for log in (self.metrics, self.samples.file):
+            durable.settle(log.path)  # a checkpoint never stands without the lines of the steps before it
         self.checkpoints.save(state.step, self.engine.save, state.to_json())
         self.saved = state.to_json()
         if self.rules.best and state.best_step == state.step and state.best_loss is not None:

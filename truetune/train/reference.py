@@ -62,7 +62,7 @@ def referenced(
         table = measured(examples, measure, look)
         if table is None:
             return None
-        path.parent.mkdir(exist_ok=True)
+        durable.folder(path.parent)
         durable.write(path, save({KEY: table}))
     return Referenced(examples, table)
 
