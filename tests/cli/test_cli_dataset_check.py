@@ -54,6 +54,60 @@ def test_a_check_reads_the_data_of_a_train_yml(folder: Path, capsys: pytest.Capt
     assert [each["code"] for each in found["findings"]] == ["data.no_rows", "data.too_long"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["same"] * 12, "every row has the label 'same'"),
+        ([[]] * 12, "no row has a label"),
+    ],
+)
+def test_labels_that_no_training_takes_are_an_error(
+    labels: list[Any], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "label" if isinstance(labels[0], str) else "labels"
+    lines(folder / "rows.jsonl", [{"text": f"letter number {n}", key: label} for n, label in enumerate(labels)])
+    assert run(["dataset", "check", "rows.jsonl"]) == 1
+    checked = capsys.readouterr()
+    assert said in checked.out and "data.one_class" in checked.out and "max_rejects" not in checked.err
+    assert run(["train", "--model", "starter", "--data", "rows.jsonl"]) == 3
+    assert said in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("rated", "asked", "codes"),
+    [
+        ([True] * 12, 12, {"data.one_sided"}),
+        ([False] * 12, 12, {"data.one_sided"}),
+        ([True, False] * 6, 1, {"data.one_prompt"}),
+        ([True] * 11 + [False], 12, set()),
+    ],
+)
+def test_ratings_without_a_contrast_are_a_warning(
+    rated: list[bool], asked: int, codes: set[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": f"What of {n % asked}?", "completion": f"It is {n}.", "label": good} for n, good in enumerate(rated)
+    ]
+    lines(folder / "rows.jsonl", rows)
+    assert run(["dataset", "check", "rows.jsonl", "--no-estimate", "--json"]) == 0
+    findings = orjson.loads(capsys.readouterr().out)["findings"]
+    told = {each["code"]: each for each in findings if each["code"] in ("data.one_sided", "data.one_prompt")}
+    assert {code for code, each in told.items() if each["level"] == "warning"} == codes
+    assert all(each["hint"] for each in told.values())
+
+
+@pytest.mark.slow
+def test_a_training_says_before_it_starts_that_ratings_are_of_one_side(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines(folder / "rows.jsonl", [{"prompt": f"What of {n}?", "completion": "Yes.", "label": True} for n in range(12)])
+    quick = ["--set", "training.max_steps=1", "--device", "cpu"]
+    assert run(["train", "--model", "starter", "--data", "rows.jsonl", *quick]) == 0
+    said = capsys.readouterr().err
+    assert "warning all answers are rated good" in said and "Add rows of the other side" in said
+
+
 def test_the_time_is_measured_not_guessed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines(folder / "rows.jsonl", GOOD[:8])
     assert run(["dataset", "check", "rows.jsonl", "--json"]) == 0

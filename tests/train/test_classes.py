@@ -81,7 +81,7 @@ def test_what_cannot_be_learned(tmp_path: Path, rows: Any, held: Any, code: str)
 
 
 def test_lists_that_are_all_empty_hold_no_class(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no row has a class") as caught:
+    with pytest.raises(InputError, match="no row has a label") as caught:
         classes.settle(config(), prepared(tmp_path, [(text, "[]") for text, _ in ROWS], column="labels"))
     assert caught.value.finding.code == "data.one_class"
 

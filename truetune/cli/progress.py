@@ -136,7 +136,14 @@ def introduction(figures: dict[str, Any]) -> list[str]:
     if memory := figures.get("memory"):
         lines.append(f"memory  {memory['reason']}")
     lines += [f"auto    {key} = {value_of(config, key)}: {reason}" for key, reason in figures["reasons"].items()]
-    return lines + [f"note    {finding['message']}" for finding in data["findings"]]
+    return lines + [remark(finding) for finding in data["findings"]]
+
+
+def remark(finding: dict[str, Any]) -> str:
+    """`warning all answers are rated good: …; add rows of the other side`"""
+    level = "warning" if finding["level"] == "warning" else "note"
+    hint = f" → {finding['hint']}" if finding.get("hint") else ""
+    return f"{level:<7} {finding['message']}{hint}"
 
 
 def learned(data: dict[str, Any]) -> str:

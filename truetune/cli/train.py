@@ -11,7 +11,7 @@ from truetune.api import load
 from truetune.cli import common
 from truetune.cli.chart import curve
 from truetune.cli.common import Output
-from truetune.cli.progress import Watch, aside, learner
+from truetune.cli.progress import Watch, aside, learner, remark
 from truetune.data.objectives import divisor
 from truetune.report import rewards
 from truetune.report.words import change, clock, counted, size
@@ -135,8 +135,9 @@ def show(out: Output, preview: dict[str, Any]) -> None:
         out.print(f"        {reject['where']}: {reject['reason']}", style="yellow")
     if (more := data["read"] - data["used"] - NAMED) > 0:
         out.print(f"        and {more:,} more, each with its reason in the run's rejects.jsonl", style="yellow")
-    for text in (*(finding["message"] for finding in preview["data"]["findings"]), *preview["warnings"]):
-        out.print(f"note    {text}", style="yellow")
+    remarks = [*map(remark, preview["data"]["findings"]), *(f"note    {text}" for text in preview["warnings"])]
+    for text in remarks:
+        out.print(text, style="yellow")
     key, what = divisor(preview["data"]["objective"])
     out.print(learner(measured["engine"]))
     out.print(f"steps   {plan['steps']} of {plan['step']} examples: {plan['promised'][key]:,} {what}")

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from truetune.data import served
+from truetune.data import ratings, served
 from truetune.data.classes import Classes
 from truetune.data.dedupe import Survey
 from truetune.data.fit import Fitted
 from truetune.data.formats import Format
 from truetune.data.job import Job, Options
+from truetune.data.ratings import Ratings
 from truetune.data.reading.notes import Notes
 from truetune.data.render import Rendered
 from truetune.data.rows import Content, Conversation, Document, Labelled, Preference, Rated, Reject
@@ -72,6 +73,8 @@ WARNINGS = {
     "json.duplicate_key",
     "data.no_eos",
     "data.template_tokens",
+    "data.one_sided",
+    "data.one_prompt",
 }
 """Findings that are more than a note."""
 
@@ -97,6 +100,7 @@ class Ledger:
     """Training rows that are used."""
     kinds: list[str] = field(default_factory=list)
     """The class of each."""
+    ratings: Ratings = field(default_factory=Ratings)
     classes: Classes = field(default_factory=Classes)
     measured: array[int] = field(default_factory=lambda: array("q"))
     """Rows of an explicit validation file that are used."""
@@ -131,6 +135,7 @@ class Ledger:
         (self.train if train else self.measured).append(row)
         if train:
             self.kinds.append(_kind(content))
+            self.ratings.see(content)
 
     def alike(self, row: int, example: str) -> None:
         """A row is used although it is nearly the same as another."""
@@ -272,8 +277,8 @@ class Ledger:
             found.append(("data.torn_groups", TORN.get(self.objective, TORN["sft"])))
         if job.left_out:
             found.append(("data.files_left_out", _unread(job)))
-        found += self.notes.findings()
-        return [{"code": code, "level": _level(code), "message": message} for code, message in found]
+        found += [*self.ratings.findings(), *self.notes.findings()]
+        return [_finding(code, message) for code, message in found]
 
     def _about_ends(self, job: Job) -> list[tuple[str, str]]:
         tokenizer, end, found = job.tokenizer, self._end(), []
@@ -308,8 +313,9 @@ def _are(rows: int) -> str:
     return f"{_counted(rows, 'row')} {'is' if rows == 1 else 'are'}"
 
 
-def _level(code: str) -> str:
-    return "warning" if code in WARNINGS else "note"
+def _finding(code: str, message: str) -> dict[str, str]:
+    hint = {"hint": ratings.ADVICE[code]} if code in ratings.ADVICE else {}
+    return {"code": code, "level": "warning" if code in WARNINGS else "note", "message": message} | hint
 
 
 def _kind(content: Content) -> str:

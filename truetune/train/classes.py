@@ -50,12 +50,12 @@ def weighed(config: Config, names: list[str], rows: list[int], total: int, *, se
 
 def refuse_too_few(names: list[str], several: bool) -> None:
     if len(names) < (1 if several else 2):
-        what = f"every row has the class {names[0]!r}" if names else "no row has a class"
+        what = f"every row has the label {names[0]!r}" if names else "no row has a label"
         raise InputError(
             f"{what}, so there is nothing to tell apart",
             code="data.one_class",
             where="data.path",
-            hint="Give rows of at least two classes.",
+            hint="Give rows of at least two classes. Is it the right column? `data.columns` names another.",
         )
 
 

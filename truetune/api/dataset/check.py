@@ -17,6 +17,7 @@ from truetune.data.quality import Finding, Quality
 from truetune.errors import TrueTuneError
 from truetune.models.tokenizer import Tokenizer
 from truetune.report import dataset as page
+from truetune.train.classes import settle
 
 Listener = Callable[[str, dict[str, Any]], None]
 LEVELS = ("error", "warning", "note")
@@ -83,9 +84,10 @@ def dataset_check(
     tokenizer = encoder(loaded)
     quality = Quality(tokenizer)
     prepared = look(loaded, tokenizer, quality, foreign, listener=listener)
-    result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures())
+    wrong = list(unlearnable(loaded, prepared))
+    result = document(loaded, prepared, [*quality.findings(), *told(prepared), *wrong], quality.figures())
     result["examples"] = shown(loaded, tokenizer, examples)
-    result["estimate"] = timed(loaded, prepared, listener) if estimate and trainable(prepared) else None
+    result["estimate"] = timed(loaded, prepared, listener) if estimate and trainable(prepared) and not wrong else None
     return result | (pages(result, Path(report)) if report is not None else {})
 
 
@@ -156,6 +158,17 @@ def told(prepared: Prepared) -> Iterator[Finding]:
             each.get("hint") or ADVICE.get(each["code"], ""),
             [],
         )
+
+
+def unlearnable(loaded: Loaded, prepared: Prepared) -> Iterator[Finding]:
+    """Why a training refuses the labels of these rows."""
+    try:
+        if trainable(prepared):
+            settle(loaded.config, prepared)
+    except TrueTuneError as error:
+        about, files = error.finding, [source["path"] for source in prepared.report["inputs"]]
+        where = files if about.where == "data.path" else [about.where]
+        yield Finding(about.code, "error", 0, 0.0, where, about.message, about.hint, [])
 
 
 def trainable(prepared: Prepared) -> bool:

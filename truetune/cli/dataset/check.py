@@ -17,6 +17,7 @@ from truetune.errors import CheckFailed
 from truetune.report.words import clock, counted, listed, size
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+SKIPPED = "; a training skips bad rows up to data.max_rejects."
 PLACES = 5
 """Places of a finding that are shown; the document of `--json` and the page have more."""
 FATES = {
@@ -59,7 +60,7 @@ def check(
             f"{counted(len(bad), 'kind')} of error, the first: {bad[0]['message']}",
             code="data.check",
             where=bad[0]["where"][0] if bad[0]["where"] else "",
-            hint="Each is listed above with what to do; a training skips bad rows up to data.max_rejects.",
+            hint="Each is listed above with what to do" + (SKIPPED if result["rows"]["rejected"] else "."),
         )
 
 

@@ -53,17 +53,14 @@ class Classes:
             yield kind.found(self.longer, share, message=f"{kind.message}: in {share:.0%} of the pairs")
         rated = self.ratings.total()
         good = self.ratings[True] / rated if rated else 0.5
-        if max(good, 1 - good) >= limits.ONE_SIDED:
+        if limits.ONE_SIDED <= max(good, 1 - good) < 1:  # none of the other side is the ledger's to tell
             kind = KINDS["data.one_sided"]
             yield kind.found(rated, 1.0, message=f"{kind.message}: {good:.0%} are good")
 
     def _balance(self) -> Iterator[Finding]:
         ordered = self.labels.most_common()
         if not ordered:
-            yield KINDS["data.one_class"].found(self.rows, 1.0, message="no row has a label")
             return
-        if len(ordered) == 1 and self.rows >= limits.RARE_CLASS:
-            yield KINDS["data.one_class"].found(self.rows, 1.0, [self.first[ordered[0][0]]], [repr(ordered[0][0])])
         if len(ordered) >= limits.MANY_CLASSES and 2 * len(ordered) > self.labels.total():
             kind, examples = KINDS["data.many_classes"], [repr(label) for label, _ in ordered[: limits.EXAMPLES]]
             message = f"{kind.message}: {len(ordered):,} labels in {self.rows:,} rows"

@@ -124,8 +124,6 @@ KINDS = {
              hint="Add rows, or join the class with another."),
         Kind(code="data.many_classes", level="warning", message="nearly every row has a label of its own",
              hint="Is it the right column? Numbers on a scale are no classes; `data.columns` names another column."),
-        Kind(code="data.one_class", level="warning", message="all rows have the same label",
-             hint="Is it the right column? `data.columns` names another."),
         Kind(code="data.similar_labels", level="warning", message="labels that differ only in case or white space",
              hint="Write each in one way: they count as classes of their own."),
         Kind(code="data.length_bias", level="note", message="the better answer is mostly the longer one",
