@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from truetune.augment.methods import Method
     from truetune.augment.seeds import Seeds
     from truetune.augment.speakers import Speaker
+    from truetune.augment.work import Harvest, Wish
     from truetune.data.formats import Format
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -77,9 +78,7 @@ def dataset_augment(
 
     Raises UsageError and InputError `augment.…`, and what the model's engine raises.
     """
-    refuse(method, via, language, seed)
-    for what, number in (("per_row", per_row), ("limit", limit), ("slots", slots)):
-        refuse_none_at_all(what, number)
+    refuse(method, via, language, seed, {"per_row": per_row, "limit": limit, "slots": slots})
     wanted.device(device)
     path = target(out, yes)
     loaded = settings(data, None, folder, {"format": format, "columns": columns, "validation": validation})
@@ -98,24 +97,28 @@ def dataset_augment(
     finally:
         speaker.close()
         save(path, list(harvest.rows(seeds.form)), seeds.form, listener)
+    result = document(harvest, seeds, wish, endpoint, path)
+    return result | {"prompt": first_prompt(seeds, way, wish), "examples": harvest.examples()}
+
+
+def document(harvest: Harvest, seeds: Seeds, wish: Wish, endpoint: str | None, path: Path) -> dict[str, Any]:
+    """What came of it, JSON-ready."""
     return {
-        "method": method,
-        "model": speaker.name,
+        "method": harvest.how["method"],
+        "model": harvest.how["model"],
         "endpoint": endpoint,
-        "seed": seed,
+        "seed": wish.seed,
         "rows": dict(seeds.counts),
-        "wanted": len(seeds.rows) * per_row,
+        "wanted": len(seeds.rows) * wish.per_row,
         "asked": harvest.asked,
         "written": len(harvest.kept),
         "rejected": dict(harvest.rejected),
         "out": str(path) if harvest.kept else None,
-        "prompt": first_prompt(seeds, way, wish),
-        "examples": harvest.examples(),
     }
 
 
-def refuse(method: Any, via: Any, language: Any, seed: Any) -> None:
-    """Raises UsageError `usage.bad_value`, `augment.same_language`."""
+def refuse(method: Any, via: Any, language: Any, seed: Any, counts: Mapping[str, int | None]) -> None:
+    """Raises UsageError `usage.bad_value`, `augment.same_language`, and as `refuse_none_at_all` for the counts."""
     if method not in METHODS:
         raise bad("method", method, f"Methods: {', '.join(METHODS)}.")
     for what, name in (("via", via), ("language", language)):
@@ -130,6 +133,8 @@ def refuse(method: Any, via: Any, language: Any, seed: Any) -> None:
             where="via",
             hint="Say what language the rows are in (--language), and another one to go through (--via).",
         )
+    for what, number in counts.items():
+        refuse_none_at_all(what, number)
 
 
 def bad(what: str, value: Any, hint: str) -> UsageError:

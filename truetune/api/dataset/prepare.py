@@ -16,7 +16,7 @@ from truetune.api.wanted import refuse_nowhere
 from truetune.config import Loaded, load
 from truetune.data.prepare import Prepared, find_format
 from truetune.data.quality import Quality
-from truetune.data.sources import find
+from truetune.data.sources import Source, find
 from truetune.errors import InputError, UsageError
 
 RESETS = {"format": "auto", "columns": "null", "weights": "null"}
@@ -70,22 +70,27 @@ def dataset_prepare(
     options = loaded.config.data
     files, places = find(options.paths, loaded.folder, options.split), Places(target, split is not None)
     places.check((file.path for file in files), replace, report)
-    tokenizer, form = encoder(loaded), find_format(options, files)
-    quality = Quality(tokenizer)
-    with aside() as notes:
-        keeper = Keeper(notes, quality, form, target.suffix, clean)
-        prepared = look(
-            loaded, tokenizer, keeper, [*measured, *foreign], keeper.mend if keeper.mends else None, listener
-        )
-        refuse_unheld(quality, target)
-        refuse_broken(prepared)
-        written = places.fill(prepared, keeper)
-    result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures()) | written
-    result |= {"mended": dict(keeper.mended), "mended_rows": keeper.mended_rows, "estimate": None}
-    result["examples"] = shown(loaded, tokenizer, EXAMPLES)
-    held = written["validation"] or (given.config.data.validation if measured else None)
+    result = written(loaded, files, places, [*measured, *foreign], clean, listener)
+    held = result["validation"] or (given.config.data.validation if measured else None)
     result["next"] = following(given, model, target, learning, held)
     return result | (pages(result, places.page) if report else {"report": []})
+
+
+def written(
+    loaded: Loaded, files: list[Source], places: Places, against: list[str], clean: bool, listener: Listener
+) -> dict[str, Any]:
+    """Write the rows: the result of a check of them, and where they stand."""
+    tokenizer, form = encoder(loaded), find_format(loaded.config.data, files)
+    quality = Quality(tokenizer)
+    with aside() as notes:
+        keeper = Keeper(notes, quality, form, places.out.suffix, clean)
+        prepared = look(loaded, tokenizer, keeper, against, keeper.mend if keeper.mends else None, listener)
+        refuse_unheld(quality, places.out)
+        refuse_broken(prepared)
+        where = places.fill(prepared, keeper)
+    result = document(loaded, prepared, [*quality.findings(), *told(prepared)], quality.figures()) | where
+    result |= {"mended": dict(keeper.mended), "mended_rows": keeper.mended_rows, "estimate": None}
+    return result | {"examples": shown(loaded, tokenizer, EXAMPLES)}
 
 
 def validation(loaded: Loaded, split: Any) -> list[str]:
