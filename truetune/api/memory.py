@@ -24,11 +24,12 @@ def suggest(
                                               long as `data.max_length` and the model's context allow
     memory     plan for this much (`"24GB"`) instead of what is free here
 
-    `{"fits", "checkpointing", "needs", "available", "longest", "suggestions": [{"overrides": ["data.max_length=512"],
-    "line": "--set data.max_length=512", "cost", "needs", "fits", "parameters"}]}`: `needs` and `available` in bytes
-    (a plan counts on four fifths of what is available), `longest` in tokens. Where `checkpointing` is true it fits
-    with gradient checkpointing only, and the suggestions are for doing without. A suggestion without overrides is a
-    smaller model, of so many parameters. Raises what `train` raises before it starts.
+    `{"fits", "checkpointing", "offload", "needs", "available", "longest", "suggestions": [{"overrides":
+    ["data.max_length=512"], "line": "--set data.max_length=512", "cost", "needs", "fits", "parameters"}]}`: `needs` and
+    `available` in bytes (a plan counts on four fifths of what is available), `longest` in tokens. Where `checkpointing`
+    is true it fits with gradient checkpointing only, and where `offload` is too with the layers' inputs in the host's
+    memory; the suggestions are for doing without. A suggestion without overrides is a smaller model, of so many
+    parameters. Raises what `train` raises before it starts.
     """
     from truetune.api.train import _load
     from truetune.models import fit
@@ -37,11 +38,12 @@ def suggest(
     overrides = [*overrides, f"resources.memory={memory}"] if memory else overrides
     loaded = _load(config, model, "-" if alone else data, method, overrides)
     kept = _case(loaded, rows=not alone, plan=memory is not None)
-    saving = kept.checkpointing()
+    saving = fit.sparing(kept)
     told = fit.suggest(kept if saving.fits else saving)
     return {
         "fits": saving.fits,
-        "checkpointing": saving.fits and not kept.fits,
+        "checkpointing": saving.fits and saving.setup.checkpointing,
+        "offload": saving.fits and saving.setup.offload,
         "needs": (kept if kept.fits else saving).needs,
         "available": kept.available,
         "longest": kept.longest,
@@ -86,7 +88,7 @@ def models_fit(
     dtype      number type of weights that are not packed: `bfloat16` as GPUs compute, `float32` as processors do
 
     `{"model", "model_type", "parameters", "exact", "length", "r", "dtype", "sizes": [{"memory", "room", "methods":
-    [{"method", "bits", "checkpointing", "weights", "trained", "activations", "runtime", "total", "longest",
+    [{"method", "bits", "checkpointing", "offload", "weights", "trained", "activations", "runtime", "total", "longest",
     "fits"}]}]}`, in bytes and tokens; `room` is the part of the memory that a training plans with, `trained` the
     adapter with gradients and optimizer, `longest` the longest example that fits. Raises UsageError and InputError.
     """

@@ -88,4 +88,5 @@ def tokens(row: dict[str, Any]) -> str:
 def verdict(row: dict[str, Any]) -> str:
     if not row["fits"]:
         return "no"
-    return "yes, with gradient checkpointing" if row["checkpointing"] else "yes"
+    host = ", activations in the host's memory" if row["offload"] else ""
+    return f"yes, with gradient checkpointing{host}" if row["checkpointing"] else "yes"

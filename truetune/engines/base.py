@@ -115,6 +115,8 @@ class EngineSpec:
     token_budget: int = 2048
     """Most tokens of one micro-batch; an example longer than this goes alone."""
     gradient_checkpointing: bool = False
+    offload: bool = False
+    """With gradient checkpointing: whether the layers' inputs wait in the host's memory. For GPUs."""
     neftune_alpha: float | None = None
     """Noise on the embeddings in training; None = none."""
     ema: float | None = None

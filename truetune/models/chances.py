@@ -22,12 +22,14 @@ CONTEXT = 131_072
 
 @dataclass(frozen=True)
 class Chance:
-    """One method in one memory. Bytes are those of one example as long as asked for, with `checkpointing` where it
-    fits only so; `longest` is the longest example that fits, in tokens, 0 where none does."""
+    """One method in one memory. Bytes are those of one example as long as asked for, with `checkpointing`, and with
+    `offload` of the layers' inputs to the host's memory, where it fits only so; `longest` is the longest example that
+    fits, in tokens, 0 where none does."""
 
     method: str
     bits: int
     checkpointing: bool
+    offload: bool
     weights: int
     trained: int
     activations: int
@@ -53,12 +55,13 @@ def cases(known: Facts, setup: Setup, length: int, available: int) -> list[Case]
 
 
 def chance(case: Case) -> Chance:
-    saving = case.checkpointing(not case.fits)
+    saving = fit.sparing(case)
     found = estimate(case.facts, saving.setup, case.longest)
     return Chance(
         case.setup.method,
         case.setup.bits,
         saving.setup.checkpointing,
+        saving.setup.offload,
         found.weights,
         found.trained + found.gradients + found.optimizer,
         found.activations + found.head,
@@ -70,5 +73,5 @@ def chance(case: Case) -> Chance:
 
 
 def longest(case: Case) -> int:
-    """The longest example that fits, with gradient checkpointing."""
-    return fit.fitting(case.checkpointing(), case.facts.positions or CONTEXT)
+    """The longest example that fits, in the most sparing way."""
+    return fit.fitting(fit.alike(case)[-1], case.facts.positions or CONTEXT)

@@ -1,7 +1,8 @@
 """Does it fit, and what to change so that it does: the token budget of a training, and suggestions in order of harm.
 
-How large a micro-batch is and whether activations are kept or computed again (gradient checkpointing) is chosen here
-and changes nothing that is learned, so neither is a suggestion: suggestions begin where both have been used up.
+How large a micro-batch is, whether activations are kept or computed again (gradient checkpointing) and where the
+layers' inputs wait meanwhile is chosen here and changes nothing that is learned, so none of it is a suggestion:
+suggestions begin where all of it has been used up.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from truetune.errors import ResourceError
 from truetune.models.facts import Facts
-from truetune.models.memory import Memory, Setup, estimate, readable
+from truetune.models.memory import Memory, Setup, estimate, host_bytes, readable
 from truetune.models.virtual import LAYERED, METHODS
 
 MOST = 4096
@@ -42,6 +43,8 @@ class Case:
     lengths: Sequence[int] = field(default=(), compare=False)
     """Tokens of every example, where they are known."""
     share: float = SHARE
+    host: int | None = None
+    """Bytes free in the memory beside a GPU's; None = as many as it takes."""
 
     @property
     def needs(self) -> int:
@@ -54,10 +57,18 @@ class Case:
 
     @property
     def fits(self) -> bool:
-        return self.needs <= self.room
+        return self.needs <= self.room and self.hosted
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the host's memory holds what waits there."""
+        return self.host is None or host_bytes(self.facts, self.setup, self.longest) <= self.host * SHARE
 
     def checkpointing(self, wanted: bool = True) -> Case:
-        return replace(self, setup=replace(self.setup, checkpointing=wanted))
+        return replace(self, setup=replace(self.setup, checkpointing=wanted, offload=False))
+
+    def offloading(self) -> Case:
+        return replace(self, setup=replace(self.setup, checkpointing=True, offload=True))
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,7 @@ class Budget:
 
     tokens: int
     checkpointing: bool
+    offload: bool
     reason: str
     estimate: Memory
 
@@ -105,18 +117,32 @@ class Suggestion:
 def budget(case: Case) -> Budget:
     """The token budget of a micro-batch: as many as help, at least the longest example.
 
-    Gradient checkpointing only where the longest example needs it. Raises ResourceError `memory.too_small` where it
-    does not fit even then.
+    Gradient checkpointing, and the layers' inputs in the host's memory, only where the longest example needs it. Raises
+    ResourceError `memory.too_small` where it does not fit even then.
     """
-    flags = (False,) if case.setup.method in LAYERED else (False, True)
-    for flag in flags:
-        choice = case.checkpointing(flag)
-        tokens = fitting(choice, max(case.longest, MOST))
-        if tokens >= case.longest:
-            found = estimate(case.facts, choice.setup, tokens)
-            reason = _reason(tokens, flag, found, case.available)
-            return Budget(tokens, flag, reason + instead(case, tokens), found)
-    raise _too_small(case.checkpointing(flags[-1]))
+    choice = sparing(case)
+    if not choice.fits:
+        raise _too_small(choice)
+    tokens, setup = fitting(choice, max(case.longest, MOST)), choice.setup
+    found = estimate(case.facts, setup, tokens)
+    reason = _reason(replace(choice, longest=tokens), found) + instead(case, tokens)
+    return Budget(tokens, setup.checkpointing, setup.offload, reason, found)
+
+
+def sparing(case: Case) -> Case:
+    """The fastest way that fits of those in which the same is learned; the most sparing one where none does."""
+    found = alike(case)
+    return next((way for way in found if way.fits), found[-1])
+
+
+def alike(case: Case) -> list[Case]:
+    """The case with all activations kept; with gradient checkpointing; and with the layers' inputs in the host's
+    memory, where that is another one and holds them."""
+    if case.setup.method in LAYERED:
+        return [case.checkpointing(False)]
+    found = [case.checkpointing(False), case.checkpointing()]
+    offloading = case.offloading()
+    return [*found, offloading] if case.setup.gpu and offloading.hosted else found
 
 
 def instead(case: Case, tokens: int) -> str:
@@ -264,10 +290,13 @@ def fitting(case: Case, most: int) -> int:
     return low
 
 
-def _reason(tokens: int, checkpointing: bool, found: Memory, available: int) -> str:
-    why = "micro-batches as large as brings speed" if tokens >= MOST else "micro-batches as large as fit"
-    more = ", with gradient checkpointing, which the longest example needs" if checkpointing else ""
-    return f"{why}: about {readable(found.total)} of {readable(available)} available{more}"
+def _reason(case: Case, found: Memory) -> str:
+    """`case` with micro-batches of its `longest`."""
+    why = "micro-batches as large as brings speed" if case.longest >= MOST else "micro-batches as large as fit"
+    host = readable(host_bytes(case.facts, case.setup, case.longest))
+    inputs = f" and about {host} of activations in the host's memory" if case.setup.offload else ""
+    more = f", with gradient checkpointing{inputs}, which the longest example needs" if case.setup.checkpointing else ""
+    return f"{why}: about {readable(found.total)} of {readable(case.available)} available{more}"
 
 
 def _too_small(case: Case) -> ResourceError:

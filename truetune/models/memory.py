@@ -9,7 +9,8 @@ L layers of hidden size h, query width Q, key width K and feed-forward width I, 
     optimizer    T · m     m = 8 for AdamW's two moments, see `truetune.engines.optimizers`
     activations  s · n · b · (L · a + h + 4 I)   a: what one layer keeps for the backward pass, see `layer_width`
                  s · n · b · (L · h + c · a + 4 I)   with gradient checkpointing: each layer's input, and one whole
-                 layer (c = 1; 2 on a processor, where a layer's holes in the heap do not fit the next one's tensors)
+                 layer (c = 1; 2 on a processor, where a layer's holes in the heap do not fit the next one's tensors);
+                 with offload 2 h for L · h: the input that is used and the one on its way, the others are the host's
     head         logits of one chunk, three float32 copies; n rows of them where the engine pads instead of packing
     runtime      RUNTIME   Python and the libraries, without a model
 
@@ -86,6 +87,8 @@ class Setup:
     """Bytes that the optimizer keeps of each trained number."""
     frozen: int = 0
     """Of the whole model: the lowest layers that are not trained, and the embedding with them."""
+    offload: bool = False
+    """With checkpointing: whether the layers' inputs wait in the host's memory."""
 
 
 def projections(facts: Facts) -> dict[str, tuple[int, int]]:
@@ -165,8 +168,14 @@ def per_token(facts: Facts, setup: Setup) -> float:
     width, peak = layer_width(facts, setup), 4 * (facts.passed or facts.intermediate)
     slack = GPU_SLACK if setup.gpu else PACKED_SLACK if setup.bits else SLACK
     if setup.checkpointing:
-        return slack * BYTES[setup.dtype] * (facts.layers * facts.hidden + (1 if setup.gpu else 2) * width + peak)
+        inputs = min(2, facts.layers) if setup.offload else facts.layers
+        return slack * BYTES[setup.dtype] * (inputs * facts.hidden + (1 if setup.gpu else 2) * width + peak)
     return slack * BYTES[setup.dtype] * (facts.layers * width + facts.hidden + peak)
+
+
+def host_bytes(facts: Facts, setup: Setup, tokens: int) -> int:
+    """Bytes of the host's memory for the layers' inputs of so many tokens."""
+    return tokens * facts.layers * facts.hidden * BYTES[setup.dtype] if setup.offload else 0
 
 
 def head_bytes(facts: Facts, setup: Setup, tokens: int) -> int:

@@ -33,8 +33,8 @@ def decide(config: Config, case: fit.Case, device: str) -> Decided:
     if stored:
         return Decided("qlora", stored, f"the model is stored in {stored} bits, and an adapter is trained beside it")
     packed = with_bits(case, config.method.bits)
-    if device.startswith("cuda") and not case.checkpointing().fits and packed.needs < case.needs:
-        needs, there = readable(case.checkpointing().needs), readable(case.available)
+    if device.startswith("cuda") and not fit.sparing(case).fits and packed.needs < case.needs:
+        needs, there = readable(fit.sparing(case).needs), readable(case.available)
         return Decided("qlora", config.method.bits, f"LoRA would need about {needs}, and {there} are available")
     return Decided("lora", 0, LORA)
 

@@ -72,7 +72,7 @@ def resolve(
             "promised": promised(path, prepared, path.total),
         },
         "memory": {"free": free, "token_budget": budget.tokens, "gradient_checkpointing": budget.checkpointing}
-        | {"reason": budget.reason, "estimate": asdict(budget.estimate)},
+        | {"offload": budget.offload, "reason": budget.reason, "estimate": asdict(budget.estimate)},
     }
 
 
@@ -103,7 +103,9 @@ def case(
     setup = replace(setup, moments=moments, frozen=config.method.frozen_layers)
     share = fit.PROMISED if gpu and config.resources.memory != "auto" else fit.SHARE
     sizes = [size + virtual for size in lengths]
-    return fit.Case(facts, setup, longest + virtual, free, config.method.alpha, sizes, share)
+    return fit.Case(
+        facts, setup, longest + virtual, free, config.method.alpha, sizes, share, memory.available() if gpu else None
+    )
 
 
 def settle(
@@ -211,6 +213,7 @@ def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: i
         seed=training["seed"],
         token_budget=token_budget or resolved["memory"]["token_budget"],
         gradient_checkpointing=resolved["memory"]["gradient_checkpointing"],
+        offload=resolved["memory"].get("offload", False),
         neftune_alpha=training["neftune_alpha"],
         ema=training["ema"],
         base=resolved["model"]["name" if resolved["model"]["kind"] == "hub" else "folder"],

@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 from truetune.data.example import Example
 from truetune.engines import adapter, base, family
 from truetune.engines.base import EngineSpec, LossSum, NotFinite, Plan, StepResult, Usage
-from truetune.engines.torch import answers, device, methods, model, objectives, optimizers, pooled, quantised, state
+from truetune.engines.torch import (
+    answers,
+    device,
+    methods,
+    model,
+    objectives,
+    offload,
+    optimizers,
+    pooled,
+    quantised,
+    state,
+)
 from truetune.engines.torch.batch import Batch, pack, pad
 from truetune.engines.torch.forward import Forward
 from truetune.engines.torch.mean import Mean
@@ -39,7 +50,7 @@ class TorchEngine:
         self.spec = spec = self.head.trained(self.model) if self.head else spec
         self.adapted = methods.adapt(self.model, spec)
         if spec.gradient_checkpointing:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
+            offload.checkpoint(self.model, offload=spec.offload)
         self.parameters = self.adapted.parameters
         self.start = state.fingerprints(self.parameters)
         self.optimizer = optimizers.of(self.adapted, spec)
@@ -193,6 +204,7 @@ class TorchEngine:
             "new_tokens": len(self.spec.new_tokens),
             "micro_batches": "packed" if self.forward.packs else "padded",
             "gradient_checkpointing": self.spec.gradient_checkpointing,
+            "offload": self.spec.offload,
             "ema": self.spec.ema,
         }
 
