@@ -53,8 +53,9 @@ def document(subject: Subject, material: Material, device: str, listener: Listen
     classes = resolved.get("classes")
     examples = [example for item in material.items for example in item.examples]
     examples = numbered(examples, material.data.get("classes"), classes) if classes else examples
-    choice = engines.module("torch").choose(device, subject.dtype)
-    with closing(opened(subject, choice.device, choice.dtype)) as engine:
+    name = engine_of(resolved)
+    choice = engines.module(name).choose(device, subject.dtype)
+    with closing(opened(subject, name, choice.device, choice.dtype)) as engine:
         table = scored(engine, examples, listener)
     metrics, base, tuned, more = sorted_out(table, examples, resolved) if classes else compared(table)
     return {
@@ -63,7 +64,7 @@ def document(subject: Subject, material: Material, device: str, listener: Listen
         "checkpoint": checkpoint(subject),
         "task": subject.objective,
         "data": material.data,
-        "settings": {"generate": False, "engine": "torch", "device": choice.device, "dtype": choice.dtype},
+        "settings": {"generate": False, "engine": name, "device": choice.device, "dtype": choice.dtype},
         "intervals": intervals.METHOD,
         "order": list(metrics),
         "figures": {name: figure(metric, name, base, tuned) for name, metric in metrics.items()},
@@ -73,7 +74,13 @@ def document(subject: Subject, material: Material, device: str, listener: Listen
     }
 
 
-def opened(subject: Subject, device: str, dtype: str) -> TrainEngine:
+def engine_of(resolved: dict[str, Any]) -> str:
+    """What trained the run, where that is installed here; torch has every model of the others."""
+    trained = str(resolved["config"]["resources"]["engine"])
+    return trained if engines.installed(trained) else "torch"
+
+
+def opened(subject: Subject, name: str, device: str, dtype: str) -> TrainEngine:
     """The model as it was trained."""
     assert subject.run is not None
     spec = replace(engine_spec(subject.run.resolved, subject.adapter), device=device, dtype=dtype)
@@ -83,7 +90,7 @@ def opened(subject: Subject, device: str, dtype: str) -> TrainEngine:
         spec = replace(spec, method=replace(spec.method, **own))
     if subject.model:
         spec = replace(spec, model=subject.model)
-    engine = engines.open_engine("torch", spec)
+    engine = engines.open_engine(name, spec)
     if subject.weights:
         engine.restore(subject.weights.parent)
     return engine
