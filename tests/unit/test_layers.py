@@ -15,7 +15,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "truetune"
 
 ORDER = [
-    {"errors", "paths", "demo"},
+    {"errors", "paths", "listener", "demo"},
     {"plugins"},
     {"config"},
     {"models"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from truetune.api import wanted
 from truetune.api.report import renew
 from truetune.config.schema import CONTROL
 from truetune.errors import ResourceError, UsageError
+from truetune.listener import Listener, unheard
 
 if TYPE_CHECKING:
     from truetune.api.handle import TrainedRun
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
     from truetune.evaluate.measure import Side
     from truetune.evaluate.subject import Subject
     from truetune.evaluate.voice import Voice
-
-Listener = Callable[[str, dict[str, Any]], None]
-
-
-def quiet(kind: str, figures: dict[str, Any]) -> None:
-    """The listener that hears nothing."""
 
 
 def evaluate(
@@ -40,7 +35,7 @@ def evaluate(
     slots: int = 8,
     device: str = "auto",
     out: str | Path | None = None,
-    listener: Listener = quiet,
+    listener: Listener = unheard,
 ) -> dict[str, Any]:
     """Measure base and tuned on the same rows; the document is described in `truetune.evaluate.results`.
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from truetune.api import wanted
-
-Listener = Callable[[str, dict[str, Any]], None]
+from truetune.listener import Listener
 
 
 def report(run: Any = "last") -> Path:

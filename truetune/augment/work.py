@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,9 +16,8 @@ from truetune.augment.sieve import Sieve, asked
 from truetune.augment.speakers import Speaker
 from truetune.data.formats import Format
 from truetune.data.rows import GENERATED
+from truetune.listener import Listener
 
-Listener = Callable[[str, dict[str, Any]], None]
-"""Called with `answer` and {side, done, total} in rows asked for."""
 BATCH = 32
 """Prompts in one call of the speaker."""
 EXAMPLES = 3

@@ -5,11 +5,10 @@ from __future__ import annotations
 import gc
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from truetune.data import cache, readers
 from truetune.data.dedupe import FOREIGN, TRAIN, VALIDATION, Near, Survey, Surveyor
@@ -22,6 +21,7 @@ from truetune.data.reading.notes import Notes, ignore
 from truetune.data.render import Rendered, Renderer
 from truetune.data.rows import Content, Conversation, Reject, Row, RowError
 from truetune.data.sources import Source
+from truetune.listener import Listener
 
 CHUNK = 256
 """Rows that are read, and those of them that are used rendered and encoded, in one go."""
@@ -30,8 +30,6 @@ SELDOM, OFTEN = 50_000, 0.0005
 """New objects after which Python looks for cycles among them, and seconds after which a thread gives way to another."""
 USUAL = (gc.get_threshold(), sys.getswitchinterval())
 
-Listener = Callable[[str, dict[str, Any]], None]
-"""Hears ("rows", {stage, done, total}) as the work goes on; `total` is None where nobody knows it yet."""
 Formats = Mapping[int, Format]
 """The shape of the rows for each purpose (`dedupe.TRAIN`, …)."""
 Taken = deque[Reject | tuple[Row, Content]]

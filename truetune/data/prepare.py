@@ -19,7 +19,7 @@ from truetune.data.contrast import Contrasted
 from truetune.data.dedupe import FOREIGN, TRAIN, VALIDATION
 from truetune.data.formats import Format
 from truetune.data.inspector import Inspector
-from truetune.data.intake import Intake, Listener, survey
+from truetune.data.intake import Intake, survey
 from truetune.data.intake import read as read
 from truetune.data.job import Job, Options, plan
 from truetune.data.ledger import OBJECTIVES, Ledger
@@ -29,6 +29,7 @@ from truetune.data.rows import Content, Reject, Row, RowError
 from truetune.data.sources import Source
 from truetune.data.weigh import weighed
 from truetune.errors import InputError, UsageError
+from truetune.listener import Listener, unheard
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
 
@@ -43,10 +44,6 @@ KINDS = {
 
 Mend = Callable[[int, Content], Content]
 """Repairs of a content, beside what its row is for (`dedupe.TRAIN`, …). Raises RowError for a row that is refused."""
-
-
-def unheard(kind: str, figures: dict[str, Any]) -> None:
-    """The listener that hears nothing."""
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,8 @@ from truetune.evaluate import metrics, preference
 from truetune.evaluate.material import Item, Material
 from truetune.evaluate.metrics import METRICS, Sums
 from truetune.evaluate.voice import Reply, Voice
+from truetune.listener import Listener
 from truetune.train.reading import PARTIAL
-
-Listener = Callable[[str, dict[str, Any]], None]
-"""Called with `score` or `answer` and {side, done, total} in rows, and with `warning` and {text}."""
 
 BUDGET = 4096
 """Most tokens that are scored in one call."""

@@ -22,11 +22,12 @@ from truetune.errors import InputError
 from truetune.evaluate import confusion, intervals
 from truetune.evaluate.confusion import Holds
 from truetune.evaluate.material import Item, Material
-from truetune.evaluate.measure import Listener, learned, too_small
+from truetune.evaluate.measure import learned, too_small
 from truetune.evaluate.metrics import Metric, Sums, ratio
 from truetune.evaluate.preference import right
 from truetune.evaluate.results import checkpoint, described
 from truetune.evaluate.subject import Subject
+from truetune.listener import Listener
 from truetune.train.resolve import engine_spec
 
 PART = 64

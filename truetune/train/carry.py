@@ -9,13 +9,14 @@ from truetune import engines
 from truetune.data import objectives
 from truetune.engines.base import TrainEngine
 from truetune.errors import Forced, Stopped, TrainingError, TrueTuneError
+from truetune.listener import Listener
 from truetune.runs import durable, receipt
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
 from truetune.train import card, receipts, result
-from truetune.train.loop import Listener, Loop
+from truetune.train.loop import Loop
 from truetune.train.reading import reader
 from truetune.train.resolve import engine_spec, plan, promised, rules
 from truetune.train.session import Session, described

@@ -12,6 +12,7 @@ from truetune.config import Cadence
 from truetune.data.example import Example
 from truetune.engines.base import LossSum, NotFinite, OutOfMemory, Plan, StepResult, TrainEngine
 from truetune.errors import InputError, ResourceError, TrainingError
+from truetune.listener import Listener
 from truetune.runs import durable
 from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.metrics import Metrics
@@ -25,8 +26,6 @@ from truetune.train.state import State
 from truetune.train.stops import Stops
 
 Sums = TypeVar("Sums")
-Listener = Callable[[str, dict[str, Any]], None]
-"""Called with a kind (`train`, `eval`, `checkpoint`, `event`) and its figures: progress bars, TensorBoard."""
 
 EVAL_EXAMPLES = 64
 """Held-out examples that are measured between two looks at the stop flag."""

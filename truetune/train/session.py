@@ -18,13 +18,13 @@ from truetune.config.profiles import PROFILES
 from truetune.config.rules import OBJECTIVE_RULES
 from truetune.config.secrets import secret
 from truetune.data import added, objectives, remote
-from truetune.data.intake import Listener
 from truetune.data.job import choose
 from truetune.data.ledger import CHATS
-from truetune.data.prepare import Prepared, prepare, unheard
+from truetune.data.prepare import Prepared, prepare
 from truetune.engines import prompts
 from truetune.engines.optimizers import MLX, refuse_optimizer
 from truetune.errors import ConfigErrors, Finding, InputError, UsageError
+from truetune.listener import Listener, unheard
 from truetune.models import facts, memory, source, tokenizer
 from truetune.models.source import Source
 from truetune.models.template import Template

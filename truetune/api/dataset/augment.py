@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from truetune.api.evaluate import refuse_none_at_all
 from truetune.augment.words import METHODS
 from truetune.config import Loaded, secrets
 from truetune.errors import InputError, ResourceError, UsageError
+from truetune.listener import Listener, unheard
 
 if TYPE_CHECKING:
     from truetune.augment.methods import Method
@@ -21,14 +22,9 @@ if TYPE_CHECKING:
     from truetune.augment.work import Harvest, Wish
     from truetune.data.formats import Format
 
-Listener = Callable[[str, dict[str, Any]], None]
 LANGUAGE = re.compile(r"\w[\w ()-]{0,39}")
 KEY = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)+")
 MOST_SEED = 2**32
-
-
-def quiet(kind: str, figures: dict[str, Any]) -> None:
-    """The listener that hears nothing."""
 
 
 def dataset_augment(
@@ -54,7 +50,7 @@ def dataset_augment(
     dry_run: bool = False,
     yes: bool = False,
     folder: Path | None = None,
-    listener: Listener = quiet,
+    listener: Listener = unheard,
 ) -> dict[str, Any]:
     """Have a model write rows like those of `data` (files, folders, patterns, or a train.yml), and keep what is usable.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from truetune.data.inspector import Inspector
 from truetune.data.prepare import Mend, Prepared, prepare
 from truetune.data.quality import Finding, Quality
 from truetune.errors import TrueTuneError
+from truetune.listener import Listener, unheard
 from truetune.models.tokenizer import Tokenizer
 from truetune.report import dataset as page
 from truetune.train.classes import settle
 
-Listener = Callable[[str, dict[str, Any]], None]
 LEVELS = ("error", "warning", "note")
 ADVICE = {
     "data.near_duplicate": "`data.dedupe: near` leaves them out; those of a held-out row are on its side.",
@@ -36,10 +36,6 @@ ADVICE = {
     "json.duplicate_key": "Remove one of the two, or give it another name.",
 }
 """What to do about the findings of the preparation."""
-
-
-def quiet(kind: str, figures: dict[str, Any]) -> None:
-    """The listener that hears nothing."""
 
 
 def dataset_check(
@@ -59,7 +55,7 @@ def dataset_check(
     estimate: bool = True,
     report: str | Path | None = None,
     folder: Path | None = None,
-    listener: Listener = quiet,
+    listener: Listener = unheard,
 ) -> dict[str, Any]:
     """Read, render and count all rows as a training would, look for what is wrong with them, and say so.
 
@@ -108,7 +104,7 @@ def look(
     inspector: Inspector,
     against: Sequence[str] = (),
     mend: Mend | None = None,
-    listener: Listener = quiet,
+    listener: Listener = unheard,
 ) -> Prepared:
     """Prepare the rows under the eyes of an inspector."""
     config = loaded.config

@@ -8,7 +8,7 @@ from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
-from truetune.api.dataset.check import Listener, document, look, pages, quiet, told
+from truetune.api.dataset.check import document, look, pages, told
 from truetune.api.dataset.kept import Keeper, Places, aside
 from truetune.api.dataset.settings import Names, encoder, names, settings
 from truetune.api.dataset.show import shown
@@ -18,6 +18,7 @@ from truetune.data.prepare import Prepared, find_format
 from truetune.data.quality import Quality
 from truetune.data.sources import Source, find
 from truetune.errors import InputError, UsageError
+from truetune.listener import Listener, unheard
 
 RESETS = {"format": "auto", "columns": "null", "weights": "null"}
 """Settings of the files that were read, which the prepared one does not need."""
@@ -43,7 +44,7 @@ def dataset_prepare(
     report: bool = False,
     replace: bool = False,
     folder: Path | None = None,
-    listener: Listener = quiet,
+    listener: Listener = unheard,
 ) -> dict[str, Any]:
     """Read the rows as a training would, and write those that can be learned to `out`.
 
