@@ -37,7 +37,7 @@ def curve(engine, steps=range(STEPS), sabotage=""):
     losses = []
     for step in steps:
         if sabotage == "forgets":
-            engine.optimizer = optimizers.of(engine.spec.optimizer, engine.parameters)
+            engine.optimizer = optimizers.of(engine.spec.optimizer, engine.parameters, {})
         rate = RATES[engine.spec.optimizer.type] * (1.3 if sabotage == "other rate" else 1.0)
         losses.append(engine.step(engine.prepare(examples(8, seed=step % 4)), rate).loss)
     return losses
@@ -71,7 +71,7 @@ def test_vectors_do_not_decay():
     for kind in optimizers.RULES:
         settings = Optimizer(type=kind, weight_decay=0.5)
         start = {"matrix": mx.ones((2, 3)), "vector": mx.ones((3,))}
-        after = optimizers.of(settings, start).step(start, {n: mx.zeros(v.shape) for n, v in start.items()}, 0.1)
+        after = optimizers.of(settings, start, {}).step(start, {n: mx.zeros(v.shape) for n, v in start.items()}, 0.1)
         assert np.allclose(np.array(after["matrix"]), 0.95) and np.allclose(np.array(after["vector"]), 1.0)
 
 

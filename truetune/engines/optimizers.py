@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 
+from truetune.engines.base import Method
 from truetune.errors import ResourceError
 
 PACKED = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
@@ -18,6 +20,12 @@ KEPT = {"adamw": 8.0, "adamw_8bit": 2.04, "adafactor": 0.1, "lion": 4.0, "muon":
 def kept(name: str, *, mean: bool = False) -> float:
     """Bytes that a training keeps of a trained number, beside it and its gradient; `mean` is the running one."""
     return KEPT.get(name, 0.0) + 4 * mean
+
+
+def rates(parameters: Iterable[str], method: Method) -> dict[str, float]:
+    """Shares of the learning rate that are not 1, by PEFT's names. LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B
+    learns `lora_plus` times as fast as A."""
+    return {name: method.lora_plus for name in parameters if method.lora_plus and ".lora_B." in name}
 
 
 def refuse_optimizer(name: str, device: str) -> None:

@@ -3,6 +3,8 @@ at zero (MLX's own leaves that off unless asked), and decay on matrices only."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import mlx.core as mx
 
 from truetune.engines.base import Optimizer
@@ -11,10 +13,11 @@ Arrays = dict[str, mx.array]
 
 
 class AdamW:
-    """Moments by parameter name. Nothing changes in place: a step returns new parameters."""
+    """Moments by parameter name. Nothing changes in place: a step returns new parameters. `rates` are the shares of the
+    learning rate that are not 1."""
 
-    def __init__(self, settings: Optimizer, parameters: Arrays) -> None:
-        self.settings = settings
+    def __init__(self, settings: Optimizer, parameters: Arrays, rates: Mapping[str, float]) -> None:
+        self.settings, self.rates = settings, rates
         self.steps = 0
         self.mean = {name: mx.zeros(value.shape) for name, value in parameters.items()}
         self.square = {name: mx.zeros(value.shape) for name, value in parameters.items()}
@@ -26,7 +29,10 @@ class AdamW:
     def step(self, parameters: Arrays, gradients: Arrays, lr: float) -> Arrays:
         """Parameters after a step at learning rate `lr`; gradients are clipped already."""
         self.steps += 1
-        return {name: self._one(name, value, gradients[name], lr) for name, value in parameters.items()}
+        return {
+            name: self._one(name, value, gradients[name], lr * self.rates.get(name, 1.0))
+            for name, value in parameters.items()
+        }
 
     def _one(self, name: str, value: mx.array, gradient: mx.array, lr: float) -> mx.array:
         own = self.settings

@@ -21,6 +21,7 @@ from truetune.engines.mlx.batch import Batch
 from truetune.engines.mlx.forward import Forward
 from truetune.engines.mlx.pooled import Pool
 from truetune.engines.mlx.walk import Walk
+from truetune.engines.optimizers import rates
 
 
 def open_engine(spec: EngineSpec) -> MlxEngine:
@@ -39,14 +40,15 @@ class MlxEngine:
         self.model, layout = model.load(spec.model, "float32" if full else spec.dtype, self.pool)
         self.spec = spec = self.pool.trained() if self.pool else spec
         self.adapted = methods.adapt(self.model, layout, spec)
-        self.layout, self.layers, self.parameters = layout, self.adapted.layers, self.adapted.parameters
+        self.layout, self.layers = self.adapted.layout, self.adapted.layers
+        self.parameters = self.adapted.parameters
         walk = Walk(self.model, layout, saving=spec.gradient_checkpointing, whole=self.adapted.looks_up)
         self.head = head.of(self.model, self.layout)
         self.forward = Forward(walk, self.head, self.layout.settings["hidden_size"])
         self.objective = objectives.of(spec.objective)
         self.slope = mx.value_and_grad(self._loss)
         self.start = state.fingerprints(self.parameters)
-        self.optimizer = optimizers.of(spec.optimizer, self.parameters)
+        self.optimizer = optimizers.of(spec.optimizer, self.parameters, rates(self.parameters, spec.method))
         self.key = mx.random.key(spec.seed)
         mx.reset_peak_memory()
 

@@ -18,7 +18,7 @@ from truetune.engines.base import EngineSpec
 from truetune.engines.mlx import dora, files, inits, lora, model, state
 from truetune.engines.mlx.adamw import Arrays
 from truetune.engines.mlx.family import Layout
-from truetune.engines.mlx.whole import Whole
+from truetune.engines.mlx.whole import EMBEDDING, Whole, parted
 from truetune.errors import UsageError
 
 LAYERS: dict[str, type[lora.LoRALinear]] = {"dora": dora.DoRALinear}
@@ -76,11 +76,13 @@ class Lora:
     undoes = True
 
     def __init__(self, base: nn.Module, layout: Layout, spec: EngineSpec) -> None:
-        self.model, self.layout, self.spec = base, layout, spec
+        self.model, self.spec = base, spec
         found = self.stored(spec.adapter) if spec.adapter else {}
+        words = not objectives.of(spec.objective.type).scores  # else there is no head of tokens
+        self.layout = model.part(base, layout) if words and layout.tied and parted(found) else layout
         self.layers = attach(base, spec)
-        self.whole = Whole(base, spec.method.modules_to_save)
-        self.looks_up = any(name.endswith("embed_tokens.weight") for name in self.whole.trained)
+        self.whole = Whole(base, spec.method.modules_to_save, tied=words and self.layout.tied)
+        self.looks_up = EMBEDDING in self.whole.before
         if spec.adapter:
             where = str(spec.adapter / adapter.WEIGHTS)
             adapter.refuse_mismatch(model.shapes(self.saved(self.current)), model.shapes(found), where)
@@ -129,7 +131,7 @@ class Lora:
 
     def saved(self, values: Arrays) -> Arrays:
         """What the file holds: for the untouched base, so that an adapter which took a part of it gives that back."""
-        found = dict(values)
+        found = dict(values) | self.whole.copies(values)
         for name, layer in self.layers.items():
             names = [adapter.key(name, matrix) for matrix in "AB"]
             found |= zip(names, layer.change(*(values[one] for one in names)), strict=True)
@@ -156,7 +158,7 @@ class Lora:
         every = [*model.linears(self.model), *([] if self.layout.tied else ["lm_head"])]
         names, base = adapter.shortest(every, list(self.layers)), spec.base or str(spec.model)
         body = adapter.config(method, names, base=base, revision=spec.revision, transposed=False)
-        more = family.settings(method, family.modules(self.whole.trained), {})
+        more = family.settings(method, family.modules(self.saved(self.current)), {})
         if objectives.of(spec.objective.type).scores:
             # PEFT wraps the head by its own name, and must not be told its parts.
             more |= {"task_type": "SEQ_CLS", "modules_to_save": list(method.modules_to_save)}

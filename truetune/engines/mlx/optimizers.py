@@ -4,7 +4,7 @@ the size of AdamW's steps), so it is not here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 import mlx.optimizers as library
@@ -19,17 +19,18 @@ RULES: dict[str, Callable[[], library.Optimizer]] = {
 }
 
 
-def of(settings: Optimizer, parameters: Arrays) -> AdamW | Rule:
+def of(settings: Optimizer, parameters: Arrays, rates: Mapping[str, float]) -> AdamW | Rule:
+    """`rates` are the shares of the learning rate that are not 1."""
     if settings.type == "adamw":
-        return AdamW(settings, parameters)
-    return Rule(settings, parameters)
+        return AdamW(settings, parameters, rates)
+    return Rule(settings, parameters, rates)
 
 
 class Rule:
     """What MLX keeps of each parameter, by its name. Nothing changes in place: a step returns new parameters."""
 
-    def __init__(self, settings: Optimizer, parameters: Arrays) -> None:
-        self.settings, self.rule, self.steps = settings, RULES[settings.type](), 0
+    def __init__(self, settings: Optimizer, parameters: Arrays, rates: Mapping[str, float]) -> None:
+        self.settings, self.rule, self.rates, self.steps = settings, RULES[settings.type](), rates, 0
         self.kept: dict[str, Arrays] = {name: {} for name in parameters}
         for name, value in parameters.items():
             self.rule.init_single(value, self.kept[name])
@@ -41,11 +42,14 @@ class Rule:
     def step(self, parameters: Arrays, gradients: Arrays, lr: float) -> Arrays:
         """Parameters after a step at learning rate `lr`; gradients are clipped already."""
         self.steps += 1
-        self.rule.learning_rate = lr
         self.rule.state["step"] = mx.array(self.steps, mx.uint64)
-        return {name: self._one(name, value, gradients[name], lr) for name, value in parameters.items()}
+        return {
+            name: self._one(name, value, gradients[name], lr * self.rates.get(name, 1.0))
+            for name, value in parameters.items()
+        }
 
     def _one(self, name: str, value: mx.array, gradient: mx.array, lr: float) -> mx.array:
+        self.rule.learning_rate = lr
         if value.ndim >= 2:
             value = value * (1 - lr * self.settings.weight_decay)
         return self.rule.apply_single(gradient, value, self.kept[name])

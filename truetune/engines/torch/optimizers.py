@@ -6,13 +6,14 @@ update, and on matrices only, as transformers' Trainer has it (no decay on norms
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Union
 
 import torch
 from torch import nn
 
 from truetune.engines import base
+from truetune.engines.optimizers import rates
 from truetune.engines.torch import quantised
 from truetune.engines.torch.methods import Adapted
 
@@ -25,11 +26,6 @@ def of(adapted: Adapted, spec: base.EngineSpec) -> Optimizer:
     """The optimizer of what a method trains."""
     parameters = adapted.parameters
     return make(parameters, spec.optimizer, rates(parameters, spec.method), lookups(adapted.model, parameters))
-
-
-def rates(parameters: Iterable[str], method: base.Method) -> dict[str, float]:
-    """LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B learns `lora_plus` times as fast as A."""
-    return {name: method.lora_plus for name in parameters if method.lora_plus and ".lora_B." in name}
 
 
 def make(
