@@ -10,13 +10,11 @@ from torch import nn
 
 from truetune.engines.torch import attention, cores, fronts, slots
 
+Prompts = Sequence[Sequence[int]]
+
 
 def greedy(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    limit: int,
-    stops: frozenset[int],
-    front: fronts.Front | None = None,
+    model: nn.Module, prompts: Prompts, limit: int, stops: frozenset[int], front: fronts.Front | None
 ) -> list[list[int]]:
     """Continuations of at most `limit` tokens, each through its first stop token; `front` stands before each prompt,
     which only a model that trains padded takes."""
@@ -42,7 +40,7 @@ def decoding(model: nn.Module) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def in_slots(model: nn.Module, prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
+def in_slots(model: nn.Module, prompts: Prompts, limit: int, stops: frozenset[int]) -> list[list[int]]:
     """By the decoder's core: rows that have ended leave."""
     core = cores.Batched(model, None)
     rows = [cores.Row(list(prompt)) for prompt in prompts]
@@ -61,11 +59,7 @@ def in_slots(model: nn.Module, prompts: Sequence[Sequence[int]], limit: int, sto
 
 
 def padded(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    limit: int,
-    stops: frozenset[int],
-    front: fronts.Front | None = None,
+    model: nn.Module, prompts: Prompts, limit: int, stops: frozenset[int], front: fronts.Front | None
 ) -> list[list[int]]:
     """By one cache of transformers' over prompts that are padded on the left: for models that know no slots. A few
     rows that start together are faster so than one by one."""
