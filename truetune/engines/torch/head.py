@@ -3,13 +3,15 @@ the forward pass, so that logits for the whole step never exist at once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-CHUNK = 4 * 1024 * 1024
-"""Most logits (positions × vocabulary) alive at once."""
+CHUNK = 12 * 1024 * 1024
+"""Most logits (positions × vocabulary) alive at once: enough positions for a fast product with most vocabularies."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,31 @@ class Head:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [N, H] -> float32 logits [N, V]."""
-        z = torch.nn.functional.linear(hidden, self.weight.to(hidden.dtype), self.bias).float()
+        return self.bent(F.linear(hidden, self.weight.to(hidden.dtype), self.bias).float())
+
+    def chunks(self, hidden: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The logits of `CHUNK` and less at once, with their places in hidden. They are the caller's to write into, and
+        gone with the next ones: float32 ones stand in one place, for a product is slower into memory that is new."""
+        rows = max(1, CHUNK // self.weight.shape[0])
+        plain = hidden.dtype == torch.float32 and not torch.is_autocast_enabled(hidden.device.type)
+        kept = hidden.new_empty(min(rows, len(hidden)), self.weight.shape[0]) if plain else None
+        for start in range(0, len(hidden), rows):
+            part = slice(start, min(start + rows, len(hidden)))
+            x = hidden[part]
+            yield part, self.logits(x) if kept is None else self.bent(self.into(kept[: len(x)], x))
+
+    def into(self, place: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """W h + b, written into `place` [N, V]."""
+        weight = self.weight.to(hidden.dtype).t()
+        if self.bias is None:
+            return torch.mm(hidden, weight, out=place)
+        return torch.addmm(self.bias, hidden, weight, out=place)
+
+    def bent(self, z: torch.Tensor) -> torch.Tensor:
+        """Scale and softcap, in place."""
         if self.scale != 1.0:
-            z = z * self.scale
-        return z if self.softcap is None else torch.tanh(z / self.softcap) * self.softcap
+            z.mul_(self.scale)
+        return z if self.softcap is None else z.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
 def of(model: nn.Module) -> Head:
@@ -45,50 +68,19 @@ class Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, weights, scale, softcap):
         head = Head(weight.detach(), None if bias is None else bias.detach(), scale, softcap)
-        need_hidden, need_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
-        grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        sums = Sums(head, hidden, bias, ctx.needs_input_grad)
         wide = torch.float32 if hidden.device.type == "mps" else torch.float64
         total = torch.zeros((), dtype=wide, device=hidden.device)
-        rows = max(1, CHUNK // weight.shape[0])
-        for start in range(0, hidden.shape[0], rows):
-            part = slice(start, start + rows)
-            z = head.logits(hidden[part])
-            picked = targets[part, None]
-            losses = z.logsumexp(-1) - z.gather(-1, picked).squeeze(-1)
+        for part, z in head.chunks(hidden):
+            losses = -sums.add(part, z, targets[part], weights[part])
             total = total + (losses * weights[part]).sum().to(total)
-            if not (need_hidden or need_weight):
-                continue
-            grad = slope(z, picked, weights[part], scale, softcap).to(hidden.dtype)
-            if need_hidden:
-                grad_hidden[part] = grad @ head.weight.to(hidden.dtype)
-            if need_weight:
-                grad_weight += (grad.t() @ hidden[part]).to(weight.dtype)
-            if grad_bias is not None:
-                grad_bias += grad.sum(0).to(bias.dtype)
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.save_for_backward(sums.hidden, sums.weight, sums.bias)
         return total
 
     @staticmethod
     def backward(ctx, upstream):
         scaled = [None if grad is None else grad * upstream.to(grad) for grad in ctx.saved_tensors]
         return *scaled, None, None, None, None
-
-
-def slope(z, picked, weights, scale, softcap):  # type: ignore[no-untyped-def]
-    """Gradient of the weighted loss with respect to the raw projection W h, [N, V]."""
-    grad = z.softmax(-1)
-    grad.scatter_add_(-1, picked, torch.full_like(picked, -1, dtype=grad.dtype))
-    grad *= weights[:, None]
-    if softcap is not None:
-        grad *= 1 - (z / softcap).square()
-    return grad if scale == 1.0 else grad * scale
-
-
-def loss(hidden: torch.Tensor, head: Head, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The weighted sum of token losses as a float64 scalar."""
-    return Loss.apply(hidden, head.weight, head.bias, targets, weights, head.scale, head.softcap)
 
 
 class LogProbabilities(torch.autograd.Function):
@@ -101,7 +93,7 @@ class LogProbabilities(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, scale, softcap):
         head = Head(weight, bias, scale, softcap)
-        found = [picked(head.logits(hidden[part]), targets[part]) for part in chunks(hidden, weight)]
+        found = [picked(z, targets[part]) for part, z in head.chunks(hidden)]
         ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.scale, ctx.softcap = scale, softcap
         return torch.cat(found) if found else hidden.new_zeros(0, dtype=torch.float32)
@@ -110,25 +102,48 @@ class LogProbabilities(torch.autograd.Function):
     def backward(ctx, upstream):
         hidden, weight, bias, targets = ctx.saved_tensors
         head = Head(weight, bias, ctx.scale, ctx.softcap)
-        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
-        grad_bias = torch.zeros_like(bias) if bias is not None and need_bias else None
-        for part in chunks(hidden, weight):
-            z = head.logits(hidden[part])
-            grad = slope(z, targets[part, None], -upstream[part], ctx.scale, ctx.softcap).to(hidden.dtype)
-            if need_hidden:
-                grad_hidden[part] = grad @ weight.to(hidden.dtype)
-            if need_weight:
-                grad_weight += (grad.t() @ hidden[part]).to(weight.dtype)
-            if grad_bias is not None:
-                grad_bias += grad.sum(0).to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        sums = Sums(head, hidden, bias, ctx.needs_input_grad)
+        for part, z in head.chunks(hidden):
+            sums.add(part, z, targets[part], -upstream[part])
+        return sums.hidden, sums.weight, sums.bias, None, None, None
 
 
-def chunks(hidden: torch.Tensor, weight: torch.Tensor) -> list[slice]:
-    rows = max(1, CHUNK // weight.shape[0])
-    return [slice(start, start + rows) for start in range(0, hidden.shape[0], rows)]
+class Sums:
+    """The gradients of −Σ weight · log p with respect to hidden, W and b (those that are wanted), chunk by chunk."""
+
+    def __init__(self, head, hidden, bias, wanted) -> None:  # type: ignore[no-untyped-def]
+        self.head, self.states = head, hidden
+        self.hidden = torch.empty_like(hidden) if wanted[0] else None
+        self.weight = torch.zeros_like(head.weight) if wanted[1] else None
+        self.bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+
+    def add(self, part: slice, z: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Take in a chunk; its logits z are written over. Returns log p of the targets."""
+        at = targets[:, None]
+        damped = None if self.head.softcap is None else (z / self.head.softcap).square_().neg_().add_(1)
+        most, chosen = z.amax(-1, keepdim=True), z.gather(-1, at)
+        total = z.sub_(most).exp_().sum(-1, keepdim=True)
+        if any(grad is not None for grad in (self.hidden, self.weight, self.bias)):
+            slope = z.mul_(weights[:, None] / total)  # softmax · weight
+            slope.scatter_add_(-1, at, -weights[:, None])
+            slope = slope if damped is None else slope.mul_(damped)
+            self.spread(part, slope if self.head.scale == 1.0 else slope.mul_(self.head.scale))
+        return (chosen - most - total.log())[:, 0]
+
+    def spread(self, part: slice, slope: torch.Tensor) -> None:
+        """From the gradient with respect to W h [n, V] to those that are wanted."""
+        slope, states = slope.to(self.states.dtype), self.states[part]
+        if self.hidden is not None:
+            self.hidden[part] = slope @ self.head.weight.to(slope.dtype)
+        if self.weight is not None:
+            self.weight += (slope.t() @ states).to(self.weight.dtype)
+        if self.bias is not None:
+            self.bias += slope.sum(0).to(self.bias.dtype)
+
+
+def loss(hidden: torch.Tensor, head: Head, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The weighted sum of token losses as a float64 scalar."""
+    return Loss.apply(hidden, head.weight, head.bias, targets, weights, head.scale, head.softcap)
 
 
 def picked(z: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

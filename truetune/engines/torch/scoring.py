@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from truetune.data.example import Example
 from truetune.engines.base import cut
-from truetune.engines.torch import batch, head
+from truetune.engines.torch import batch
 from truetune.engines.torch.cores import CHUNK, Alone, Batched, Row, before
+from truetune.engines.torch.head import picked
 from truetune.engines.torch.slots import Piece, Reading
 
 BUDGET = 2048
@@ -40,11 +41,8 @@ def packed(core: Batched, examples: Sequence[Example], adapter: str | None) -> l
         input_ids=row.ids, position_ids=row.positions, segments=row.segments, use_cache=False
     )
     hidden = output.last_hidden_state[0]
-    size = max(1, head.CHUNK // core.head.weight.shape[0])
-    logs = [
-        picked(core.head.logits(hidden[places]), targets)
-        for places, targets in zip(row.picked.split(size), row.targets.split(size), strict=True)
-    ]
+    chunks = core.head.chunks(hidden.index_select(0, row.picked))
+    logs = [torch.zeros(0, device=hidden.device), *(picked(z, row.targets[part]) for part, z in chunks)]
     parts = torch.cat(logs).cpu().split([example.tokens - 1 for example in examples])
     return [np.r_[np.float32(0), part.numpy()] for part in parts]
 
@@ -76,8 +74,3 @@ def alone(core: Alone, example: Example, adapter: str | None) -> NDArray[np.floa
         logits = core.run(ids[part].tolist(), adapter, cache, last=False)
         logs.append(picked(logits, ids[part.start + 1 : part.stop + 1].to(logits.device)).cpu())
     return torch.cat(logs).numpy()
-
-
-def picked(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """log p(target) from logits [N, V]."""
-    return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
