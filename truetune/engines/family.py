@@ -16,6 +16,7 @@ from typing import Any
 from truetune.engines import adapter
 from truetune.engines.base import EngineSpec, Method
 from truetune.errors import InputError, UsageError
+from truetune.models import header
 
 MAGNITUDE = ".lora_magnitude_vector"
 ROWS = ".token_adapter.trainable_tokens_delta"
@@ -131,10 +132,23 @@ def name(body: Mapping[str, Any]) -> str:
     return "dora" if body.get("use_dora") else "rslora" if body.get("use_rslora") else "lora"
 
 
-def beyond(folder: Path) -> list[str]:
-    """What an adapter on disk is beside LoRA: settings of PEFT's, or another method."""
+def beyond(folder: Path, vocabulary: int) -> list[str]:
+    """What of an adapter on disk only torch decodes, for a base of so many tokens: other methods than LoRA's family,
+    rows of single tokens, a vocabulary that has grown."""
     body = adapter.read_config(folder, adapter.KINDS)
-    return [name for name in adapter.BESIDE if body.get(name)] + [body["peft_type"]] * (body["peft_type"] != "LORA")
+    if body["peft_type"] != "LORA":
+        return [body["peft_type"]]
+    return ["new tokens"] if body.get("trainable_token_indices") or grown(folder, vocabulary) else []
+
+
+def grown(folder: Path, vocabulary: int) -> bool:
+    """Whether an adapter brings an embedding or a head for another number of tokens."""
+    tables = (".embed_tokens.weight", ".lm_head.weight")
+    try:
+        found = [one.shape[0] for one in header.read(folder / adapter.WEIGHTS) if one.name.endswith(tables)]
+    except (ValueError, OSError):
+        return False  # whoever loads it says what is wrong
+    return any(count != vocabulary for count in found)
 
 
 def settings(method: Method, modules: Iterable[str], rows: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

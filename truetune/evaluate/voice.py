@@ -136,9 +136,10 @@ class Voice:
         run = self.subject.run
         trained = run.resolved["config"]["resources"]["engine"] if run else "auto"
         wish = trained if engines.installed(trained) else "auto"
-        beyond = family.beyond(self.subject.adapter) if self.subject.adapter else []
+        base, found = self.subject.base.folder, self.subject.adapter
+        beyond = family.beyond(found, facts.read(base).vocabulary) if found else []
         method = "qlora" if self.subject.bits else "lora"
-        return engines.choose(wish, self.subject.base.folder, method, settings=beyond).name
+        return engines.choose(wish, base, method, settings=beyond).name
 
     @cached_property
     def choice(self) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from truetune import engines, paths
 from truetune.config import Config, Loaded
 from truetune.config.profiles import PROFILES
-from truetune.config.rules import OBJECTIVE_RULES
+from truetune.config.rules import OBJECTIVE_RULES, PREFERENCE
 from truetune.config.secrets import secret
 from truetune.data import added, objectives, remote
 from truetune.data.job import choose
@@ -109,10 +109,8 @@ def gather(config: Config, folder: Path, listener: Listener = unheard) -> Sessio
 
 def torch_only(config: Config) -> Iterator[str]:
     """Settings in use that only torch has."""
-    used = {"method.init": config.method.init != "default", "model.new_tokens": config.model.new_tokens}
-    used |= {
-        f"method.{name}": getattr(config.method, name) for name in ("lora_plus", "modules_to_save", "frozen_layers")
-    }
+    used: dict[str, Any] = {f"method.init {config.method.init}": config.method.init == "loftq"}
+    used |= {"model.new_tokens": config.model.new_tokens, "method.frozen_layers": config.method.frozen_layers}
     used |= {f"training.{name}": getattr(config.training, name) for name in ("neftune_alpha", "ema")}
     used |= {f"optimizer {config.training.optimizer}": config.training.optimizer not in MLX}
     yield from (name for name, value in used.items() if value)
@@ -172,8 +170,9 @@ def warnings(resolved: Resolved, machine: Iterable[str], ignored: list[str]) -> 
     if resolved["config"]["method"]["type"] == "full" and training["learning_rate"] > FULL_RATE:
         yield f"training.learning_rate {training['learning_rate']:g} is high for full fine-tuning; 1e-5 is customary"
     kind = resolved["config"]["method"]["type"]
+    held = "sft_weight" in PREFERENCE.get(training["objective"], ())  # the better answer is learned as well
     compares = objectives.of(training["objective"]).compares and kind not in ("full", *prompts.NEEDS_PEFT)
-    if compares and training["learning_rate"] > PREFERENCE_RATE:
+    if compares and not held and training["learning_rate"] > PREFERENCE_RATE:
         told = f"training.learning_rate {training['learning_rate']:g} is high for {training['objective']}"
         yield f"{told}; 5e-6 to 1e-4 is customary"
     if kind in prompts.NEEDS_PEFT and training["learning_rate"] < PROMPT_RATE:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 
-from truetune.engines import adapter
-from truetune.engines.mlx import files
+from truetune.engines import adapter, family
+from truetune.engines.mlx import dora, files
 from truetune.engines.mlx import model as models
+from truetune.engines.mlx.adamw import Arrays
 from truetune.errors import InputError
 
 Pair = tuple[mx.array, mx.array]
-"""One adapter's part of one layer: Aᵀ [in, r], and scale · Bᵀ [r, out]."""
+"""One adapter's part of one layer: Aᵀ [in, r], and scale · Bᵀ [r, out]; of DoRA, times what rows are stretched by."""
+Change = tuple[Pair, mx.array | None]
+"""With what the base's outputs are multiplied by, [out], where there is such a thing."""
 
 
 class Routing:
@@ -29,65 +34,120 @@ class Switched(nn.Module):
     def __init__(self, base: nn.Linear, routing: Routing) -> None:
         super().__init__()
         self.base = base
-        self._routing, self._pairs = routing, dict[str, Pair]()
+        self._routing, self._changes = routing, dict[str, Change]()
 
-    def put(self, name: str, pair: Pair | None) -> None:
+    def put(self, name: str, change: Change | None) -> None:
         """Set or forget an adapter's part."""
-        self._pairs.pop(name, None)
-        if pair is not None:
-            self._pairs[name] = pair
+        self._changes.pop(name, None)
+        if change is not None:
+            self._changes[name] = change
 
     def __call__(self, x: mx.array) -> mx.array:
-        y, pair = self.base(x), self._pairs.get(self._routing.name or "")
-        return y if pair is None else y + (x @ pair[0]) @ pair[1]
+        change = self._changes.get(self._routing.name or "")
+        if change is None:
+            return self.base(x)
+        (A, B), gain = change
+        return (self.base(x) if gain is None else self.stretched(x, gain)) + (x @ A) @ B
+
+    def stretched(self, x: mx.array, gain: mx.array) -> mx.array:
+        """The base's outputs, each as long as the adapter has them."""
+        y = (x @ self.base.weight.T) * gain
+        return y + self.base.bias if "bias" in self.base else y
 
 
 class Adapters:
-    """The adapters of one model, by name."""
+    """The adapters of one model, by name. What they replace whole is in the model while it runs with them; the head
+    must be the model's own, since an adapter may have another than the embedding."""
 
     def __init__(self, model: nn.Module) -> None:
+        owners = dict(model.named_modules())
+        self.places = {name: place(owners, name) for name, _ in tree_flatten(model.parameters())}
+        """Name of a parameter -> the module that has it, and what it is called there."""
         self.routing = Routing()
         self.layers = {name: Switched(base, self.routing) for name, base in models.linears(model).items()}
         model.update_modules(tree_unflatten(list(self.layers.items())))
-        self.names: set[str] = set()
+        self.whole: dict[str, Arrays] = {}
+
+    @property
+    def names(self) -> set[str]:
+        return {*self.whole}
 
     def load(self, name: str, folder: Path) -> None:
         """Read an adapter and check that it maps one to one; one of that name is replaced only then."""
-        pairs = read(folder, self.layers)
+        changes, self.whole[name] = self.read(folder)
         for layer, one in self.layers.items():
-            one.put(name, pairs.get(layer))
-        self.names.add(name)
+            one.put(name, changes.get(layer))
 
     def drop(self, name: str) -> None:
-        self.names.remove(name)
+        del self.whole[name]
         for one in self.layers.values():
             one.put(name, None)
 
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """Forwards in here run with this adapter."""
+        self.routing.name = name
+        before = self.swap(self.whole.get(name or "", {}))
+        try:
+            yield
+        finally:
+            self.routing.name = None
+            self.swap(before)
 
-def read(folder: Path, layers: dict[str, Switched]) -> dict[str, Pair]:
-    """Layer -> its matrices, ready for use; exactly the layers that the adapter's configuration names."""
-    body = adapter.read_config(folder, plain=True)
-    path = folder / adapter.WEIGHTS
-    found = files.load(path, "adapter.damaged")
-    try:
-        rank, scale, wanted = int(body["r"]), float(body["lora_alpha"]) / int(body["r"]), body["target_modules"]
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    def swap(self, values: Mapping[str, mx.array]) -> Arrays:
+        """Set parameters; returns what undoes that."""
+        before = {}
+        for name, value in values.items():
+            owner, own = self.places[name]
+            before[name], owner[own] = owner[own], value
+        return before
+
+    def read(self, folder: Path) -> tuple[dict[str, Change], Arrays]:
+        """Layer -> what changes it, ready for use, for exactly the layers that the adapter's configuration names; and
+        the parameters that the adapter replaces."""
+        path = folder / adapter.WEIGHTS
+        tensors = files.load(path, "adapter.damaged")
+        body, found = family.read(folder, tensors)
+        refuse_rows(found, path)
+        chosen = adapter.chosen(self.layers, body.get("target_modules") or [])
+        chosen = [name for name in chosen if not family.within(name, found)]
+        places = {adapter.PREFIX + name: self.value(name).shape for name in found.whole if name in self.places}
+        for name in chosen:
+            outside, inside = self.layers[name].base.weight.shape
+            places |= {adapter.key(name, "A"): (body["r"], inside), adapter.key(name, "B"): (outside, body["r"])}
+            places |= {f"{adapter.PREFIX}{name}{family.MAGNITUDE}": (outside,)} if found.dora else {}
+        adapter.refuse_mismatch(places, models.shapes(tensors), str(path))
+        changes = {name: change(name, self.layers[name].base.weight, tensors, found) for name in chosen}
+        return changes, {name: tensors[adapter.PREFIX + name].astype(self.value(name).dtype) for name in found.whole}
+
+    def value(self, name: str) -> mx.array:
+        owner, own = self.places[name]
+        value: mx.array = owner[own]
+        return value
+
+
+def place(owners: Mapping[str, nn.Module], name: str) -> tuple[nn.Module, str]:
+    owner, _, own = name.rpartition(".")
+    return owners[owner], own
+
+
+def change(name: str, weight: mx.array, tensors: Arrays, found: family.Layout) -> Change:
+    A, B = (tensors[adapter.key(name, matrix)].astype(mx.float32) for matrix in "AB")
+    gain = None
+    if found.dora:
+        lengths = dora.norms(weight, dora.squares(weight), A, B, found.scale)
+        gain = tensors[f"{adapter.PREFIX}{name}{family.MAGNITUDE}"].astype(mx.float32) / lengths
+        B = gain[:, None] * B
+        gain = gain.astype(weight.dtype)
+    return (A.T.astype(weight.dtype), (B.T * found.scale).astype(weight.dtype)), gain
+
+
+def refuse_rows(found: family.Layout, path: Path) -> None:
+    """Raises InputError `adapter.unsupported` for an adapter that changes the rows of single tokens."""
+    if found.rows:
         raise InputError(
-            f"the adapter's configuration cannot be read ({error or type(error).__name__})",
-            code="adapter.damaged",
-            where=str(folder / adapter.CONFIG),
-            hint=adapter.COPY,
-        ) from None
-    chosen = adapter.chosen(layers, wanted)
-    places = {}
-    for name in chosen:
-        outside, inside = layers[name].base.weight.shape
-        places |= {adapter.key(name, "A"): (rank, inside), adapter.key(name, "B"): (outside, rank)}
-    adapter.refuse_mismatch(places, models.shapes(found), str(path))
-
-    def pair(name: str) -> Pair:
-        dtype = layers[name].base.weight.dtype
-        a, b = (found[adapter.key(name, matrix)].astype(mx.float32) for matrix in "AB")
-        return a.T.astype(dtype), (b.T * scale).astype(dtype)
-
-    return {name: pair(name) for name in chosen}
+            "this adapter has trained the rows of single tokens, which MLX does not compute",
+            code="adapter.unsupported",
+            where=str(path),
+            hint="Use it where torch is installed, or merge it into its base first.",
+        )

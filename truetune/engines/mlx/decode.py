@@ -3,8 +3,7 @@ one after another. See `truetune.engines.decoder`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +42,8 @@ class MlxDecoder(Rows):
         self.model, layout = model.load(spec.model, spec.dtype)
         if spec.weights:
             model.put(self.model, model.read(spec.weights, getattr(mx, spec.dtype), tied=layout.tied), spec.weights)
+        if layout.tied:
+            layout = model.part(self.model, layout)
         self.adapters = Adapters(self.model)
         self.head = head.of(self.model, layout)
         self.core = cores.Core(self.model, Walk(self.model, layout), self.head)
@@ -58,9 +59,9 @@ class MlxDecoder(Rows):
     def decode(self) -> list[Token]:
         for one in self.admitted.values():
             if one.logits is None:
-                with self.using(one.adapter):
+                with self.adapters.using(one.adapter):
                     one.logits = self.core.read(one.row)
-                device.refuse_overflow()
+                device.refuse_overflow(device.limit())
         return [self.next(slot, one) for slot, one in sorted(self.admitted.items())]
 
     def next(self, slot: int, one: Waiting) -> Token:
@@ -76,10 +77,10 @@ class MlxDecoder(Rows):
     def score(self, examples: Sequence[Example], adapter: str | None) -> list[NDArray[np.float32]]:
         self.refuse_unknown(adapter)
         found: dict[int, NDArray[np.float32]] = {}
-        with self.using(adapter):
+        with self.adapters.using(adapter):
             for part in batch.cut([example.tokens for example in examples], BUDGET):
                 found |= zip(part, self.logs([examples[i] for i in part]), strict=True)
-                device.refuse_overflow()
+                device.refuse_overflow(device.limit())
         return [found[i] for i in range(len(examples))]
 
     def logs(self, examples: Sequence[Example]) -> list[NDArray[np.float32]]:
@@ -95,15 +96,6 @@ class MlxDecoder(Rows):
             logs.append(np.array(mx.take_along_axis(z, at, -1)[:, 0] - mx.logsumexp(z, -1)))
         ends = np.cumsum([example.tokens - 1 for example in examples])[:-1]
         return [np.r_[np.float32(0), part] for part in np.split(np.concatenate(logs), ends)]
-
-    @contextmanager
-    def using(self, adapter: str | None) -> Iterator[None]:
-        """Forwards in here run with this adapter."""
-        self.adapters.routing.name = adapter
-        try:
-            yield
-        finally:
-            self.adapters.routing.name = None
 
     def describe(self) -> dict[str, Any]:
         return {

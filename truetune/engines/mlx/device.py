@@ -51,14 +51,19 @@ def limit() -> int:
     return int(told or psutil.virtual_memory().total)
 
 
-def usage() -> Usage:
-    """Bytes of MLX's arrays now, at the peak, and the most there may be."""
-    return Usage(mx.get_active_memory(), mx.get_peak_memory(), limit())
+def most(device: str, wish: int) -> int:
+    """The most bytes that a training may use; a wish (0 = none) bounds it on a GPU, as with torch."""
+    return min(limit(), wish) if wish and device == "mps" else limit()
 
 
-def refuse_overflow() -> None:
+def usage(most: int, before: int) -> Usage:
+    """Bytes of MLX's arrays now, at the peak (`before` MLX counted anew, or since), and the most there may be."""
+    return Usage(mx.get_active_memory(), max(before, mx.get_peak_memory()), most)
+
+
+def refuse_overflow(most: int) -> None:
     """MLX itself does not stop at its limit (on Linux it crashes, on a Mac it swaps): said here between two
     micro-batches. Raises OutOfMemory."""
     used = mx.get_peak_memory()
-    if used > limit():
-        raise OutOfMemory(f"{used:,} bytes of arrays, and {limit():,} are allowed")
+    if used > most:
+        raise OutOfMemory(f"{used:,} bytes of arrays, and {most:,} are allowed")

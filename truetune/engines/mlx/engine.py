@@ -14,10 +14,11 @@ from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
 from truetune.data.example import Example
-from truetune.engines.base import EngineSpec, LossSum, NotFinite, Plan, StepResult, Usage, denominator
+from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, StepResult, Usage, denominator
 from truetune.engines.mlx import batch, blas, cores, device, head, lora, methods, model, objectives, optimizers, state
 from truetune.engines.mlx.adamw import Arrays, clip
 from truetune.engines.mlx.batch import Batch
+from truetune.engines.mlx.family import refuse_unserved
 from truetune.engines.mlx.forward import Forward
 from truetune.engines.mlx.pooled import Pool
 from truetune.engines.mlx.walk import Walk
@@ -25,6 +26,7 @@ from truetune.engines.optimizers import rates
 
 
 def open_engine(spec: EngineSpec) -> MlxEngine:
+    refuse_unserved(spec)
     device.use(spec.device)
     return MlxEngine(spec)
 
@@ -35,6 +37,7 @@ class MlxEngine:
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
         self.token_budget = spec.token_budget
+        self.most, self.peak = device.most(spec.device, spec.memory), 0
         full = spec.method.type == "full"
         self.pool = Pool.of(spec)
         self.model, layout = model.load(spec.model, "float32" if full else spec.dtype, self.pool)
@@ -74,7 +77,7 @@ class MlxEngine:
         for examples in parts(plan):
             one = batch.batch(examples)
             total += told(one, self.objective.loss(self.forward, one, collected))
-            device.refuse_overflow()
+            self._refuse_overflow()
         return total
 
     def scores(self, plan: Plan, *, base: bool = False) -> NDArray[np.float32]:
@@ -86,7 +89,7 @@ class MlxEngine:
             for places, examples in zip(plan.micro_batches, parts(plan), strict=True):
                 table = np.array(self._scores(batch.batch(examples))).reshape(len(places), -1)
                 found |= zip(places, table, strict=True)
-                device.refuse_overflow()
+                self._refuse_overflow()
         return np.stack([found[place] for place in range(len(plan.examples))])
 
     def _scores(self, one: Batch) -> mx.array:
@@ -109,7 +112,7 @@ class MlxEngine:
                 gradients = {name: gradients[name] + found[name] for name in found} if gradients else found
                 mx.eval(loss, gradients)
                 total += told(one, loss[1:])
-                device.refuse_overflow()
+                self._refuse_overflow()
         finally:
             lora.draw(self.layers, None)
             self.adapted.put(self.parameters)
@@ -151,7 +154,16 @@ class MlxEngine:
         return flag
 
     def usage(self) -> Usage:
-        return device.usage()
+        return device.usage(self.most, self.peak)
+
+    def _refuse_overflow(self) -> None:
+        """Raises OutOfMemory; the peak is then counted anew, so that smaller micro-batches may do."""
+        try:
+            device.refuse_overflow(self.most)
+        except OutOfMemory:
+            self.peak = self.usage().peak
+            mx.reset_peak_memory()
+            raise
 
     def describe(self) -> dict[str, Any]:
         trained = sum(value.size for value in self.parameters.values())

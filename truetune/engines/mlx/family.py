@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from truetune.engines.base import EngineSpec
+from truetune.engines.optimizers import MLX
+from truetune.errors import UsageError
 from truetune.models import facts, gate
 
 ROPES = {"default", "linear", "llama3"}
@@ -111,6 +114,39 @@ class Layout:
 
 METHODS = {"lora", "dora", "rslora", "full"}
 OBJECTIVES = {"sft", "summarisation", "pretrain", "dpo", "orpo", "simpo", "cpo", "kto", "reward", "classification"}
+
+
+INITS = {"default", "pissa", "olora"}
+
+
+def unserved(spec: EngineSpec) -> list[str]:
+    """What of a training MLX does not have, as train.yml calls it. Whoever asks for an engine is told before; see
+    `truetune.engines.choose` and `truetune.train.session.torch_only`."""
+    method, optimizer = spec.method, spec.optimizer.type
+    used = {
+        f"method {method.type}": method.type not in METHODS,
+        f"objective {spec.objective.type}": spec.objective.type not in OBJECTIVES,
+        f"optimizer {optimizer}": optimizer not in MLX,
+        f"method.init {method.init}": method.init not in INITS,
+        "method.bits": method.bits,
+        "method.frozen_layers": method.frozen_layers,
+        "model.new_tokens": spec.new_tokens,
+        "training.neftune_alpha": spec.neftune_alpha,
+        "training.ema": spec.ema,
+        "offloaded activations": spec.offload,
+    }
+    return [name for name, value in used.items() if value]
+
+
+def refuse_unserved(spec: EngineSpec) -> None:
+    """Raises UsageError `engine.lacks`."""
+    if lacking := unserved(spec):
+        raise UsageError(
+            f"MLX lacks {', '.join(lacking)}",
+            code="engine.lacks",
+            where="resources.engine",
+            hint="Write `engine: torch`.",
+        )
 
 
 def lacks(folder: Path, method: str = "lora", objective: str = "sft") -> str:
