@@ -49,6 +49,7 @@ def convert(
     options = Data(path=tuple(paths), format=format, columns=dict(columns) if columns else None, split=split)
     files = sources.find(options.paths, folder, options.split)
     _check_place(out, files, replace)
+    inputs = [{"path": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in files]
     form = find_format(options, files)
     notation = natural(form.shape, table=out.suffix.lower() == ".csv") if to in FILES else to
     account = _Account(out.suffix.lower() in NAMED)
@@ -61,7 +62,7 @@ def convert(
         "out": str(out),
         "notation": notation,
         "format": form.report(),
-        "inputs": [{"path": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in files],
+        "inputs": inputs,
         "rows": {"read": account.read, "written": writer.count, "rejected": account.codes.total()},
         "codes": dict(account.codes),
         "rejects": [reject.brief() for reject in account.rejects],

@@ -8,8 +8,11 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 
 from truetune.data import hub, remote
@@ -33,10 +36,16 @@ class Source:
 
     path: Path
     name: str
-    sha256: str
     bytes: int
     weight: float = 1.0
     """How often an epoch sees its rows."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file as it is when first asked for: a large one takes seconds, and not every verb asks. Raises
+        InputError `data.unreadable`."""
+        with _opened(self.path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find(names: Sequence[str], folder: Path, split: str = "train", weights: Sequence[float] = ()) -> list[Source]:
@@ -181,16 +190,21 @@ def _source(path: Path, name: str, weight: float) -> Source:
     if not path.is_file():  # a pipe can be read only once, and the rows are read several times
         hint = "Save the rows in a file."
         raise InputError("this is no ordinary file", code="data.unreadable", where=str(path), hint=hint)
+    with _opened(path) as stream:
+        return Source(path, name, os.fstat(stream.fileno()).st_size, weight)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """Raises InputError `data.unreadable`."""
     try:
         with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            size = stream.tell()
+            yield stream
     except OSError as error:
         hint = "Check its permissions."
         raise InputError(
             f"can't be read: {error.strerror}", code="data.unreadable", where=str(path), hint=hint
         ) from error
-    return Source(path, name, digest, size, weight)
 
 
 def _shown(path: Path, roots: Iterable[Path]) -> str:

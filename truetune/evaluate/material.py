@@ -239,10 +239,7 @@ def asked_of(content: Content) -> Conversation | None:
 def texts(report: Mapping[str, Any], wanted: Collection[int]) -> Iterator[tuple[int, str, Content]]:
     """(row, where, content) of the wanted rows, read again from the files that a preparation names."""
     form = shape(report)
-    files = [
-        sources.Source(Path(entry["resolved"]), entry["path"], entry["sha256"], entry["bytes"])
-        for entry in report["inputs"]
-    ]
+    files = [sources.Source(Path(entry["resolved"]), entry["path"], entry["bytes"]) for entry in report["inputs"]]
     for row in read(files):
         if row.index in wanted and isinstance(row, Row):
             yield row.index, row.where, form.of(row.file).read(row.value)
