@@ -75,6 +75,14 @@ class TrainedRun:
         return self.result if self.result.name == "adapter" else None
 
     @property
+    def address(self) -> str | None:
+        """Its name and version in the registry, `support@3`; None where it is not registered."""
+        from truetune.registry.catalog import Catalog
+
+        found = Catalog().of_run(self.id, self.folder)
+        return str(found["address"]) if found else None
+
+    @property
     def report(self) -> Path | None:
         """finetune_report.md, with finetune_report.html beside it; None where there is none."""
         path = self.folder / "finetune_report.md"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from truetune.api import wanted
+from truetune.api.adapters import enter
 from truetune.api.report import renew
 from truetune.errors import UsageError
 
@@ -62,6 +65,7 @@ def train(
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
         outcome = carry.carry_out(gathered, run, engine, state, heard)
     renew(run, listener)
+    enter(run, listener)
     return TrainedRun.of(outcome)
 
 
@@ -95,7 +99,7 @@ def _load(
         )
     values = {key: value for key, value in (("model", model), ("data", data), ("method", method)) if value is not None}
     if isinstance(config, Mapping):
-        return load(None, overrides, {**config, **values})
+        return named(load(None, overrides, {**config, **values}))
     alone = config is None and "model" in values and "data" in values
     path = None if alone else Path(config or "train.yml")
     half = {"model", "data"} & values.keys()
@@ -107,7 +111,17 @@ def _load(
             where="ft train",
             hint="Give both --model and --data, or a train.yml (`ft init` writes one).",
         )
-    return load(path, overrides, values)
+    return named(load(path, overrides, values))
+
+
+def named(loaded: Any) -> Any:
+    """With the folder of a registered adapter in the place of its name."""
+    model = loaded.config.model
+    found = wanted.adapter(model.adapter, loaded.folder)
+    if found == model.adapter:
+        return loaded
+    model = model.model_copy(update={"adapter": found})
+    return replace(loaded, config=loaded.config.model_copy(update={"model": model}))
 
 
 def _go_on(
@@ -139,6 +153,7 @@ def _go_on(
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
         outcome = carry.carry_out(gathered, run, engine, state, heard, checkpoint=checkpoint, resumed=True)
     renew(run, listener)
+    enter(run, listener)
     return TrainedRun.of(outcome)
 
 
@@ -229,7 +244,7 @@ def _refuse_changes(run: Any, path: Path) -> None:
     """The file must still say what the run was started with."""
     from truetune.config import load
 
-    now, then = load(path).config.model_dump(mode="json"), run.resolved["written"]
+    now, then = named(load(path)).config.model_dump(mode="json"), run.resolved["written"]
     changed = sorted(
         key for key in _flat(now).keys() | _flat(then).keys() if _flat(now).get(key) != _flat(then).get(key)
     )

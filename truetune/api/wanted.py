@@ -4,26 +4,77 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from truetune import paths
 from truetune.errors import InputError, UsageError
 
 
 def address(run: Any) -> str:
-    """A run, an adapter or a model as the text that names it: text as it is, a path, or anything with a `folder`.
+    """A run, an adapter or a model as the text that names it: a path, or anything with a `folder`; a text is taken as
+    it is, but for the name of a registered adapter (`support`, `support@3`), which becomes its run's folder.
 
-    Raises UsageError `usage.bad_value` for anything else.
+    Raises UsageError `usage.bad_value` for anything else, `subject.ambiguous` where a name is also a folder or a run,
+    InputError `adapter.missing` for `name@3` where there is none, `adapter.absent` where its files are gone.
     """
     place = getattr(run, "folder", run)
     if isinstance(place, Path):
         return str(place if place is run else place.absolute())
     if isinstance(place, str):
-        return place
+        return _registered(place)
     raise UsageError(
         f"{run!r} names no run, adapter or model",
         code="usage.bad_value",
         hint='Give "last", an id, a folder, or what `truetune.train` returned.',
+    )
+
+
+def _registered(text: str) -> str:
+    """The path of the run behind an adapter's name, its checkpoint kept: `support@3:best`."""
+    from truetune.registry.catalog import ADDRESS, Catalog
+    from truetune.registry.entry import TAKEN
+
+    name, _, checkpoint = text.partition(":")
+    if name in TAKEN:
+        return text
+    found = Catalog().find(name) if "@" in name and ADDRESS.fullmatch(name) else Catalog().look(name)
+    if found is None:
+        return text
+    others = [other for other in (Path(name), paths.runs() / name) if other.exists()]
+    folder = present(found)
+    if any(other.resolve() != folder.resolve() for other in others):
+        raise UsageError(
+            f"`{name}` is the adapter {found['address']} and a folder",
+            code="subject.ambiguous",
+            where=str(others[0]),
+            hint=f"Write {found['address']} for the adapter, ./{others[0]} for the folder.",
+        )
+    return f"{folder}:{checkpoint}" if checkpoint else str(folder)
+
+
+def adapter(text: str | None, folder: Path) -> str | None:
+    """`model.adapter` of a train.yml in this folder: a path as it is, the name of a registered adapter as the folder
+    of its result."""
+    if text is None or any((place / Path(text).expanduser()).exists() for place in (folder, Path())):
+        return text
+    from truetune.registry.catalog import Catalog
+
+    found = Catalog().look(text)
+    return str(present(found) / found["result"]) if found else text
+
+
+def present(found: Mapping[str, Any]) -> Path:
+    """The run folder of a registered adapter. Raises InputError `adapter.absent` where it is gone."""
+    folder = Path(str(found["folder"]))
+    if (folder / str(found["result"])).is_dir():
+        return folder
+    raise InputError(
+        f"the files of {found['address']} are gone from where they were",
+        code="adapter.absent",
+        where=str(folder),
+        hint="Put the run's folder back; if you moved it, say where: `ft adapters add FOLDER`.",
     )
 
 

@@ -40,6 +40,7 @@ VERBS = {
     "config": ("truetune.cli.config:command", "Show, edit or describe a train.yml."),
     "dataset": ("truetune.cli.dataset:command", "Check, prepare, show and convert rows."),
     "models": ("truetune.cli.models:command", "What of a model fits into which memory."),
+    "adapters": ("truetune.cli.adapters:command", "Adapters by name and version: list, compare, promote."),
     "runs": ("truetune.cli.runs:command", "List, show and stop runs."),
     "receipt": ("truetune.cli.receipt:command", "Show what a run learned from, or verify it."),
     "status": ("truetune.cli.status:command", "What this machine and its runs are doing."),

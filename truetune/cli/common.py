@@ -78,6 +78,16 @@ class Output:
             table.add_row(*(cell if hasattr(cell, "__rich_console__") else _text(cell) for cell in row))
         self.console.print(table)
 
+    def lines(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """A table of short texts to stdout, unless `--json`, without measuring each as a terminal shows it: ten
+        thousand rows at once."""
+        if self.console.quiet:
+            return
+        texts = [tuple(columns), *(tuple(map(visible, row)) for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in texts)
+        self.console.out("\n".join(lines), highlight=False)
+
 
 def _safe(thing: Any) -> Any:
     """Text that cannot steer the terminal; renderables as they are (a verb that builds one calls `visible`)."""

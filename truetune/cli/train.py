@@ -66,7 +66,7 @@ def finish(out: Output, run: Any) -> None:
     figures, supervised = run.figures, run.receipt()["train"]["supervised"]
     verdict = "ok" if supervised["promised"] == supervised["counted"] else "changed"
     out.document({"run": run.id, "folder": run.folder, "state": "finished", "figures": figures, "result": run.result})
-    out.document({"report": run.report})
+    out.document({"report": run.report, "adapter": run.address})
     out.document({"receipt": {"verdict": verdict, "supervised": supervised}})
     for text in pictured(run):
         out.print(text)
@@ -84,6 +84,8 @@ def finish(out: Output, run: Any) -> None:
     if memory := receipts["train"].get("memory"):
         out.print(f"  memory         {size(memory['peak'])} at the peak")
     out.print(f"  {run.result.name:<14} {run.result}")
+    if run.address:
+        out.print(f"  registered     {run.address}")
     if run.report:
         out.print(f"  report         {run.report}")
     measure = "ft evaluate last, " if figures["eval_loss"] is not None else ""

@@ -1,0 +1,177 @@
+"""`ft adapters`: finished runs by name and version, what they came from, and which one is in use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from truetune.api.adapters import (
+    adapter_add,
+    adapter_promote,
+    adapter_remove,
+    adapter_rename,
+    adapter_show,
+    adapters_compare,
+    adapters_list,
+)
+from truetune.cli import common
+from truetune.cli.common import Output
+from truetune.cli.runs import moment
+
+SHOWN = 50
+"""Adapters that are listed unless all are wanted."""
+MISSING = "—"
+
+adapter_argument = click.argument("adapter", metavar="ADAPTER")
+
+
+@click.group()
+def command() -> None:
+    """Adapters by name and version. ADAPTER is a name (its newest version), NAME@3, NAME@production or NAME@staging.
+
+    Every run that finishes is registered as the next version of its name: output.name, or what the run is called by.
+    """
+
+
+@command.command("list")
+@click.argument("name", required=False)
+@click.option("--all", "every", is_flag=True, help=f"Not only the newest {SHOWN}.")
+@common.options
+def list_(out: Output, name: str | None, every: bool) -> None:
+    """Registered adapters, newest first, or the versions of one name."""
+    found = adapters_list(name)
+    out.document({"adapters": found})
+    if not found:
+        out.print("No adapter yet: every run that `ft train` finishes becomes one.")
+        return
+    shown = found if every else found[:SHOWN]
+    columns = ["adapter", "stage", "base", "method", "objective", "held-out loss", "made"]
+    out.lines(columns, map(line, shown))
+    if len(shown) < len(found):
+        out.print(f"… and {len(found) - len(shown):,} more: --all")
+
+
+@command.command()
+@adapter_argument
+@common.options
+def show(out: Output, adapter: str) -> None:
+    """One adapter: where it is, what it is made of, and what it came from, as a tree."""
+    found = adapter_show(adapter)
+    out.document(found)
+    out.print(found["adapter"]["address"], style="bold")
+    out.table(["", ""], list(details(found)))
+    if found["parents"]:
+        out.print("\n".join(["", "lineage", *tree(found)]))
+
+
+@command.command()
+@common.run_argument
+@click.option("--name", help="Its name; without one, what the run is called by.")
+@common.options
+def add(out: Output, run: str, name: str | None) -> None:
+    """Register a finished run: one from elsewhere, or one whose folder was moved."""
+    found = adapter_add(run, name=name)
+    out.document({"adapter": found})
+    out.print(f"{found['address']}  {found['folder']}")
+
+
+@command.command()
+@adapter_argument
+@click.argument("other", metavar="OTHER")
+@common.options
+def compare(out: Output, adapter: str, other: str) -> None:
+    """What differs between two adapters: base, data, settings, scores."""
+    found = adapters_compare(adapter, other)
+    out.document(found)
+    one, two = (each["address"] for each in found["adapters"])
+    rows = [(field, text(pair[0]), text(pair[1])) for field, pair in sorted(found["differ"].items())]
+    if rows:
+        out.table(["", one, two], rows)
+    else:
+        out.print(f"{one} and {two} were made in the same way, from the same data, with the same scores.")
+
+
+@command.command()
+@adapter_argument
+@click.option("--stage", default="production", metavar="STAGE", help="staging, production or none.")
+@click.option("--note", help="Why; it is kept with the adapter.")
+@common.options
+def promote(out: Output, adapter: str, stage: str, note: str | None) -> None:
+    """Give a version a stage, which the version that had it loses."""
+    found = adapter_promote(adapter, None if stage == "none" else stage, note=note)
+    out.document({"adapter": found})
+    out.print(f"{found['address']} is in {found['stage']}" if found["stage"] else f"{found['address']} is in no stage")
+
+
+@command.command()
+@adapter_argument
+@click.argument("name", metavar="NAME")
+@common.options
+def rename(out: Output, adapter: str, name: str) -> None:
+    """All versions of a name get another."""
+    found = adapter_rename(adapter, name)
+    out.document({"adapters": found})
+    out.print(", ".join(each["address"] for each in found))
+
+
+@command.command()
+@adapter_argument
+@common.options
+def remove(out: Output, adapter: str) -> None:
+    """Take an adapter out of the registry. Its run folder stays, and its number is never given again."""
+    found = adapter_remove(adapter)
+    out.document({"adapter": found})
+    out.print(f"{found['address']} is no longer registered; its files are still in {found['folder']}")
+
+
+def line(found: dict[str, Any]) -> tuple[str, ...]:
+    loss = found["scores"].get("eval_loss")
+    return (
+        found["address"],
+        found["stage"] or "",
+        found["base"]["name"] or MISSING,
+        found["method"],
+        found["objective"],
+        MISSING if loss is None else f"{loss:.3f}",
+        moment(found["time"]),
+    )
+
+
+def details(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    adapter = found["adapter"]
+    scores = {name.replace("_", " "): f"{value:,.4g}" for name, value in adapter["scores"].items()}
+    base = adapter["base"]["name"] or MISSING
+    rows = {
+        "stage": adapter["stage"],
+        "note": adapter["note"],
+        "run": adapter["run"],
+        "folder": adapter["folder"] + ("" if found["present"] else "  (gone)"),
+        "base": f"{base} {(adapter['base']['revision'] or '')[:12]}".strip(),
+        "method": adapter["method"],
+        "objective": adapter["objective"],
+        **scores,
+        "content": adapter["content"][:16],
+        "data": adapter["data"][:16],
+        "made": moment(adapter["time"]),
+        "went on to": ", ".join(found["children"]),
+    }
+    yield from ((label, value) for label, value in rows.items() if value)
+
+
+def tree(found: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """The adapter and its parents, a line each, the newest first."""
+    adapter = found["adapter"]
+    yield f"{indent}{adapter['address']}  {adapter['method']} on {adapter['base']['name'] or MISSING}"
+    for parent in found["parents"]:
+        if "adapter" in parent:
+            yield from tree(parent, indent + "  ")
+        else:
+            yield f"{indent}  {parent['folder']}  (not registered, content {parent['content'][:16]})"
+
+
+def text(value: Any) -> str:
+    if value is None:
+        return MISSING
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
