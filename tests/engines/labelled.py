@@ -32,3 +32,15 @@ def rows(count: int, *, seed: int = 0, pair: bool = False, several: bool = False
 
 def spec(folder: Path, objective: Objective = ONE, method: Method = LORA, **more: object) -> EngineSpec:
     return EngineSpec(model=folder, method=method, objective=objective, **more)  # type: ignore[arg-type]
+
+
+def pairs(count: int = 48) -> list[Example]:
+    """The better answer has a token that the worse one lacks."""
+    made = []
+    for one, other in zip(rows(count, seed=5), rows(count, seed=6), strict=True):
+        ids = np.concatenate((one.ids, other.ids))
+        ids[1], ids[one.tokens + 1] = 11, 12
+        weights = np.ones(len(ids), np.float32)
+        weights[[0, one.tokens]] = 0
+        made.append(Example(ids, weights, one.row, second=one.tokens))
+    return made

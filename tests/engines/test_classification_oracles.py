@@ -13,10 +13,9 @@ pytest.importorskip("peft")
 
 import oracles
 import torch
-from labelled import LORA, ONE, SEVERAL, rows, spec
+from labelled import LORA, ONE, SEVERAL, pairs, rows, spec
 from transformers import AutoModelForSequenceClassification
 
-from truetune.data.example import Example
 from truetune.engines.base import Method, Objective, Optimizer
 from truetune.engines.torch.engine import TorchEngine
 
@@ -158,18 +157,6 @@ def test_losses_equal_a_plain_loop(models, reference, case):
 def test_the_comparison_notices(models, reference, case, sabotage):
     name, method, kind = CASES[case]
     assert apart(ours(models(name), method, kind, LR.get(case, 3e-3), sabotage), reference(case)) > 1e-4
-
-
-def pairs(count=48):
-    """The better answer has a token that the worse one lacks."""
-    made = []
-    for one, other in zip(rows(count, seed=5), rows(count, seed=6), strict=True):
-        ids = np.concatenate((one.ids, other.ids))
-        ids[1], ids[one.tokens + 1] = 11, 12
-        weights = np.ones(len(ids), np.float32)
-        weights[[0, one.tokens]] = 0
-        made.append(Example(ids, weights, one.row, second=one.tokens))
-    return made
 
 
 def rewarded(folder, sabotage=""):
