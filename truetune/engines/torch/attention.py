@@ -45,50 +45,62 @@ def packed(
     query [1, H, T, D], key and value [1, K, T, D] with H a multiple of K; returns [1, T, H, D].
     """
     refuse(module, attention_mask, others)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     parts = [
-        segment(
-            query[:, :, a:b],
-            within(key, a, b, *lead),
-            within(value, a, b, *lead),
-            scaling,
-            dropout,
-            sliding_window,
-            softcap,
-        )
-        for a, b, *lead in segments
+        segment(q, k, v, scaling, dropout, sliding_window, softcap).transpose(1, 2)
+        for q, k, v in zip(split(query, segments), seen(key, segments), seen(value, segments), strict=True)
     ]
-    joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-    return joined.transpose(1, 2), None
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), None
 
 
-def within(x: torch.Tensor, start: int, end: int, first: int = 0, to: int = 0) -> torch.Tensor:
-    """What a segment sees of x [1, H, T, D]: [first, to), then itself."""
-    own = x[:, :, start:end]
-    return own if first == to else torch.cat((x[:, :, first:to], own), dim=2)
+def split(x: torch.Tensor, segments: Sequence[Segment]) -> tuple[torch.Tensor, ...]:
+    """x [1, H, T, D] by segments, which follow one another; its gradient is put together once, and not once each."""
+    return x.split([segment[1] - segment[0] for segment in segments], dim=2)
+
+
+def seen(x: torch.Tensor, segments: Sequence[Segment]) -> list[torch.Tensor]:
+    """What each segment sees of x [1, H, T, D]: the part of another that it begins with, then itself."""
+    own = split(x, segments)
+    return [
+        torch.cat((x[:, :, part[2] : part[3]], one), dim=2) if len(part) == 4 else one
+        for one, part in zip(own, segments, strict=True)
+    ]
 
 
 def segment(q, k, v, scaling, dropout, window, softcap):  # type: ignore[no-untyped-def]
-    """One segment, queries [1, H, L, D] at the end of keys and values [1, H, M, D]: SDPA where it can express the call,
+    """One segment, queries [1, H, L, D] at the end of keys and values [1, K, M, D]: SDPA where it can express the call,
     else the plain formula with `softcap`."""
-    length, seen = q.shape[2], k.shape[2]
+    length, reach = q.shape[2], k.shape[2]
     mask = None
-    if length < seen or (window is not None and window < seen):
-        position = torch.arange(seen, device=q.device)
-        distance = position[seen - length :, None] - position[None, :]
-        mask = (distance >= 0) & (distance < (seen if window is None else window))
+    if length < reach or (window is not None and window < reach):
+        position = torch.arange(reach, device=q.device)
+        distance = position[reach - length :, None] - position[None, :]
+        mask = (distance >= 0) & (distance < (reach if window is None else window))
+    groups = q.shape[1] // k.shape[1]
+    native = groups == 1 or (mask is None and softcap is None and shares_keys(q))
+    if not native:
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
     if softcap is None:
         causal = mask is None and length > 1
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal,
+            scale=scaling,
+            enable_gqa=native and groups > 1,
         )
     scores = torch.tanh(q @ k.transpose(2, 3) * scaling / softcap) * softcap
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
     weights = scores.masked_fill(~mask, float("-inf")).float().softmax(-1).to(q.dtype)
     return F.dropout(weights, dropout) @ v
+
+
+def shares_keys(q: torch.Tensor) -> bool:
+    """Whether SDPA has a fast kernel here for fewer keys than queries; elsewhere it would make the scores whole."""
+    return q.device.type == "cpu" or (q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16))
 
 
 def refuse(module: torch.nn.Module, mask: torch.Tensor | None, others: dict[str, object]) -> None:
