@@ -18,6 +18,15 @@ import pytest
 
 LIMIT = 400
 """Seconds after which a process has hung, also on a machine that is slow and busy."""
+TRAINING = {"max_steps": 4, "batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 0.01}
+SECTIONS: dict[str, Any] = {
+    "data": {"path": "rows.jsonl", "validation": 8},
+    "training": TRAINING,
+    "evaluation": {"every": "2 steps", "samples": 1},
+    "generation": {"temperature": 0, "max_new_tokens": 6},
+    "resources": {"memory": "3GB"},
+}
+"""A few steps with all that a run does."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,10 @@ class Ft:
     def runs(self) -> list[Path]:
         return sorted(path for path in (self.folder / "runs").glob("*") if path.is_dir())
 
+    def manifests(self) -> list[Path]:
+        """Of every checkpoint of every run."""
+        return list(self.folder.glob("runs/*/checkpoints/step-*/manifest.json"))
+
     def tree(self) -> dict[str, bytes]:
         """Every file below the folder but the caches, with its bytes."""
         files = (path for path in self.folder.rglob("*") if path.is_file())
@@ -125,6 +138,28 @@ def wait(happened: Callable[[], Any], process: subprocess.Popen[str], pause: flo
             pytest.fail(f"the process ended with {process.returncode}: {process.stderr and process.stderr.read()}")
         time.sleep(pause)
     pytest.fail("nothing happened")
+
+
+def ready(folder: Path, count: int = 40, **sections: Any) -> Ft:
+    """A folder with rows, and a train.yml over the starter."""
+    ft = Ft(folder)
+    ft.rows(count)
+    ft.config(**sections)
+    return ft
+
+
+def started(ft: Ft) -> subprocess.Popen[str]:
+    """A training that has saved its first checkpoint."""
+    process = ft.start("train", "train.yml")
+    wait(ft.manifests, process)
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """The whole group at once, unless it has ended."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 @contextmanager

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from intents import WANTS, requests, table
-from real_ft import Ft, wait
+from real_ft import Ft, kill, started
 
 pytestmark = pytest.mark.slow
 
@@ -156,10 +154,7 @@ def test_a_killed_run_goes_on_bit_by_bit(tmp_path: Path) -> None:
         given(ft)
         ft.config(**SHORT | {"training": {"max_steps": 12}, "evaluation": {"every": "4 steps"}})
         if name == "killed":
-            process = ft.start("train")
-            wait(lambda ft=ft: list(ft.folder.glob("runs/*/checkpoints/step-*/manifest.json")), process)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            kill(started(ft))
         said = ft("train", "--resume" if name == "killed" else "--quiet")
         assert said.code == 0, said.err
         rows = [json.loads(line) for line in (ft.run() / "metrics.jsonl").read_text().splitlines()]

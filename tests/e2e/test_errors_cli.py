@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from os import geteuid, killpg, mkfifo
+from os import geteuid, mkfifo
 from pathlib import Path
 
 import numpy as np
 import pytest
-from real_ft import Ft, rows, wait
+from real_ft import Ft, kill, ready, rows, started
 from safetensors.numpy import save_file
 
 from truetune.models.source import STARTER
@@ -273,13 +272,9 @@ def test_cuda_without_a_gpu_falls_back_with_a_warning(ft: Ft) -> None:
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Ft:
     """A folder with one run that was killed after its first checkpoint."""
-    ft = Ft(tmp_path_factory.mktemp("stopped"))
-    ft.rows()
-    ft.config(checkpoints={"every": "1 steps"}, training={"epochs": 500}, evaluation={"samples": 0})
-    process = ft.start("train")
-    wait(lambda: list(ft.folder.glob("runs/*/checkpoints/step-*/manifest.json")), process)
-    killpg(process.pid, signal.SIGKILL)
-    ft.end(process)
+    sections = {"checkpoints": {"every": "1 steps"}, "training": {"epochs": 500}, "evaluation": {"samples": 0}}
+    ft = ready(tmp_path_factory.mktemp("stopped"), **sections)
+    kill(started(ft))
     return ft
 
 

@@ -12,7 +12,7 @@ from os import killpg
 from pathlib import Path
 
 import pytest
-from real_ft import Ft, Said, still, wait
+from real_ft import Ft, Said, kill, ready, started, still, wait
 
 pytestmark = pytest.mark.slow
 
@@ -47,17 +47,10 @@ def result(folder: Path) -> Result:
     return Result(by_kind["train"], by_kind["eval"], adapter, counted["counted"])
 
 
-def ready(folder: Path) -> Ft:
-    ft = Ft(folder)
-    ft.rows(40)
-    ft.config(**SECTIONS)
-    return ft
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """The run that nobody disturbs."""
-    ft = ready(tmp_path_factory.mktemp("straight"))
+    ft = ready(tmp_path_factory.mktemp("straight"), **SECTIONS)
     said = ft("train", "-q")
     assert said.code == 0, said.err
     found = result(ft.run())
@@ -68,18 +61,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 @pytest.fixture
 def ft(tmp_path: Path) -> Ft:
-    return ready(tmp_path)
-
-
-def manifests(ft: Ft) -> list[Path]:
-    return list(ft.folder.glob("runs/*/checkpoints/step-*/manifest.json"))
-
-
-def started(ft: Ft) -> subprocess.Popen[str]:
-    """A training that has saved its first checkpoint."""
-    process = ft.start("train", "train.yml")
-    wait(lambda: manifests(ft), process)
-    return process
+    return ready(tmp_path, **SECTIONS)
 
 
 def at_step(ft: Ft, step: int) -> subprocess.Popen[str]:
@@ -89,12 +71,6 @@ def at_step(ft: Ft, step: int) -> subprocess.Popen[str]:
     wait(lambda: metrics.read_text().count('"kind":"train"') >= step, process)
     time.sleep(random.uniform(0, 0.1))
     return process
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 def state(ft: Ft) -> str:
@@ -195,7 +171,7 @@ def test_runs_stop(ft: Ft, straight: Result) -> None:
 
 def test_a_touched_stop_file_as_a_document(ft: Ft, straight: Result) -> None:
     process = ft.start("train", "--json")
-    wait(lambda: manifests(ft), process)
+    wait(ft.manifests, process)
     (ft.run() / "stop").touch()
     said = ft.end(process)
     error = said.document["error"]
@@ -217,7 +193,7 @@ def test_a_second_run_keeps_off(ft: Ft) -> None:
 
 def test_a_checkpoint_in_the_middle_is_gone_back_to(ft: Ft, straight: Result) -> None:
     process = started(ft)
-    wait(lambda: any(path.parent.name == "step-000012" for path in manifests(ft)), process)
+    wait(lambda: any(path.parent.name == "step-000012" for path in ft.manifests()), process)
     kill(process)
     folder = ft.run()
     oldest, *later = sorted(int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*"))
@@ -230,7 +206,7 @@ def test_a_checkpoint_in_the_middle_is_gone_back_to(ft: Ft, straight: Result) ->
 
 def test_a_damaged_checkpoint_is_set_aside(ft: Ft, straight: Result) -> None:
     process = started(ft)
-    wait(lambda: any(path.parent.name == "step-000012" for path in manifests(ft)), process)
+    wait(lambda: any(path.parent.name == "step-000012" for path in ft.manifests()), process)
     kill(process)
     newest = max((ft.run() / "checkpoints").glob("step-*"))
     biggest = max(newest.iterdir(), key=lambda path: path.stat().st_size)

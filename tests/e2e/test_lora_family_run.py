@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-from os import killpg
 from pathlib import Path
 
 import pytest
-from real_ft import Ft, wait
+from real_ft import SECTIONS, TRAINING, Ft, kill, ready, started
 
 pytestmark = pytest.mark.slow
 
-TRAINING = {"max_steps": 4, "batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 0.01}
-SECTIONS = {
-    "data": {"path": "rows.jsonl", "validation": 8},
-    "training": TRAINING,
-    "evaluation": {"every": "2 steps", "samples": 1},
-    "generation": {"temperature": 0, "max_new_tokens": 6},
-    "resources": {"memory": "3GB"},
-}
 TOKENS = {"path": "starter", "new_tokens": ["<code>", "<meaning>"]}
 KINDS = {
     "lora": {"method": {"type": "lora", "r": 4}},
@@ -32,13 +22,11 @@ KINDS = {
 }
 
 
-def ready(folder: Path, kind: str) -> Ft:
-    ft = Ft(folder)
-    ft.rows(32)
+def given(folder: Path, kind: str, **sections: object) -> Ft:
+    ft = ready(folder, 32, **(SECTIONS | KINDS[kind] | sections))
     if kind == "new_tokens":
         path = folder / "rows.jsonl"
         path.write_text(path.read_text().replace("code ", "<code> "))
-    ft.config(**(SECTIONS | KINDS[kind]))
     return ft
 
 
@@ -50,7 +38,7 @@ def receipts(ft: Ft) -> tuple[dict, dict]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_train_yml_to_the_answer(tmp_path: Path, kind: str) -> None:
     """What is measured before is the base; what answers, alone or through PEFT, is what was trained."""
-    ft = ready(tmp_path, kind)
+    ft = given(tmp_path, kind)
     said = ft("train", "--json")
     assert said.code == 0, said.err
     train, held_out = receipts(ft)
@@ -82,7 +70,7 @@ def by_the_card(ft: Ft) -> str:
 
 
 def test_what_is_trained_beside_the_layers_is_said(tmp_path: Path) -> None:
-    ft = ready(tmp_path, "modules_to_save")
+    ft = given(tmp_path, "modules_to_save")
     said = ft("train")
     assert said.code == 0 and "whole: lm_head, model.embed_tokens, model.norm" in said.out + said.err
     train, _ = receipts(ft)
@@ -92,7 +80,7 @@ def test_what_is_trained_beside_the_layers_is_said(tmp_path: Path) -> None:
 
 def test_other_programs_know_the_new_tokens(tmp_path: Path) -> None:
     """transformers' tokenizer from the result's folder, and a training that goes on from it."""
-    ft = ready(tmp_path, "new_tokens")
+    ft = given(tmp_path, "new_tokens")
     assert ft("train", "--json").code == 0
     folder = ft.run() / "adapter"
     said = ft.python(
@@ -116,20 +104,10 @@ print(tokenizer("a <code> b<meaning>", add_special_tokens=False)["input_ids"])
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     """PiSSA's start is in every checkpoint: it is not made anew."""
-    straight, killed = (ready(tmp_path / name, "pissa") for name in ("straight", "killed"))
-    for ft in (straight, killed):
-        ft.config(
-            **(
-                SECTIONS
-                | KINDS["pissa"]
-                | {"checkpoints": {"every": "1 steps"}, "training": TRAINING | {"max_steps": 8}}
-            )
-        )
+    changes = {"checkpoints": {"every": "1 steps"}, "training": TRAINING | {"max_steps": 8}}
+    straight, killed = (given(tmp_path / name, "pissa", **changes) for name in ("straight", "killed"))
     assert straight("train", "--json").code == 0
-    process = killed.start("train", "--json")
-    wait(lambda: any(killed.folder.glob("runs/*/checkpoints/step-000002")), process)
-    killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(started(killed))
     resumed = killed("train", "--resume", "--json")
     assert resumed.code == 0, resumed.err
     one, other = ((ft.run() / "adapter" / "adapter_model.safetensors").read_bytes() for ft in (straight, killed))

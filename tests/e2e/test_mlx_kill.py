@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from os import killpg
 from pathlib import Path
-from signal import SIGKILL
 
 import pytest
-from real_ft import Ft, wait
+from real_ft import kill, ready, started
 
 pytest.importorskip("mlx_lm", reason="MLX is not installed")
 pytestmark = pytest.mark.slow
@@ -23,13 +21,6 @@ SECTIONS = {
 }
 
 
-def ready(folder: Path) -> Ft:
-    ft = Ft(folder)
-    ft.rows(40)
-    ft.config(**SECTIONS)
-    return ft
-
-
 def result(folder: Path) -> tuple[dict[tuple[str, int], float], bytes]:
     """Every loss by kind and step, and the adapter's bytes."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -38,16 +29,13 @@ def result(folder: Path) -> tuple[dict[tuple[str, int], float], bytes]:
 
 
 def test_kill_and_resume(tmp_path: Path) -> None:
-    straight, ft = ready(tmp_path / "straight"), ready(tmp_path / "killed")
+    straight, ft = (ready(tmp_path / name, **SECTIONS) for name in ("straight", "killed"))
     said = straight("train", "-q")
     assert said.code == 0, said.err
     expected = result(straight.run())
     assert sum(kind == "train" for kind, _ in expected[0]) == STEPS
 
-    process = ft.start("train", "train.yml")
-    wait(lambda: list(ft.folder.glob("runs/*/checkpoints/step-*/manifest.json")), process)
-    killpg(process.pid, SIGKILL)
-    process.communicate()
+    kill(started(ft))
     again = ft("train", "train.yml", "--resume", "--json")
     assert again.code == 0, again.err
     assert result(ft.run()) == expected

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-from os import killpg
 from pathlib import Path
 from typing import Any
 
 import pytest
-from real_ft import Ft, wait
+from real_ft import Ft, kill, wait
 
 pytestmark = pytest.mark.slow
 
@@ -99,8 +97,7 @@ def running(folder: Path) -> bool:
 def killed(ft: Ft, happened: Any, *arguments: str) -> None:
     process = ft.start("train", "train.yml", *arguments)
     wait(happened, process, pause=0.002)
-    killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
 
 
 def test_killed_while_the_reference_is_measured_and_in_mid_run(tmp_path: Path, straight: tuple[Any, ...]) -> None:

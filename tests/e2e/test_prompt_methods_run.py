@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import json
-import signal
-from os import killpg
 from pathlib import Path
 
 import pytest
-from real_ft import Ft, wait
+from real_ft import SECTIONS, TRAINING, Ft, kill, ready, started
 
 pytestmark = pytest.mark.slow
 
-TRAINING = {"max_steps": 4, "batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 0.01}
-SECTIONS = {
-    "data": {"path": "rows.jsonl", "validation": 8},
-    "training": TRAINING,
-    "evaluation": {"every": "2 steps", "samples": 1},
-    "generation": {"temperature": 0, "max_new_tokens": 6},
-    "resources": {"memory": "3GB"},
-}
 
-
-def ready(folder: Path, **sections: object) -> Ft:
-    ft = Ft(folder)
-    ft.rows(32)
-    ft.config(**(SECTIONS | sections))
-    return ft
+def given(folder: Path, **sections: object) -> Ft:
+    return ready(folder, 32, **(SECTIONS | sections))
 
 
 def trained(ft: Ft, *args: str) -> dict:
@@ -43,7 +29,7 @@ def losses(folder: Path) -> dict[int, float]:
 @pytest.mark.parametrize("kind", ["prefix", "ptuning_v2", "ptuning", "prompt", "ia3"])
 def test_from_train_yml_to_the_answer(tmp_path: Path, kind: str) -> None:
     """What is measured before is the base; what answers, alone or through PEFT, is what was trained."""
-    ft = ready(tmp_path, method={"type": kind} | ({} if kind == "ia3" else {"virtual_tokens": 8}))
+    ft = given(tmp_path, method={"type": kind} | ({} if kind == "ia3" else {"virtual_tokens": 8}))
     trained(ft)
     train, held_out = (json.loads((ft.run() / "receipts" / f"{name}.json").read_text()) for name in ("train", "eval"))
     assert train["supervised"]["promised"] == train["supervised"]["counted"]
@@ -85,13 +71,9 @@ print(json.dumps(tokenizer.decode(made, skip_special_tokens=True)))
 def test_kill_and_resume(tmp_path: Path) -> None:
     """The network of the virtual tokens goes on bit by bit."""
     sections = {"method": "prefix", "training": TRAINING | {"max_steps": 12}, "checkpoints": {"every": "1 steps"}}
-    straight, killed = ready(tmp_path / "straight", **sections), ready(tmp_path / "killed", **sections)
+    straight, killed = given(tmp_path / "straight", **sections), given(tmp_path / "killed", **sections)
     trained(straight)
-    process = killed.start("train", "train.yml")
-    wait(lambda: list(killed.folder.glob("runs/*/checkpoints/step-*/manifest.json")), process)
-    if process.poll() is None:
-        killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(started(killed))
     trained(killed, "--resume")
     assert losses(killed.run()) == losses(straight.run())
     weights = [ft.run() / "adapter" / "adapter_model.safetensors" for ft in (killed, straight)]
@@ -100,7 +82,7 @@ def test_kill_and_resume(tmp_path: Path) -> None:
 
 def test_training_goes_on(tmp_path: Path) -> None:
     """From a result by its virtual tokens alone, from a checkpoint by its network; the way is said."""
-    ft = ready(tmp_path, method="ptuning")
+    ft = given(tmp_path, method="ptuning")
     first = ft.folder / "first"
     trained(ft, "--set", f"output.dir={first}")
     refused = ft("train", "--set", f"model.adapter={first / 'adapter'}", "--json")
@@ -121,7 +103,7 @@ def test_training_goes_on(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_go_together(tmp_path: Path, settings: tuple[str, ...], code: str) -> None:
-    ft = ready(tmp_path, method="prefix")
+    ft = given(tmp_path, method="prefix")
     said = ft("train", "--json", *(part for one in settings for part in ("--set", one)))
     assert said.code == 2
     assert json.loads(said.out)["error"]["code"] == code
@@ -129,7 +111,7 @@ def test_what_does_not_go_together(tmp_path: Path, settings: tuple[str, ...], co
 
 
 def test_a_low_learning_rate_is_said(tmp_path: Path) -> None:
-    ft = ready(tmp_path, method="prompt")
+    ft = given(tmp_path, method="prompt")
     said = ft("train", "--dry-run", "--set", "training.learning_rate=2e-4")
     assert said.code == 0, said.err
     assert "is low for prompt" in said.out + said.err

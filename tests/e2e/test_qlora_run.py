@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from os import killpg
 from pathlib import Path
-from signal import SIGKILL
 
 import pytest
-from real_ft import Ft, wait
+from real_ft import Ft, kill, ready, started
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("bitsandbytes")
@@ -24,16 +22,9 @@ SECTIONS = {
 }
 
 
-def ready(folder: Path, **changes: object) -> Ft:
-    ft = Ft(folder)
-    ft.rows(40)
-    ft.config(**SECTIONS | changes)
-    return ft
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Ft:
-    ft = ready(tmp_path_factory.mktemp("straight"))
+    ft = ready(tmp_path_factory.mktemp("straight"), **SECTIONS)
     said = ft("train", "-q")
     assert said.code == 0, said.err
     return ft
@@ -45,17 +36,9 @@ def figures(folder: Path) -> dict[tuple[str, int], float]:
     return {(row["kind"], row["step"]): row["loss"] for row in rows if "loss" in row}
 
 
-def killed(ft: Ft) -> None:
-    process = ft.start("train", "train.yml")
-    wait(lambda: list(ft.folder.glob("runs/*/checkpoints/step-*/manifest.json")), process)
-    if process.poll() is None:
-        killpg(process.pid, SIGKILL)
-    process.communicate()
-
-
 def test_killed_and_resumed_it_is_the_straight_run(straight: Ft, tmp_path: Path) -> None:
-    ft = ready(tmp_path)
-    killed(ft)
+    ft = ready(tmp_path, **SECTIONS)
+    kill(started(ft))
     said = ft("train", "train.yml", "--resume")
     assert said.code == 0, said.err
     assert figures(ft.run()) == figures(straight.run())
@@ -116,20 +99,20 @@ def test_the_cards_program_runs(straight: Ft) -> None:
     [({"type": "lora", "bits": 4}, "config.contradiction"), ({"type": "qlora", "bits": 3}, "config.")],
 )
 def test_what_contradicts_itself_is_refused(tmp_path: Path, method: dict[str, object], code: str) -> None:
-    said = ready(tmp_path, method=method)("train", "--json")
+    said = ready(tmp_path, **SECTIONS | {"method": method})("train", "--json")
     assert said.code == 2
     assert code in json.dumps(said.document if "error" not in said.out else json.loads(said.out))
 
 
 def test_eight_bits_train_too(tmp_path: Path) -> None:
-    ft = ready(tmp_path, method={"type": "qlora", "bits": 8}, training={"max_steps": 3})
+    ft = ready(tmp_path, **SECTIONS | {"method": {"type": "qlora", "bits": 8}, "training": {"max_steps": 3}})
     said = ft("train", "--json")
     assert said.code == 0, said.err
     assert json.loads((ft.run() / "resolved.json").read_text())["config"]["method"]["bits"] == 8
 
 
 def test_without_the_library_it_says_what_to_install(tmp_path: Path) -> None:
-    ft = ready(tmp_path)
+    ft = ready(tmp_path, **SECTIONS)
     code = (
         "import sys, importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *rest: None if name == 'bitsandbytes' else find(name, *rest)\n"
