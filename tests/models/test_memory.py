@@ -50,6 +50,29 @@ def test_checkpointing_saves_activations(setup: memory.Setup) -> None:
     assert saved < plain / 5
 
 
+@given(SETUPS, st.integers(1, 9000))
+def test_offload_saves_the_inputs_of_all_layers_but_two(setup: memory.Setup, tokens: int) -> None:
+    saving = replace(setup, checkpointing=True)
+    here, there = (memory.estimate(LARGE, replace(saving, offload=flag), tokens) for flag in (False, True))
+    slack = memory.GPU_SLACK if setup.gpu else memory.SLACK
+    inputs = tokens * 30 * 4096 * memory.BYTES[setup.dtype]
+    assert here.activations - there.activations == pytest.approx(slack * inputs, rel=1e-6, abs=2)
+    assert memory.host_bytes(LARGE, replace(saving, offload=True), tokens) == inputs * 32 // 30
+    assert memory.host_bytes(LARGE, saving, tokens) == 0
+
+
+def test_loftq_reads_the_weights_once_more() -> None:
+    """On a processor they stand beside the packed ones before the first step, so they count where a step needs less."""
+    plain = memory.Setup("qlora", bits=4)
+    small, large = (memory.estimate(LARGE, plain, tokens) for tokens in (10, 10_000))
+    for tokens, found in ((10, small), (10_000, large)):
+        more = memory.estimate(LARGE, replace(plain, original=True), tokens)
+        start = found.weights + found.trained + found.runtime + 4 * LARGE.parameters
+        assert more.total == max(found.total, start)
+        assert memory.estimate(LARGE, replace(plain, original=True, gpu=True), tokens).weights == found.weights
+    assert memory.estimate(LARGE, replace(plain, original=True), 10).total > small.total
+
+
 @given(SETUPS)
 def test_packing_saves_weights(setup: memory.Setup) -> None:
     """Llama-3-8B in 4 bits: its 6.98 billion packed weights take 3.6 GB, and one layer is unpacked at a time."""

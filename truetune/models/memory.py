@@ -3,7 +3,7 @@
 Everything is counted in bytes. With P parameters of the base, T trained ones, b bytes per number of the base's dtype,
 L layers of hidden size h, query width Q, key width K and feed-forward width I, and n tokens in a micro-batch:
 
-    weights      P · b
+    weights      P · b     LoftQ holds them beside the packed ones at first: what they exceed a step by counts here
     trained      T · 4     LoRA's matrices, or a float32 copy where the whole model trains in a narrower dtype
     gradients    T · 4
     optimizer    T · m     m = 8 for AdamW's two moments, see `truetune.engines.optimizers`
@@ -21,7 +21,7 @@ GPU only torch's own allocations count; there SLACK and RUNTIME are the smaller 
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -89,6 +89,8 @@ class Setup:
     """Of the whole model: the lowest layers that are not trained, and the embedding with them."""
     offload: bool = False
     """With checkpointing: whether the layers' inputs wait in the host's memory."""
+    original: bool = False
+    """Whether the weights as they were stand beside the packed ones before the first step: LoftQ looks at both."""
 
 
 def projections(facts: Facts) -> dict[str, tuple[int, int]]:
@@ -197,11 +199,16 @@ def base_bytes(facts: Facts, setup: Setup) -> int:
     return int(linear * PACKED[setup.bits]) + (facts.parameters - linear) * size + max(maps) * size  # one is unpacked
 
 
+def read_again(facts: Facts, setup: Setup) -> int:
+    """Bytes of the weights as they were, which are gone before the first step; beside a GPU they are the host's."""
+    return facts.parameters * BYTES[setup.dtype] if setup.original and not setup.gpu else 0
+
+
 def estimate(facts: Facts, setup: Setup, tokens: int) -> Memory:
     """Memory of training with micro-batches of `tokens` tokens."""
     count = trained(facts, setup)
     narrow = setup.method == "full" and BYTES[setup.dtype] < 4
-    return Memory(
+    found = Memory(
         weights=base_bytes(facts, setup),
         trained=(facts.parameters if narrow else count) * 4 if setup.method != "full" or narrow else 0,
         gradients=count * 4,
@@ -210,6 +217,8 @@ def estimate(facts: Facts, setup: Setup, tokens: int) -> Memory:
         head=head_bytes(facts, setup, tokens),
         runtime=GPU_RUNTIME if setup.gpu else RUNTIME,
     )
+    of_steps = found.gradients + found.optimizer + found.activations + found.head
+    return replace(found, weights=found.weights + max(0, read_again(facts, setup) - of_steps))
 
 
 def readable(size: float) -> str:

@@ -101,6 +101,7 @@ def case(
     )
     moments = optimizers.kept(config.training.optimizer, mean=config.training.ema is not None)
     setup = replace(setup, moments=moments, frozen=config.method.frozen_layers)
+    setup = replace(setup, original=config.method.init == "loftq")
     share = fit.PROMISED if gpu and config.resources.memory != "auto" else fit.SHARE
     sizes = [size + virtual for size in lengths]
     return fit.Case(
