@@ -49,7 +49,7 @@ class Checkpoints:
 
         def both(folder: Path) -> None:
             fill(folder)
-            (folder / "state.json").write_bytes(jsonfile.dumps(state))
+            durable.create(folder / "state.json", jsonfile.dumps(state))
 
         checkpoint = Checkpoint(self.root / f"step-{step:06d}", step)
         durable.commit(checkpoint.folder, both, replace=True, like=before[-1].folder if before else None)

@@ -40,7 +40,7 @@ def write(path: Path, data: bytes, *, sync: bool = True) -> None:
     aside = _aside(path)
     try:
         with explained(path):
-            _write(aside, data, sync)
+            create(aside, data, sync=sync)
             disk.rename(aside, path)
             if sync:
                 disk.sync(path.parent)
@@ -116,7 +116,7 @@ def commit(
         if like is not None:
             _link(folder, manifest["files"], like)
         _sync_files(folder)
-        _write(folder / MANIFEST, jsonfile.dumps(manifest), sync=True)
+        create(folder / MANIFEST, jsonfile.dumps(manifest), sync=True)
 
     _build(target, fill, seal, replace)
     return manifest
@@ -242,7 +242,8 @@ def _aside(path: Path, kind: str = "tmp") -> Path:
     return path.parent / f".{kind}-{path.name}-{secrets.token_hex(4)}"
 
 
-def _write(path: Path, data: bytes, sync: bool) -> None:
+def create(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """A new file, as `fill` of a commit writes it: what commits the folder syncs it too."""
     handle = disk.create(path)
     try:
         _write_all(handle, data)
