@@ -178,6 +178,7 @@ class MlxEngine:
             "trained_parameters": trained,
             "target_modules": sorted({name.rpartition(".")[2] for name in self.layers}),
             "adapted_layers": len(self.layers),
+            "modules_to_save": list(self.adapted.modules),
             "micro_batches": "padded, by length",
             "gradient_checkpointing": self.spec.gradient_checkpointing,
         }

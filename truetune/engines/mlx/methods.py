@@ -3,7 +3,7 @@ nothing changes in place here: a method puts values into the model, and makes fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Full:
     file = state.FULL
     undoes = False
     """Whether `off` is the model before training at any time."""
+    modules: Sequence[str] = ()
+    """What is trained whole beside the adapted layers."""
 
     def __init__(self, model: nn.Module, layout: Layout, spec: EngineSpec) -> None:
         self.model, self.layout, self.spec = model, layout, spec
@@ -95,6 +97,11 @@ class Lora:
     def current(self) -> Arrays:
         """What stands in the model, by PEFT's names."""
         return lora.parameters(self.layers) | self.whole.trained
+
+    @property
+    def modules(self) -> list[str]:
+        """What is trained whole, both where a head is tied to its embedding."""
+        return family.modules(self.saved(self.current))
 
     def stored(self, folder: Path) -> Arrays:
         """The tensors of an adapter of these settings."""
@@ -158,7 +165,7 @@ class Lora:
         every = [*model.linears(self.model), *([] if self.layout.tied else ["lm_head"])]
         names, base = adapter.shortest(every, list(self.layers)), spec.base or str(spec.model)
         body = adapter.config(method, names, base=base, revision=spec.revision, transposed=False)
-        more = family.settings(method, family.modules(self.saved(self.current)), {})
+        more = family.settings(method, self.modules, {})
         if objectives.of(spec.objective.type).scores:
             # PEFT wraps the head by its own name, and must not be told its parts.
             more |= {"task_type": "SEQ_CLS", "modules_to_save": list(method.modules_to_save)}
