@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 def trained(folder, place, **method) -> tuple[Path, float]:
     """A trained adapter in PEFT's layout, and the loss of a text under it."""
-    engine = open_engine(EngineSpec(model=folder, method=Method(r=3, alpha=12, dropout=0.1, **method)))
+    engine = open_engine(EngineSpec(model=folder, method=Method(**({"r": 3, "alpha": 12, "dropout": 0.1} | method))))
     for step in range(3):
         engine.step(engine.prepare(examples(seed=step)), 5e-2)
     place.mkdir()
@@ -43,9 +43,18 @@ def trained(folder, place, **method) -> tuple[Path, float]:
     return place, engine.loss(engine.prepare(examples(seed=9))).loss
 
 
-@pytest.mark.parametrize("targets", ["auto", ("q_proj", "v_proj"), r"model\.layers\.0\..*_proj"])
-def test_there_and_back(folder, tmp_path, targets):
-    here, _ = trained(folder, tmp_path / "peft", target_modules=targets)
+KINDS = [
+    {},
+    {"target_modules": r"model\.layers\.0\..*_proj"},
+    {"type": "dora"},
+    {"type": "rslora"},
+    {"type": "dora", "init": "pissa", "dropout": 0.0},
+]
+
+
+@pytest.mark.parametrize("method", [*KINDS, {"target_modules": ("q_proj", "v_proj")}], ids=str)
+def test_there_and_back(folder, tmp_path, method):
+    here, _ = trained(folder, tmp_path / "peft", **method)
     there, back = tmp_path / "mlx", tmp_path / "back"
     there.mkdir(), back.mkdir()
     to_mlx_lm(here, there)
@@ -59,10 +68,10 @@ def test_there_and_back(folder, tmp_path, targets):
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("targets", ["auto", r"model\.layers\.0\..*_proj"])
-def test_mlx_lm_loads_what_goes_there(folder, tmp_path, targets):
+@pytest.mark.parametrize("method", KINDS, ids=str)
+def test_mlx_lm_loads_what_goes_there(folder, tmp_path, method):
     """Its logits are ours; without the adapter they are not."""
-    here, _ = trained(folder, tmp_path / "peft", target_modules=targets)
+    here, _ = trained(folder, tmp_path / "peft", **method)
     (tmp_path / "mlx").mkdir()
     to_mlx_lm(here, tmp_path / "mlx")
     model, _ = load_model(folder)
@@ -77,19 +86,20 @@ def test_mlx_lm_loads_what_goes_there(folder, tmp_path, targets):
     assert np.abs(theirs - plain).max() > 1e-2
 
 
-def test_an_adapter_of_mlx_lm_comes_here(folder, tmp_path):
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_an_adapter_of_mlx_lm_comes_here(folder, tmp_path, kind):
     """As its trainer writes it: names below a layer, the last layers only."""
     model, _ = load_model(folder)
     model.freeze()
     settings = {"rank": 4, "scale": 2.5, "dropout": 0.0, "keys": ["self_attn.q_proj", "mlp.up_proj"]}
-    linear_to_lora_layers(model, 1, settings)
+    linear_to_lora_layers(model, 1, settings, use_dora=kind == "dora")
     model.apply_to_modules(
         lambda name, layer: "lora_b" in layer and layer.update({"lora_b": mx.random.normal(layer.lora_b.shape) * 0.3})
     )
     weights = dict(tree_flatten(model.trainable_parameters()))
     (tmp_path / "mlx").mkdir(), (tmp_path / "peft").mkdir()
     mx.save_safetensors(str(tmp_path / "mlx" / "adapters.safetensors"), weights)
-    config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": settings}
+    config = {"fine_tune_type": kind, "num_layers": 1, "lora_parameters": settings}
     (tmp_path / "mlx" / "adapter_config.json").write_text(json.dumps(config))
     from_mlx_lm(tmp_path / "mlx", tmp_path / "peft", base=str(folder))
     theirs = np.array(model(mx.array(IDS[None])))[0]
@@ -134,3 +144,10 @@ def test_what_cannot_come_here_is_said(folder, tmp_path, config, code):
     with pytest.raises(InputError) as error:
         from_mlx_lm(tmp_path / "mlx", tmp_path)
     assert error.value.finding.code == code
+
+
+def test_what_mlx_lm_has_no_place_for_is_said(folder, tmp_path):
+    here, _ = trained(folder, tmp_path / "peft", modules_to_save=("norm",))
+    with pytest.raises(InputError) as error:
+        to_mlx_lm(here, tmp_path)
+    assert error.value.finding.code == "adapter.unsupported" and "norm" in error.value.finding.message
