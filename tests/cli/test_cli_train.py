@@ -8,13 +8,20 @@ from pathlib import Path
 import pytest
 
 from truetune import cli
-from truetune.cli.progress import aside
+from truetune.cli.progress import aside, learner
 
 
 def test_rows_set_aside_are_counted_by_their_fate() -> None:
     rows = dict.fromkeys(("rejected", "deduplicated", "contaminated", "too_long", "truncated", "unsupervised"), 0)
     assert aside(rows) == ""
     assert aside(rows | {"too_long": 1200, "rejected": 2}) == " (2 rejected, 1,200 too long)"
+
+
+@pytest.mark.parametrize(("new", "said"), [(1, "the rows of 1 new token"), (3, "the rows of 3 new tokens"), (0, "")])
+def test_new_tokens_are_counted(new: int, said: str) -> None:
+    figures = {"engine": "torch", "device": "cpu", "dtype": "float32", "micro_batches": "packed", "adapted_layers": 0}
+    line = learner(figures | {"target_modules": [], "new_tokens": new, "trained_parameters": 1, "parameters": 2})
+    assert said in line and ("new token" in line) == bool(new)
 
 
 @pytest.mark.slow

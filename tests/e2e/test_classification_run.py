@@ -126,6 +126,10 @@ def test_from_a_table_to_classes(ft: Ft) -> None:
     ft.write("new.csv", "text,label\nI am hungry,food\n")
     other = ft("evaluate", "last", "--data", "new.csv", "--json")
     assert (other.code, other.document["error"]["code"]) == (3, "evaluate.unknown_class")
+    assert other.document["error"]["where"] == "new.csv:2" and "'food'" in other.document["error"]["message"]
+    for form in ("peft", "mlx"):
+        export = ft("export", "last", "--format", form, "--json").document["error"]
+        assert export["code"] == "export.scores" and f"{run / 'adapter'} is PEFT's layout" in export["hint"]
     ft.rows(4)
     other = ft("evaluate", "last", "--data", "rows.jsonl", "--json")
     assert (other.code, other.document["error"]["code"]) == (2, "evaluate.other_rows")

@@ -40,6 +40,22 @@ def test_what_a_model_cannot_do_is_refused(llama, virtual, longest, changes, cod
     return None
 
 
+@pytest.mark.parametrize(
+    ("virtual", "longest", "hint"),
+    [
+        (100, 500, "Set method.virtual_tokens to 12 or less, or data.max_length to 412 or less."),
+        (600, 100, "Set method.virtual_tokens to 412 or less."),
+        (20, 600, "Set data.max_length to 492 or less."),
+        (600, 600, "Set both data.max_length and method.virtual_tokens lower."),
+    ],
+)
+def test_what_is_advised_makes_room(llama, virtual, longest, hint):
+    known = replace(facts.read(llama), positions=512)
+    with pytest.raises(UsageError) as error:
+        prompts.refuse("prefix", virtual, known, longest)
+    assert error.value.hint == hint
+
+
 def test_without_peft_the_extra_is_named(llama, monkeypatch):
     monkeypatch.setattr(prompts, "find_spec", lambda name: None)
     prompts.refuse("lora", VIRTUAL, facts.read(llama), 100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from truetune.report import series, words
+from truetune.report import rewards, series, words
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,10 @@ from truetune.report import series, words
         (words.figure(2216.4), "2,216"),
         (words.figure(0.093521), "0.09352"),
         (words.figure(None), "not measured"),
+        (words.figure(-0.25), "−0.25"),
+        (words.minus("-12"), "−12"),
+        (words.minus("1e-05"), "1e-05"),
+        (next(rewards.said({"reward_margin": -0.0312})), "margin −0.031"),
         (words.percent(0.004), "0.4%"),
         (words.percent(0.62), "62%"),
         (words.clock(3723), "1:02:03"),

@@ -12,7 +12,7 @@ from truetune.api import load
 from truetune.cli import classes, common, visible
 from truetune.cli.common import Output, pairs
 from truetune.cli.work import Work
-from truetune.report.words import counted
+from truetune.report.words import counted, minus
 
 VERDICTS = {
     "better": ("better", "green"),
@@ -172,7 +172,7 @@ def value(name: str, figure: dict[str, float | None], *, change: bool = False) -
 def shown(number: float, digits: int, *, sign: bool) -> str:
     """A number with a real minus; a few digits more where it would seem to be 0 and is not."""
     more = next((more for more in range(4) if number == 0 or round(number, digits + more)), 0)
-    return f"{number:{'+' if sign else ''}.{digits + more}f}".replace("-", "−")
+    return minus(f"{number:{'+' if sign else ''}.{digits + more}f}")
 
 
 def samples(result: dict[str, Any]) -> Iterator[Text]:

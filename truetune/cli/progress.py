@@ -56,6 +56,10 @@ class Watch:
     def on_warning(self, figures: dict[str, Any]) -> None:
         self.out.note(f"warning: {figures['text']}", style="yellow")
 
+    def on_proof(self, figures: dict[str, Any]) -> None:
+        self.work.stop()
+        self.out.note(f"proof of the resume: {figures['text']}")
+
     def on_start(self, figures: dict[str, Any]) -> None:
         self.out.note(learner(figures))
         self.first_step, self.started = figures["step"], time.monotonic()
@@ -176,7 +180,7 @@ def learner(figures: dict[str, Any]) -> str:
     where = f"{figures['device']}{by} ({figures['dtype']}), {figures['micro_batches']}"
     layers = f"; {figures['adapted_layers']} layers: {', '.join(figures['target_modules'])}"
     more = f"; whole: {', '.join(figures['modules_to_save'])}" if figures.get("modules_to_save") else ""
-    more += f"; rows of {figures['new_tokens']} tokens" if figures.get("new_tokens") else ""
+    more += f"; the rows of {counted(figures['new_tokens'], 'new token')}" if figures.get("new_tokens") else ""
     more += f"; the result is their running mean ({figures['ema']:g})" if figures.get("ema") else ""
     counts = f"{figures['trained_parameters']:,} of {figures['parameters']:,} parameters"
     return f"trains  {counts} on {where}" + (layers if figures["adapted_layers"] else "") + more

@@ -15,7 +15,7 @@ from truetune.cli.common import Output
 from truetune.data.objectives import counted
 from truetune.errors import CheckFailed, InputError
 from truetune.report import words
-from truetune.runs.receipt import EVALUATE
+from truetune.runs.receipt import EVALUATE, PROVE
 
 MARKS = {"ok": ("✓", "green"), "changed": ("✗", "bold red"), "absent": ("–", "yellow"), "not checked": ("·", "dim")}
 FATES = {
@@ -102,6 +102,7 @@ def page(stages: dict[str, dict[str, Any]]) -> list[tuple[Text, str]]:
         "data": data_lines,
         "train": partial(train_lines, kind=kind),
         "eval": partial(eval_lines, kind=kind),
+        PROVE: prove_lines,
     }
     lines: list[tuple[Text, str]] = []
     for stage, body in stages.items():
@@ -178,6 +179,16 @@ def train_lines(body: dict[str, Any], kind: str) -> Iterator[tuple[str, str]]:
     yield from file_lines(body)
 
 
+def prove_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    killed, compared = body["killed"], ", ".join(body["compared"])
+    yield (
+        "resume",
+        f"killed after step {killed['after_step']} of {body['steps']}, resumed from {killed['resumed_from']}",
+    )
+    same = body["verdict"] == "identical"
+    yield "", f"{tick(same)} {'identical' if same else 'differs in ' + body['first_difference']}: {compared}"
+
+
 def eval_lines(body: dict[str, Any], kind: str) -> Iterator[tuple[str, str]]:
     before, after = body["base"], body["tuned"]
     seen = f"{body['supervised']:,} {counted(kind)[0]}"
@@ -204,12 +215,12 @@ def file_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def arrow(before: float | None, after: float | None) -> str:
     """`3.210 → 2.105 (−34%)`"""
-    change = f" ({after / before - 1:+.0%})".replace("-", "−") if before and after is not None else ""
+    change = f" ({words.minus(f'{after / before - 1:+.0%}')})" if before and after is not None else ""
     return f"{number(before)} → {number(after)}{change}"
 
 
 def number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"
+    return "unknown" if value is None else words.minus(f"{value:.4g}")
 
 
 def tick(good: bool) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from truetune.config.foreign import FOREIGN, LATER_VALUES, RESERVED
-from truetune.config.schema import SHORTHANDS, Config, EarlyStopping, fields, sections
+from truetune.config.schema import SHORTHANDS, Config, EarlyStopping, defaults, fields, sections
 from truetune.config.values import plain, shown
 from truetune.errors import Finding
 
@@ -125,9 +125,18 @@ def choice(place: Place, error: Mapping[str, Any], where: str) -> Finding:
         hint = f"there is {listed(choices)}"
         return Finding(code="config.not_yet", message=message, where=where, hint=hint)
     near = difflib.get_close_matches(str(error["input"]).lower(), choices, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else ""
+    hint = f"did you mean `{near[0]}`?" if near else left_out(place)
     message = f"must be {listed(choices)}, not {shown(error['input'])}"
     return Finding(code="config.choice", message=message, where=where, hint=hint)
+
+
+def left_out(place: Place) -> str:
+    """What a value is that nobody writes."""
+    values: Any = defaults()
+    for key in place:
+        values = values.get(key) if isinstance(values, dict) else None
+    usual = f", which is `{values}`" if isinstance(values, str | int) else ""
+    return f"choose one of these, or leave it out for the default{usual}"
 
 
 def listed(choices: list[str]) -> str:

@@ -37,6 +37,9 @@ with states in place of keys (Mamba, Jamba, RecurrentGemma) or with compressed o
 HEADED = ("reward", "classification")
 """Objectives with a head of their own, which adapters of PEFT's kinds do not carry here."""
 
+SHORTEST = 8
+"""The least that data.max_length may be."""
+
 
 def refuse(method: str, virtual: int, facts: Facts, longest: int, objective: str = "sft") -> None:
     """Refuse what PEFT's methods cannot do with this model; `longest` is the longest example in tokens.
@@ -76,6 +79,14 @@ def refuse_model(method: str, model_type: str) -> None:
         )
 
 
+def room(virtual: int, longest: int, positions: int) -> str:
+    """What can be done where virtual tokens and the longest example do not fit behind each other."""
+    fewer, shorter = positions - longest, positions - virtual
+    ways = [f"method.virtual_tokens to {fewer} or less"] if fewer > 0 else []
+    ways += [f"data.max_length to {shorter} or less"] if shorter >= SHORTEST else []
+    return f"Set {', or '.join(ways) or 'both data.max_length and method.virtual_tokens lower'}."
+
+
 def refuse_narrow(method: str, virtual: int, facts: Facts, longest: int) -> None:
     """Virtual tokens take places of the context, and a sliding window must be wider than they are."""
     if facts.positions is not None and longest + virtual > facts.positions:
@@ -84,7 +95,7 @@ def refuse_narrow(method: str, virtual: int, facts: Facts, longest: int) -> None
             f"{facts.positions}",
             code="method.no_room",
             where="method.virtual_tokens",
-            hint=f"Set data.max_length to {max(facts.positions - virtual, 8)} or less, or use fewer virtual tokens.",
+            hint=room(virtual, longest, facts.positions),
         )
     if facts.sliding_window is not None and virtual >= facts.sliding_window:
         raise UsageError(

@@ -6,7 +6,7 @@ so that the commonest is always taken. Of answers there is no such thing, and th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -53,7 +53,9 @@ def document(subject: Subject, material: Material, device: str, listener: Listen
     resolved = subject.run.resolved
     classes = resolved.get("classes")
     examples = [example for item in material.items for example in item.examples]
-    examples = numbered(examples, material.data.get("classes"), classes) if classes else examples
+    if classes:
+        named = {item.row: item.where for item in material.items}
+        examples = numbered(examples, material.data.get("classes"), classes, named)
     name = engine_of(resolved)
     choice = engines.module(name).choose(device, subject.dtype)
     with closing(opened(subject, name, choice.device, choice.dtype)) as engine:
@@ -118,24 +120,31 @@ def fitting(engine: TrainEngine, examples: Sequence[Example]) -> Scores:
             engine.token_budget //= 2
 
 
-def numbered(examples: Sequence[Example], theirs: Sequence[str] | None, classes: dict[str, Any]) -> list[Example]:
-    """The examples with the run's numbers for their classes; `theirs` are the names by the numbers that they have."""
+def numbered(
+    examples: Sequence[Example], theirs: Sequence[str] | None, classes: dict[str, Any], where: Mapping[int, str]
+) -> list[Example]:
+    """The examples with the run's numbers for their classes; `theirs` are the names by the numbers that they have,
+    `where` is the place of each row."""
     names = list(classes["names"])
     theirs = names if theirs is None else theirs
-    if unknown := [name for name in theirs if name not in names]:
-        raise InputError(
-            f"rows have the class {unknown[0]!r}, which the run has not learned",
-            code="evaluate.unknown_class",
-            hint=f"It knows {', '.join(names[:20])}. Leave the rows of other classes out.",
-        )
-    if not classes["several"] and any(len(example.label) != 1 for example in examples):
-        raise InputError(
-            "some rows do not have exactly one class, and the run has learned to choose one",
-            code="evaluate.unknown_class",
-            hint="Give rows with one class each.",
-        )
-    places = [names.index(name) for name in theirs]
-    return [replace(example, label=tuple(places[number] for number in example.label)) for example in examples]
+    for example in examples:
+        if unknown := [theirs[number] for number in example.label if theirs[number] not in names]:
+            raise InputError(
+                f"the row has the class {unknown[0]!r}, which the run has not learned",
+                code="evaluate.unknown_class",
+                where=where[example.row],
+                hint=f"It knows {', '.join(names[:20])}. Leave the rows of other classes out.",
+            )
+        if not classes["several"] and len(example.label) != 1:
+            raise InputError(
+                "the row does not have exactly one class, and the run has learned to choose one",
+                code="evaluate.unknown_class",
+                where=where[example.row],
+                hint="Give rows with one class each.",
+            )
+    return [
+        replace(example, label=tuple(names.index(theirs[number]) for number in example.label)) for example in examples
+    ]
 
 
 def sorted_out(

@@ -57,6 +57,7 @@ def find(address: str, base: str | None = None) -> Origin:
 
 
 def of_subject(subject: Subject) -> Origin:
+    refuse_scores(subject)
     if subject.weights:
         raise UsageError(
             "this is a checkpoint of full fine-tuning, and only its result is a whole model",
@@ -66,6 +67,22 @@ def of_subject(subject: Subject) -> Origin:
         )
     side = Side(Voice(subject).engine, subject.model or subject.base.folder, subject.adapter, bits=subject.bits)
     return Origin(subject.name, side, subject.base, subject.run)
+
+
+def refuse_scores(subject: Subject) -> None:
+    """What is exported is for programs that write. Raises UsageError `export.scores`."""
+    if not subject.scores:
+        return
+    if subject.adapter:
+        hint = f"{subject.adapter} is PEFT's layout as it stands, head and classes included; its README.md loads it."
+    else:
+        hint = f"{subject.model} is what transformers loads as it stands; its README.md shows how."
+    raise UsageError(
+        "it gives scores and writes nothing, and exports are for programs that write",
+        code="export.scores",
+        where=subject.name,
+        hint=hint,
+    )
 
 
 def of_mlx_lm(folder: Path, base: str | None) -> Origin:

@@ -11,7 +11,7 @@ from truetune.config.schema import defaults
 from truetune.data import objectives
 from truetune.report import rewards
 from truetune.report.gather import Figures, at
-from truetune.report.words import change, clock, counted, figure, line, percent, size, thousands, written
+from truetune.report.words import change, clock, counted, figure, line, minus, percent, size, thousands, written
 
 Line = tuple[str, str]
 
@@ -56,7 +56,7 @@ def apart(figures: Figures, step: int) -> Iterator[Compared]:
     for name, read in (("margin", rewards.margin), ("accuracy", rewards.accuracy)):
         before, after = read(rows[0]), read(rows[step])
         if before is not None and after is not None:
-            difference = f"{after - before:+.3g}".replace("-", "−")
+            difference = minus(f"{after - before:+.3g}")
             yield Compared(f"held-out {name}", figure(before), figure(after), difference)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from truetune.report.words import minus
+
 
 def margin(row: Mapping[str, Any]) -> float | None:
     """The mean reward of better answers less that of worse ones. Where answers are rated one by one, a step may have
@@ -25,6 +27,6 @@ def said(row: Mapping[str, Any]) -> Iterator[str]:
     """`margin 1.234`, `accuracy 88%`; nothing for objectives that compare no answers."""
     found, right = margin(row), accuracy(row)
     if found is not None:
-        yield f"margin {found:.3f}"
+        yield f"margin {minus(f'{found:.3f}')}"
     if right is not None:
         yield f"accuracy {right:.0%}"

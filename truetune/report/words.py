@@ -51,7 +51,12 @@ def figure(value: float | None) -> str:
     """Four digits that count: `7.704`, `0.09352`, `2,216`."""
     if value is None:
         return "not measured"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return minus(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}")
+
+
+def minus(number: str) -> str:
+    """`-0.5` with the sign of a typesetter: `−0.5`."""
+    return f"−{number[1:]}" if number.startswith("-") else number
 
 
 def written(value: float) -> str:
@@ -68,10 +73,10 @@ def percent(share: float) -> str:
 
 
 def change(before: float, after: float) -> str:
-    """`−91%`, with the sign of a typesetter."""
+    """`−91%`"""
     ratio = after / before - 1
     digits = 1 if 0 < abs(ratio) < 0.0995 else 2 if -1 < ratio < -0.995 else 0
-    return f"{ratio:+.{digits}%}".replace("-", "−")
+    return minus(f"{ratio:+.{digits}%}")
 
 
 def judged(example: Mapping[str, Any]) -> str:
