@@ -39,6 +39,7 @@ VERBS = {
     "runs_list": "truetune.api.runs",
     "run_show": "truetune.api.runs",
     "run_stop": "truetune.api.runs",
+    "run_prove": "truetune.api.prove",
     "receipt_show": "truetune.api.runs",
     "receipt_verify": "truetune.api.runs",
     "doctor": "truetune.api.doctor",

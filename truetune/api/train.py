@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +12,10 @@ from truetune.api import wanted
 from truetune.api.adapters import enter
 from truetune.api.report import renew
 from truetune.errors import UsageError
+from truetune.listener import Listener, unheard
 
 if TYPE_CHECKING:
     from truetune.api.handle import TrainedRun
-
-Listener = Callable[[str, dict[str, Any]], None]
-
-
-def quiet(kind: str, figures: dict[str, Any]) -> None:
-    """The listener that hears nothing."""
 
 
 def train(
@@ -32,7 +27,8 @@ def train(
     overrides: Sequence[str] = (),
     resume: bool = False,
     from_: str | None = None,
-    listener: Listener = quiet,
+    prove_resume: bool = False,
+    listener: Listener = unheard,
 ) -> TrainedRun:
     """Fine-tune as `train.yml` says and return the finished run.
 
@@ -41,12 +37,21 @@ def train(
     overrides  `["training.learning_rate=1e-4", …]`
     resume     go on with the newest resumable run of this train.yml
     from_      go on with this run (`RUN`) or from this checkpoint (`RUN:step-200`)
+    prove_resume  before it begins, prove that a killed run goes on as if nothing had happened (see `run_prove`)
     listener   called with (kind, figures) as the run goes on
 
-    Raises ConfigErrors, InputError, ResourceError, TrainingError, and Stopped after Ctrl-C, SIGTERM or a stop file.
+    Raises ConfigErrors, InputError, ResourceError, TrainingError, CheckFailed where that proof fails, and Stopped after
+    Ctrl-C, SIGTERM or a stop file.
     """
     from truetune.train.stops import Starting
 
+    if (resume or from_) and prove_resume:
+        raise UsageError(
+            "the proof is made before a run begins",
+            code="usage.contradiction",
+            where="ft train",
+            hint="Of a run that stands: ft runs prove RUN.",
+        )
     if resume or from_:
         return _go_on(config, (model, data, method), overrides, from_, listener)
     with Starting():
@@ -58,15 +63,29 @@ def train(
         for warning in gathered.warnings:
             listener("warning", {"text": warning})
         folder, state = session.place(gathered), carry.start_state(gathered)
+    proven = _proven(session.create(gathered, loaded, folder), listener) if prove_resume else None
+    with Starting():
         engine = carry.open_engine(gathered, state)
     asked = "output.log" in loaded.explicit
     with closing(engine), _logging(gathered.config.output.log, listener, asked=asked) as heard:
-        run = session.create(gathered, loaded, folder)
+        run = proven or session.create(gathered, loaded, folder)
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
         outcome = carry.carry_out(gathered, run, engine, state, heard)
     renew(run, listener)
     enter(run, listener)
     return TrainedRun.of(outcome)
+
+
+def _proven(run: Any, listener: Listener) -> Any:
+    """The run, with the proof in its receipts. The engine is not open yet: the proof's two runs need its memory."""
+    from truetune.api.prove import differing
+    from truetune.train.prove import prove
+
+    body = prove(run, watch=lambda text: listener("proof", {"text": text}))
+    listener("proof", {"text": body["verdict"]})
+    if body["verdict"] != "identical":
+        raise differing(run.id, body)
+    return run
 
 
 def preview(

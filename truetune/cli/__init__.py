@@ -41,7 +41,7 @@ VERBS = {
     "dataset": ("truetune.cli.dataset:command", "Check, prepare, show and convert rows."),
     "models": ("truetune.cli.models:command", "What of a model fits into which memory."),
     "adapters": ("truetune.cli.adapters:command", "Adapters by name and version: list, compare, promote."),
-    "runs": ("truetune.cli.runs:command", "List, show and stop runs."),
+    "runs": ("truetune.cli.runs:command", "List, show, stop and prove runs."),
     "receipt": ("truetune.cli.receipt:command", "Show what a run learned from, or verify it."),
     "status": ("truetune.cli.status:command", "What this machine and its runs are doing."),
     "doctor": ("truetune.cli.doctor:command", "Say what this machine has and what is missing."),

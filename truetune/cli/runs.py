@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from truetune.api import load
+from truetune.api.prove import differing
 from truetune.api.runs import run_show, run_stop, runs_list
 from truetune.cli import common
 from truetune.cli.common import Output
@@ -14,7 +16,7 @@ from truetune.cli.common import Output
 
 @click.group()
 def command() -> None:
-    """List, show and stop runs. A run is its id, a unique prefix, a path, or `last`."""
+    """List, show, stop and prove runs. A run is its id, a unique prefix, a path, or `last`."""
 
 
 @command.command("list")
@@ -49,6 +51,25 @@ def stop(out: Output, run: str) -> None:
     stopped = run_stop(run)
     out.document(stopped)
     out.print(f"{stopped['id']} stops after its current step. To go on: ft train --from {stopped['id']}")
+
+
+@command.command()
+@common.run_argument
+@click.option("--steps", type=click.IntRange(min=2), metavar="N", help="Steps of each of the two runs (default: 8).")
+@common.options
+def prove(out: Output, run: str, steps: int | None) -> None:
+    """Prove the resume: N steps straight, N steps killed and resumed, compared bit by bit. Exit code 1: they differ.
+
+    It trains two short runs of the same settings, which are gone afterwards; the verdict goes into the receipt.
+    """
+    proven = load("run_prove")(run, steps=steps, watch=out.note)
+    out.document(proven)
+    if proven["verdict"] != "identical":
+        raise differing(proven["id"], proven)
+    killed = proven["killed"]
+    out.print("identical", style="bold green")
+    out.print(f"  killed after step {killed['after_step']} of {proven['steps']}, resumed from {killed['resumed_from']}")
+    out.print(f"  compared: {', '.join(proven['compared'])}")
 
 
 def details(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -30,6 +30,7 @@ NAMED = 10
 @common.dry_run
 @click.option("--resume", is_flag=True, help="Go on with the newest resumable run of this train.yml.")
 @click.option("--from", "from_", metavar="RUN[:step-N]", help="Go on with this run, or from this checkpoint.")
+@click.option("--prove-resume", is_flag=True, help="First prove that a run killed here resumes to the same bits.")
 @common.options
 def command(
     out: Output,
@@ -42,6 +43,7 @@ def command(
     dry_run: bool,
     resume: bool,
     from_: str | None,
+    prove_resume: bool,
 ) -> None:
     """Fine-tune a model as TRAIN.YML says (default: ./train.yml), or by --model and --data alone."""
     if device:
@@ -51,13 +53,16 @@ def command(
         "data": data[0] if len(data) == 1 else list(data) or None,
         "method": method,
     }
+    if dry_run and prove_resume:
+        raise click.UsageError("--dry-run trains nothing, and a proof does")
     if dry_run and (resume or from_):
         raise click.UsageError("--dry-run is for a new run; a run that goes on has its settings in resolved.json")
     if dry_run:
         show(out, load("preview")(config, overrides=overrides, **wanted))
         return
     with Watch(out) as watch:
-        run = load("train")(config, overrides=overrides, resume=resume, from_=from_, listener=watch, **wanted)
+        wanted |= {"resume": resume, "from_": from_, "prove_resume": prove_resume, "listener": watch}
+        run = load("train")(config, overrides=overrides, **wanted)
     finish(out, run)
 
 

@@ -1,11 +1,13 @@
 """Receipts of a run: `receipts/<stage>.json`, each with the sha256 of its parent's bytes.
 
     data ─► train ─► eval
-                ├──► evaluate-NAME
-                └──► export-ID
+       │        ├──► evaluate-NAME
+       │        └──► export-ID
+       └──► prove
 
     data   inputs [{path, resolved, sha256, bytes, rows}], rows by fate, tokens, files {relative: sha256}
     train  base {name, revision, folder, files}, files, supervised/examples {promised, counted}, grad_norm, …
+    prove  verdict (identical, differs), first_difference, steps, killed, compared {part: what differs, null = nothing}
     eval   rows, supervised, base/tuned {loss, perplexity}, checkpoint: as the training measured it
     evaluate-NAME  files {eval/NAME.json: sha256}, weights {relative: sha256}, inputs where they are not the run's own,
                    rows, contaminated, figures [{title, base, tuned}]: by `ft evaluate`, one per checkpoint and data
@@ -25,12 +27,15 @@ from truetune.runs import durable, jsonfile, known
 from truetune.runs.run import NAME, Run
 
 CHAIN = ("data", "train", "eval")
+PROVE = "prove"
 EVALUATE = "evaluate-"
 """How the stages of `ft evaluate` begin."""
 
 
 def parent(stage: str) -> str | None:
-    """The stage before this one; evaluations and exports follow from the training."""
+    """The stage before this one; evaluations and exports follow from the training, a proof from what it begins with."""
+    if stage == PROVE:
+        return "data"
     if stage in CHAIN:
         return None if stage == "data" else CHAIN[CHAIN.index(stage) - 1]
     return "train"

@@ -35,8 +35,11 @@ class Run:
         self.folder = folder.absolute()
 
     @classmethod
-    def create(cls, folder: Path, *, train_yml: bytes, resolved: dict[str, Any], env: dict[str, Any]) -> Run:
-        """Make a run folder, whole or not at all. Raises UsageError where the folder is in use."""
+    def create(
+        cls, folder: Path, *, train_yml: bytes, resolved: dict[str, Any], env: dict[str, Any], listed: bool = True
+    ) -> Run:
+        """Make a run folder, whole or not at all, and remember where it is, if it is to be listed. Raises UsageError
+        where the folder is in use."""
         refuse_used(folder)
 
         def fill(aside: Path) -> None:
@@ -47,7 +50,8 @@ class Run:
 
         durable.place(folder, fill)
         run = cls(folder)
-        index.remember(run.folder)
+        if listed:
+            index.remember(run.folder)
         return run
 
     @classmethod

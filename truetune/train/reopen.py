@@ -37,9 +37,8 @@ def reopen(run: Run) -> Session:
             raise
         raise InputError(error.finding.message, code="data.missing", where=error.finding.where, hint=OLD) from None
     session = Session(config, folder, found, encode, prepared, resolved)
-    standing = receipt.read(run).get("data")
-    if standing:
-        refuse_other_data(run, standing, prepared)
+    if "data" in receipt.stages(run):
+        refuse_other_data(run, receipt.read(run)["data"], prepared)
     else:  # the start was cut off before its first receipt
         record(session, run)
     return session

@@ -59,7 +59,7 @@ class TorchEngine:
         self.forward = Forward(self.adapted.model, self.adapted.virtual)
         self.moved = False
         self.objective = objectives.of(spec.objective)
-        torch.manual_seed(spec.seed)
+        state.seed(spec.seed)
         self.rng = state.rng()
 
     def prepare(self, examples: Sequence[Example]) -> Plan:

@@ -108,6 +108,13 @@ def fill(state: dict[str, Any], found: dict[str, torch.Tensor], name: str) -> No
             state[kind] = tensor.item()
 
 
+def seed(number: int) -> None:
+    """Every generator that training, or a library in it, may draw from begins at the same place in each process."""
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)
+
+
 def rng() -> dict[str, torch.Tensor]:
     """The state of every generator that training may draw from, as byte tensors."""
     states = {"torch": torch.get_rng_state()}
