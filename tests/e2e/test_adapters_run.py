@@ -27,4 +27,7 @@ def test_from_a_training_to_its_name(tmp_path: Path) -> None:
     assert ft("chat", "sums@1", "What is 3 plus one?", "--max-new-tokens", "4").code == 0
     assert ft("receipt", "verify", "sums@2", "--json").document["verdict"] == "ok"
     assert ft("export", "sums@2", "--format", "peft", "--out", "out", "--json").code == 0
+    assert ft("export", "sums@2", "--format", "merged", "--out", "whole", "--json").code == 0
+    question = ("What is 3 plus one?", "--max-new-tokens", "8", "--temperature", "0")
+    assert ft("chat", "./whole", *question).out == ft("chat", "sums@2", *question).out
     assert ft("adapters", "remove", "sums@1").code == 2

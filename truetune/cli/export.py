@@ -14,7 +14,7 @@ from truetune.cli.common import Output
 
 @click.command()
 @click.argument("subject", default="last", metavar="[RUN|ADAPTER|MODEL]", shell_complete=common.complete_run)
-@click.option("--format", required=True, metavar="FORMAT", help="mlx (as mlx_lm loads it) or peft.")
+@click.option("--format", required=True, metavar="FORMAT", help="mlx (as mlx_lm loads it), peft, or merged.")
 @click.option(
     "--out", "place", type=click.Path(), metavar="DIR", help="A new folder. Of a run, by default, exports/FORMAT."
 )
@@ -34,16 +34,19 @@ def command(out: Output, subject: str, format: str, place: str | None, base: str
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    parity, what = found["parity"], "adapter" if found["adapter"] else "model"
+    parity, what = found["parity"], "adapter" if found["adapter"] and found["format"] != "merged" else "model"
     told = [
         f"{what:<9} {found['folder']}",
         f"checked   {parity['second']} computes what {parity['first']} did: the log-probabilities of "
         f"{parity['tokens']} tokens lie at most {parity['largest']:.1g} apart ({parity['tolerance']:g} is allowed)",
     ]
     if stored := found["stored"]:
+        who = (
+            "mlx_lm computes in the type of the stored weights" if found["format"] == "mlx" else "stored as its base is"
+        )
         told.append(
-            f"note      mlx_lm computes in the type of the stored weights, {stored['dtype']}: at most "
-            f"{stored['largest']:.1g} apart from float32, on average {stored['mean']:.1g}"
+            f"note      {who}, {stored['dtype']}: at most {stored['largest']:.1g} apart from float32, on average "
+            f"{stored['mean']:.1g}"
         )
     return told + ([f"next      {generate(found)}"] if found["format"] == "mlx" else [])
 

@@ -62,6 +62,11 @@ def compare(first: Side, second: Side, texts: Texts) -> Parity:
     Raises what `engines.open_decoder`, `Decoder.load` and mlx_lm's `scores` raise.
     """
     one, other = (np.concatenate(scores(side, texts)) for side in (first, second))
+    return apart(first, one, second, other)
+
+
+def apart(first: Side, one: NDArray[np.float32], second: Side, other: NDArray[np.float32]) -> Parity:
+    """How far the scores of two sides lie apart."""
     difference = np.abs(one - other) / np.maximum(1, np.abs(one))
     return Parity(first.engine, second.engine, len(difference), float(difference.max()), float(difference.mean()))
 

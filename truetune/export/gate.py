@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from truetune import __version__
 from truetune.engines import parity
 from truetune.engines.parity import Parity, Side
 from truetune.errors import CheckFailed, UsageError
 from truetune.evaluate.talk import out_of_memory
-from truetune.export import mlx, peft
 from truetune.export.origin import Origin
 from truetune.models import facts
 from truetune.runs import durable, jsonfile
 
-TARGETS: dict[str, Callable[[Origin, Path], Side]] = {"mlx": mlx.write, "peft": peft.write}
-"""Format -> what fills a folder with it, and says who is to load that."""
-LATER = ("gguf", "hub", "merged", "ollama")
+TARGETS = {"mlx": "truetune.export.mlx", "peft": "truetune.export.peft", "merged": "truetune.export.merged"}
+"""Format -> module of a `Target`, imported when it is wanted: PEFT takes seconds."""
+LATER = ("gguf", "hub", "ollama")
 REPORT = "report.json"
+
+
+class Target(Protocol):
+    """A module that knows one format."""
+
+    @staticmethod
+    def write(origin: Origin, folder: Path) -> Side:
+        """Fill an existing folder; returns who is to load that, and must compute in float32 what was trained."""
+        ...
+
+    @staticmethod
+    def store(origin: Origin, folder: Path, side: Side, texts: parity.Texts) -> dict[str, Any] | None:
+        """After that was compared: what the number type costs in which it is stored, {dtype, largest, mean}."""
+        ...
 
 
 def refuse_format(name: str) -> None:
@@ -56,8 +67,8 @@ def place(origin: Origin, name: str, out: Path | None) -> Path:
     return target
 
 
-def write(origin: Origin, name: str, target: Path) -> dict[str, Any]:
-    """Make the folder `target`; returns its report, which stands in it as report.json.
+def write(origin: Origin, name: str, how: Target, target: Path) -> dict[str, Any]:
+    """Make the folder `target` as `how` does; returns its report, which stands in it as report.json.
 
     Raises CheckFailed `export.parity` where what was written computes otherwise than what was trained: then there is
     no folder. Besides, what the format's `write` and `parity.compare` raise, and ResourceError.
@@ -65,17 +76,13 @@ def write(origin: Origin, name: str, target: Path) -> dict[str, Any]:
     reports: list[dict[str, Any]] = []
 
     def fill(folder: Path) -> None:
-        side = TARGETS[name](origin, folder)
-        known = facts.read(origin.side.model)
-        texts = parity.probes(known.vocabulary)
+        side = how.write(origin, folder)
+        texts = parity.probes(facts.read(origin.side.model).vocabulary)
         with out_of_memory():
             found = parity.compare(origin.side, side, texts)
             refuse_other(found, target)
-            body = report(origin, name, found)
-            if side.engine == parity.MLX_LM and known.dtype != "F32":
-                coarse = parity.compare(side, replace(side, exact=False), texts)
-                body["stored"] = {"dtype": known.dtype, "largest": coarse.largest, "mean": coarse.mean}
-        reports.append(body)
+            stored = how.store(origin, folder, side, texts)
+        reports.append(report(origin, name, found, stored))
         (folder / REPORT).write_bytes(jsonfile.dumps(reports[0]))
 
     durable.place(target, fill)
@@ -94,8 +101,7 @@ def refuse_other(found: Parity, target: Path) -> None:
     )
 
 
-def report(origin: Origin, name: str, found: Parity) -> dict[str, Any]:
-    """`stored` is added where the target computes in the number type of the stored weights: how far that lies apart."""
+def report(origin: Origin, name: str, found: Parity, stored: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "schema": 1,
         "format": name,
@@ -103,6 +109,6 @@ def report(origin: Origin, name: str, found: Parity) -> dict[str, Any]:
         "base": {"name": origin.base.name, "revision": origin.base.revision},
         "adapter": origin.side.adapter is not None,
         "parity": found.to_json(),
-        "stored": None,
+        "stored": stored,
         "truetune": __version__,
     }

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from truetune import engines
+from truetune.engines import parity
 from truetune.engines.parity import MLX_LM, Side
 from truetune.errors import InputError, UsageError
 from truetune.export import files
 from truetune.export.origin import Origin
+from truetune.models import facts
 
 
 def write(origin: Origin, folder: Path) -> Side:
@@ -45,3 +49,12 @@ def write(origin: Origin, folder: Path) -> Side:
     engines.module("mlx").exchange.to_mlx_lm(side.adapter, folder)
     files.companions(side.adapter, folder)
     return Side(MLX_LM, side.model, folder)
+
+
+def store(origin: Origin, folder: Path, side: Side, texts: parity.Texts) -> dict[str, Any] | None:
+    """mlx_lm computes in the number type of the stored weights, if nobody tells it otherwise."""
+    dtype = facts.read(origin.side.model).dtype
+    if dtype == "F32":
+        return None
+    found = parity.compare(side, replace(side, exact=False), texts)
+    return {"dtype": dtype, "largest": found.largest, "mean": found.mean}

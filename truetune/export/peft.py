@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from truetune import engines
-from truetune.engines.parity import MLX_LM, Side
+from truetune.engines.parity import MLX_LM, Side, Texts
 from truetune.errors import UsageError
 from truetune.export import files
 from truetune.export.origin import Origin, loader
@@ -29,3 +29,7 @@ def write(origin: Origin, folder: Path) -> Side:
     else:
         files.adapter(side.adapter, folder)
     return Side(loader(), side.model, folder, bits=side.bits)
+
+
+def store(origin: Origin, folder: Path, side: Side, texts: Texts) -> None:
+    """An adapter is stored as it was trained."""
