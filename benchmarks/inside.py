@@ -1,0 +1,84 @@
+"""Inside one process of our own engine, on a folder that `shapes.make` has written.
+
+    python benchmarks/inside.py profile FOLDER            where the time of a step goes, in shares
+    python benchmarks/inside.py budget FOLDER TOKENS      a step's speed and the peak of memory at a token budget
+
+A step takes rows until they have 4,096 tokens; the first one warms up and does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+STEP = 4096
+"""Tokens of a step, whatever the budget of its micro-batches."""
+ROUNDS = 3
+
+
+def opened(folder: Path, budget: int) -> tuple[Any, Any]:
+    """The engine, and the plan of one step."""
+    import numpy as np
+
+    from truetune.data.example import Example
+    from truetune.engines.base import EngineSpec, Method
+    from truetune.engines.torch.engine import open_engine
+
+    engine = open_engine(EngineSpec(model=folder / "model", method=Method(), token_budget=budget))
+    rng, examples, tokens = np.random.default_rng(0), [], 0
+    while tokens < STEP:
+        size = min(int(np.clip(rng.lognormal(5.1, 0.5), 24, 256)), STEP - tokens)
+        answer = (np.arange(size) >= size // 2).astype(np.float32)
+        examples.append(Example(rng.integers(4, 4096, size).astype(np.int32), answer, len(examples)))
+        tokens += size
+    return engine, engine.prepare(examples)
+
+
+def profile(folder: Path) -> dict[str, float]:
+    """Share of a step's own time by kind of work."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as watched
+
+    engine, plan = opened(folder, 1536)
+    engine.step(plan, 1e-4)
+    with watched(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        engine.step(plan, 1e-4)
+    found: dict[str, float] = {}
+    for event in seen.key_averages(group_by_input_shape=True):
+        name = kind(event.key, event.input_shapes, engine.spec.method.r)
+        found[name] = found.get(name, 0.0) + event.self_cpu_time_total
+    whole = sum(found.values())
+    return {name: found[name] / whole for name in sorted(found, key=lambda name: -found[name])}
+
+
+def kind(name: str, shapes: list[list[int]], r: int) -> str:
+    if "attention" in name:
+        return "attention"
+    if name in ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm"):
+        sizes = {size for shape in shapes for size in shape}
+        return "the adapter's products" if r in sizes else "products with frozen weights"
+    copies = ("aten::copy_", "aten::cat", "aten::fill_", "aten::clone", "aten::index_select", "aten::embedding")
+    return "copies" if name in copies else "element-wise work, norms, optimizer, Python"
+
+
+def budget(folder: Path, tokens: int) -> dict[str, float]:
+    """Median speed, and the peak of the process."""
+    engine, plan = opened(folder, tokens)
+    engine.step(plan, 1e-4)
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        engine.step(plan, 1e-4)
+        seconds.append(time.perf_counter() - started)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"budget": tokens, "tokens_per_second": plan.tokens / sorted(seconds)[ROUNDS // 2], "peak_bytes": peak}
+
+
+if __name__ == "__main__":
+    what, place = sys.argv[1], Path(sys.argv[2])
+    print(json.dumps(profile(place) if what == "profile" else budget(place, int(sys.argv[3]))))
