@@ -47,7 +47,8 @@ def test_the_proof_before_a_run(ready: Ft) -> None:
     assert ready("receipt", "verify", "last").code == 0
     assert clean(ready.run())
     (run,) = ready("runs", "list", "--json").document["runs"]
-    assert run["state"] == "finished"
+    (adapter,) = ready("adapters", "list", "--json").document["adapters"]
+    assert run["state"] == "finished" and adapter["run"] == run["id"]
 
 
 def test_the_proof_of_a_run_that_stands(ready: Ft) -> None:

@@ -21,7 +21,7 @@ from truetune.data.example import Example
 from truetune.data.steps import Steps
 from truetune.engines import base
 from truetune.engines.base import EngineSpec, LossSum, Plan, StepResult, Usage
-from truetune.runs import durable, jsonfile
+from truetune.runs import durable
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
@@ -32,7 +32,7 @@ from truetune.train.state import State
 
 STEPS, ROWS, BATCH = 6, 14, 4
 RULES = Rules(evaluate=Cadence(2, "steps"), save=Cadence(1, "steps"), keep=2, best=True)
-KEPT = ("adapter_model.safetensors", "optimizer.safetensors", "rng.json", "base.bin")
+KEPT = ("adapter_model.safetensors", "optimizer.safetensors", "rng.safetensors", "base.bin")
 BASE = b"never changes" * 100
 
 
@@ -70,18 +70,23 @@ class Small:
     def save(self, folder: Path) -> None:
         durable.create(folder / KEPT[0], save({"weights": self.weights}))
         durable.create(folder / KEPT[1], save({"momentum": self.momentum}))
-        durable.create(folder / KEPT[2], jsonfile.dumps({"state": str(self.draws.bit_generator.state["state"])}))
+        durable.create(folder / KEPT[2], save({name: halves(self.counter[name]) for name in ("state", "inc")}))
         durable.create(folder / KEPT[3], BASE)
 
     def restore(self, folder: Path) -> None:
         self.weights = load_file(folder / KEPT[0])["weights"]
         self.momentum = load_file(folder / KEPT[1])["momentum"]
-        numbers = [int("".join(filter(str.isdigit, part))) for part in self.kept_draws(folder).split(",")]
-        whole = self.draws.bit_generator.state | {"state": dict(zip(("state", "inc"), numbers, strict=True))}
-        self.draws.bit_generator.state = whole
+        kept = {name: int.from_bytes(value.tobytes(), "little") for name, value in load_file(folder / KEPT[2]).items()}
+        self.draws.bit_generator.state = self.draws.bit_generator.state | {"state": kept}
 
-    def kept_draws(self, folder: Path) -> str:
-        return str(jsonfile.load(folder / KEPT[2])["state"])
+    @property
+    def counter(self) -> dict[str, int]:
+        """The two numbers of 128 bits in which the generator stands."""
+        return dict(self.draws.bit_generator.state["state"])
+
+
+def halves(number: int) -> NDArray[np.uint64]:
+    return np.frombuffer(number.to_bytes(16, "little"), np.uint64)
 
 
 def examples(count: int) -> list[Example]:

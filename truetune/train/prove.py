@@ -76,7 +76,7 @@ def copy(run: Run, folder: Path, steps: int) -> Run:
         values["evaluation"] = values["evaluation"] | {"samples": 0}
         values["output"] = values["output"] | {"log": []}
     plan = run.resolved["plan"] | {"steps": steps}
-    resolved = run.resolved | {"written": written, "config": config, "plan": plan}
+    resolved = run.resolved | {"written": written, "config": config, "plan": plan, "registered": False}
     return Run.create(folder, train_yml=run.train_yml, resolved=resolved, env=run.env, listed=False)
 
 
