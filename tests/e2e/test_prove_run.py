@@ -46,6 +46,7 @@ def test_the_proof_before_a_run(ready: Ft) -> None:
     assert "✓ identical" in ready("receipt", "last").out
     assert ready("receipt", "verify", "last").code == 0
     assert clean(ready.run())
+    assert len((ready.folder / "home" / "registry.jsonl").read_text().splitlines()) == 1
     (run,) = ready("runs", "list", "--json").document["runs"]
     (adapter,) = ready("adapters", "list", "--json").document["adapters"]
     assert run["state"] == "finished" and adapter["run"] == run["id"]

@@ -171,9 +171,8 @@ def _go_on(
     with closing(engine), _logging(gathered.config.output.log, listener, asked=False) as heard:
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
         outcome = carry.carry_out(gathered, run, engine, state, heard, checkpoint=checkpoint, resumed=True)
-    if "proof_of" in run.resolved:  # it is gone in a minute: no report, no name
-        return TrainedRun.of(outcome)
-    renew(run, listener)
+    if run.resolved.get("registered", True):  # a run of a proof is gone in a minute
+        renew(run, listener)
     enter(run, listener)
     return TrainedRun.of(outcome)
 

@@ -68,7 +68,8 @@ def verdict(steps: int, killed: dict[str, Any], broken: Run, compared: dict[str,
 
 
 def copy(run: Run, folder: Path, steps: int) -> Run:
-    """A run of the same settings and rows, of so many steps, saved after each; it writes no samples and no events."""
+    """A run of the same settings and rows, of so many steps, saved after each. It writes no samples, no events, no
+    report, and becomes no adapter with a name."""
     written, config = (dict(run.resolved[name]) for name in ("written", "config"))
     for values in (written, config):
         values["training"] = values["training"] | {"max_steps": steps}
