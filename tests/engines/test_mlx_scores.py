@@ -23,6 +23,7 @@ from truetune.engines.base import Method, Objective, Optimizer
 from truetune.engines.mlx import pooled
 from truetune.engines.mlx.engine import open_engine
 from truetune.engines.torch.engine import TorchEngine
+from truetune.errors import InputError
 
 STEPS, LR = 32, 3e-3
 FULL = Method(type="full")
@@ -231,6 +232,19 @@ def test_a_base_with_these_classes_keeps_its_head(models, tmp_path):
     )
     assert np.array_equal(same, trained)
     assert other.shape == trained.shape and not np.array_equal(other, trained) and more.shape[0] == 4
+
+
+@pytest.mark.parametrize(
+    "settings", [{"id2label": ["a"]}, {"id2label": {"x": "a"}}, {"initializer_range": {}}, {"eos_token_id": []}]
+)
+def test_settings_that_say_nothing_are_refused(models, tmp_path, settings):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((models("llama") / name).read_bytes())
+    body = json.loads((tmp_path / "config.json").read_text()) | {"pad_token_id": None}
+    (tmp_path / "config.json").write_text(json.dumps(body | settings))
+    with pytest.raises(InputError) as error:
+        opened(open_engine, tmp_path, "one")
+    assert error.value.finding.code == "model.unloadable"
 
 
 def test_a_head_on_a_base_of_fewer_bits_is_float32(models):

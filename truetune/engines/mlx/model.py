@@ -41,13 +41,14 @@ def load(folder: Path, dtype: str, pool: Pool | None = None) -> tuple[nn.Module,
     module = MODULES[layout.family.module]
     try:
         model = module.Model(module.ModelArgs.from_dict(dict(layout.settings)))
-    except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
+        layout = pool.put(model, layout) if pool else layout
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
         raise unloadable(str(error), folder) from error
     untie(model, layout)
     found = tensors(folder, getattr(mx, dtype), tied=layout.tied)
+    put(model, pool.kept(found, model) if pool else found, folder)
     if pool:
-        layout, found = pool.layout(layout), pool.replace(model, layout, found)
-    put(model, found, folder)
+        pool.begin(model)
     mx.eval(model.parameters())
     return model, layout
 
@@ -65,7 +66,7 @@ def untie(model: nn.Module, layout: Layout) -> None:
     """Gemma-3 of mlx_lm decides by its weights whether its head is its embedding; here the config says so."""
     if layout.family.module == "gemma3_text" and layout.tied:
         model.tie_word_embeddings = True
-        model.pop("lm_head")
+        model.pop("lm_head", None)
 
 
 def part(model: nn.Module, layout: Layout) -> Layout:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -37,32 +38,43 @@ KINDS = {
 """Model type -> how transformers' class is called, and the token that ends texts where config.json says none."""
 
 
-@dataclass(frozen=True)
 class Pool:
     """What a model is loaded with so that it gives scores instead of words."""
 
-    spec: EngineSpec
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+        self.known = False
+        """Whether the base has a head for just these classes."""
+        self.std = 0.02
+        """Of a fresh head."""
 
     @classmethod
     def of(cls, spec: EngineSpec) -> Pool | None:
         """None for a training whose model writes."""
         return cls(spec) if objectives.of(spec.objective.type).scores else None
 
-    def layout(self, found: Layout) -> Layout:
-        """The layout with a token for padding: as in transformers, nothing is learned from its being read."""
-        return replace(found, settings={**found.settings, "pad_token_id": padding(found.settings)})
-
-    def replace(self, model: nn.Module, layout: Layout, found: Arrays) -> Arrays:
-        """Give a model the head for scores in the place of that for words. Returns the weights for it: of the base's
-        own head, where that is for just these classes, else of a fresh one."""
-        shape = len(heads.names(self.spec.objective)), layout.settings["hidden_size"]
+    def put(self, model: nn.Module, layout: Layout) -> Layout:
+        """Give a model the head for scores in the place of that for words. Returns the layout with a token for padding:
+        as in transformers, nothing is learned from its being read. Raises TypeError, ValueError, LookupError for
+        settings that say nothing."""
+        settings, classes = layout.settings, len(heads.names(self.spec.objective))
+        self.std = float(settings.get("initializer_range", self.std))
+        self.known = heads.known(self.spec.objective, labels(settings))
         model.pop("lm_head", None)
-        model[NAME] = nn.Linear(*shape[::-1], bias=False)
-        kept = {name: value for name, value in found.items() if not heads.OTHERS.search(name)}
-        if heads.known(self.spec.objective, labels(layout.settings)) and WEIGHT in found:
-            return kept | {WEIGHT: found[WEIGHT].astype(mx.float32)}
-        std = float(layout.settings.get("initializer_range", 0.02))
-        return kept | {WEIGHT: mx.array(heads.start(WEIGHT, shape, std, self.spec.seed))}
+        model[NAME] = nn.Linear(settings["hidden_size"], classes, bias=False)
+        return replace(layout, settings={**settings, "pad_token_id": padding(settings)})
+
+    def kept(self, found: Arrays, model: nn.Module) -> Arrays:
+        """The base's weights for this model, without a head for anything else."""
+        self.known = self.known and WEIGHT in found
+        head = found[WEIGHT].astype(mx.float32) if self.known else model[NAME].weight
+        return {name: value for name, value in found.items() if not heads.OTHERS.search(name)} | {WEIGHT: head}
+
+    def begin(self, model: nn.Module) -> None:
+        """Draw the head, where the base lacks it."""
+        if not self.known:
+            shape = tuple(model[NAME].weight.shape)
+            model[NAME].weight = mx.array(heads.start(WEIGHT, shape, self.std, self.spec.seed))
 
     def trained(self) -> EngineSpec:
         """The training with the head among the modules that are trained whole."""
@@ -85,14 +97,15 @@ class Pool:
 
 def padding(settings: Mapping[str, Any]) -> int | None:
     end = settings.get("eos_token_id", KINDS[settings["model_type"]][1])
-    return heads.padding(settings.get("pad_token_id"), end)
+    token = heads.padding(settings.get("pad_token_id"), end)
+    return None if token is None else index(token)
 
 
 def labels(settings: Mapping[str, Any]) -> dict[int, str]:
     """Number -> class, by a base's config.json; transformers names what has no names."""
     written = settings.get("id2label")
-    if isinstance(written, dict):
-        return {int(number): str(name) for number, name in written.items()}
+    if written is not None:
+        return {int(number): str(name) for number, name in dict(written).items()}
     return {number: f"LABEL_{number}" for number in range(int(settings.get("num_labels") or 2))}
 
 
