@@ -88,7 +88,10 @@ def adapters_compare(one: str, other: str) -> dict[str, Any]:
 
 
 def enter(run: Any, listener: Callable[[str, dict[str, Any]], None]) -> None:
-    """Register a run that has finished. Whatever goes wrong here takes nothing from its result: it is a warning."""
+    """Register a run that has finished, unless it is one of a proof (`resolved.json` says so). Whatever goes wrong here
+    takes nothing from its result: it is a warning."""
+    if not run.resolved.get("registered", True):
+        return
     try:
         from truetune.registry.catalog import Catalog
 
