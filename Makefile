@@ -1,4 +1,4 @@
-# make setup | demo | test | test-slow | docs | bench | clean — `make help` says what each does.
+# make setup | demo | test | test-slow | docs | bench | faults | clean — `make help` says what each does.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ JOBS ?= 2
 PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo setup-dev check test test-slow docs bench clean
+.PHONY: help setup demo setup-dev check test test-slow docs bench faults clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /' | sed 's/^/make /'
@@ -37,6 +37,9 @@ docs: setup-dev ## write the generated parts of README.md and docs/ again
 bench: setup-dev ## training beside TRL on an idle machine, a quarter of an hour: docs/performance.md
 	$(BIN)/python benchmarks/train.py --write
 	$(BIN)/python benchmarks/train.py --budgets --write
+
+faults: setup-dev ## kills, power cuts, full disks and damage by the thousand, about an hour: docs/guide/reliability.md
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/faults/every_fault.py --write
 
 clean: ## remove the environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

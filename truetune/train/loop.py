@@ -19,6 +19,7 @@ from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
 from truetune.train import reference
+from truetune.train.guards import Guards
 from truetune.train.plan import Course, Due
 from truetune.train.reading import Reader
 from truetune.train.samples import Samples, chosen
@@ -73,6 +74,7 @@ class Loop:
         self.samples = Samples(Metrics(run.folder / "samples.jsonl"), asked, rules.sample_tokens, reader or Reader())
         self.checkpoints = Checkpoints(run)
         self.signals = Stops(run)
+        self.guards = Guards(run.id)
         self.saved: dict[str, Any] = {}
         self.owes_save = False
         self.figures: dict[str, float] = {}
@@ -149,6 +151,9 @@ class Loop:
             memory=self.engine.usage().now,
             **result.figures,
         )
+        if usual := self.guards.jump(result.loss):
+            self.record("event", event="loss_jump", loss=result.loss, usual=usual)
+        self.guards.learning(state, self.engine)
         self.look_around()
 
     def take(self, examples: Sequence[Example], lr: float) -> StepResult:
@@ -229,6 +234,8 @@ class Loop:
         state, self.owes_save = self.state, False
         if self.saved == state.to_json():
             return
+        if text := self.guards.room(self.run.folder, next(iter(self.checkpoints.list()[-1:]), None)):
+            self.listener("warning", {"text": text})
         for log in (self.metrics, self.samples.file):
             durable.settle(log.path)  # a checkpoint never stands without the lines of the steps before it
         self.checkpoints.save(state.step, self.engine.save, state.to_json())
