@@ -17,6 +17,13 @@ from truetune import api
 from truetune.errors import TrueTuneError as TrueTuneError
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
+    from truetune.api.adapters import adapter_add as adapter_add
+    from truetune.api.adapters import adapter_promote as adapter_promote
+    from truetune.api.adapters import adapter_remove as adapter_remove
+    from truetune.api.adapters import adapter_rename as adapter_rename
+    from truetune.api.adapters import adapter_show as adapter_show
+    from truetune.api.adapters import adapters_compare as adapters_compare
+    from truetune.api.adapters import adapters_list as adapters_list
     from truetune.api.chat import chat as chat
     from truetune.api.chat import generate as generate
     from truetune.api.chat import open_run as open_run
@@ -35,6 +42,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.export import export as export
     from truetune.api.memory import models_fit as models_fit
     from truetune.api.memory import suggest as suggest
+    from truetune.api.prove import run_prove as run_prove
     from truetune.api.report import report as report
     from truetune.api.runs import receipt_show as receipt_show
     from truetune.api.runs import receipt_verify as receipt_verify
