@@ -24,6 +24,7 @@ from truetune.engines.mlx import pooled
 from truetune.engines.mlx.engine import open_engine
 from truetune.engines.torch.engine import TorchEngine
 from truetune.errors import InputError
+from truetune.evaluate.scored import engine_of
 
 STEPS, LR = 32, 3e-3
 FULL = Method(type="full")
@@ -269,3 +270,11 @@ def test_torch_steps_in_for_other_models(models, name):
     chosen = engines.choose("mlx", models(name), "lora", "classification")
     assert (chosen.name, chosen.warning) == ("torch", f"MLX lacks {name} models, so torch computes")
     assert engines.choose("mlx", models("llama"), "lora", "reward").name == "mlx"
+
+
+def test_a_run_is_measured_by_what_trained_it(monkeypatch):
+    """Where that is not installed, torch reads its files."""
+    resolved = {"config": {"resources": {"engine": "mlx"}}}
+    assert engine_of(resolved) == "mlx"
+    monkeypatch.setitem(engines.LIBRARIES, "mlx", "no_library_of_this_name")
+    assert engine_of(resolved) == "torch"
