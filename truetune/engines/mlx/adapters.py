@@ -105,6 +105,7 @@ class Adapters:
     def read(self, folder: Path) -> tuple[dict[str, Change], Arrays]:
         """Layer -> what changes it, ready for use, for exactly the layers that the adapter's configuration names; and
         the parameters that the adapter replaces."""
+        adapter.read_config(folder)  # says it where this is no adapter
         path = folder / adapter.WEIGHTS
         tensors = files.load(path, "adapter.damaged")
         body, found = family.read(folder, tensors)

@@ -91,7 +91,7 @@ class MlxDecoder(Rows):
         states = hidden.reshape(-1, hidden.shape[-1])[one.picked]
         rows = max(1, head.CHUNK // self.head.weight.shape[0])
         logs = [np.zeros(0, np.float32)]
-        for start in range(0, one.supervised, rows):
+        for start in range(0, len(one.targets), rows):
             z, at = self.head.logits(states[start : start + rows]), one.targets[start : start + rows, None]
             logs.append(np.array(mx.take_along_axis(z, at, -1)[:, 0] - mx.logsumexp(z, -1)))
         ends = np.cumsum([example.tokens - 1 for example in examples])[:-1]

@@ -105,6 +105,7 @@ class Lora:
 
     def stored(self, folder: Path) -> Arrays:
         """The tensors of an adapter of these settings."""
+        adapter.read_config(folder)  # says it where this is no adapter
         found = files.load(folder / adapter.WEIGHTS, "adapter.damaged")
         body, layout = family.read(folder, found)
         family.refuse_others(body, layout, self.spec)
