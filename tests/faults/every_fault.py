@@ -22,10 +22,11 @@ import damaged
 import failing
 import power
 import small_run
+import whole_runs
 
 ROOT = Path(__file__).parents[2]
 EVIDENCE = ROOT / "docs" / "evidence" / "faults.json"
-GOALS = {"disks after a cut": 10_000, "write faults": 2000, "full disks": 200, "damages": 10_000}
+GOALS = {"disks after a cut": 10_000, "write faults": 2000, "full disks": 200, "damages": 10_000, "cold starts": 20}
 FORKED = {("kills", "torch"): 500, ("kills", "mlx"): 200, ("kills", "small"): 500, ("stops", "torch"): 100}
 
 
@@ -85,13 +86,16 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="Write docs/evidence/faults.json.")
     asked = parser.parse_args()
     figures: dict[str, Any] = {}
-    for name, run in zip(GOALS, (cuts, faults, full, damages), strict=True):
+    for name, run in zip(GOALS, (cuts, faults, full, damages, whole_runs.cold), strict=True):
         with tempfile.TemporaryDirectory() as room:
             figures[name] = timed(run, max(1, round(GOALS[name] * asked.scale)), Path(room))
         print(name, json.dumps(figures[name]), flush=True)
     for (what, engine), count in FORKED.items():
         figures[f"{what} {engine}"] = timed(forked, what, engine, max(1, round(count * asked.scale)))
         print(what, engine, json.dumps(figures[f"{what} {engine}"]), flush=True)
+    with tempfile.TemporaryDirectory() as room:
+        figures["saving"] = timed(whole_runs.saving, Path(room))
+    print("saving", json.dumps(figures["saving"]), flush=True)
     if asked.write:
         EVIDENCE.write_text(json.dumps(about() | {"scale": asked.scale, "figures": figures}, indent=2) + "\n")
     sys.exit(any(each["wrong"] for each in figures.values()))
