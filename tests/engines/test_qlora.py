@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,16 @@ def test_the_linear_layers_are_packed_and_nothing_else(folder, bits):
     assert engine.describe()["parameters"] == facts.read(folder).parameters + sum(
         p.numel() for p in engine.parameters.values()
     )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_files_of_a_packed_model_are_let_go(tmp_path, name):
+    """One tensor that looks into a file keeps all of the unpacked weights in the process's memory."""
+    folder = tiny.make(tmp_path / "model", name)
+    loaded = model.load(spec(folder))
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+    assert loaded.get_input_embeddings().weight.abs().max() > 0
 
 
 @pytest.mark.parametrize(("name", "bits"), ARCHITECTURES)

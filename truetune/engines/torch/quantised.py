@@ -108,6 +108,8 @@ def replace(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         vars(model).pop(attribute, None)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    for parameter in model.parameters():  # one view into a file keeps the pages of all of its weights in memory
+        parameter.data = parameter.data.clone()
     device.give_back()
     return model
 
