@@ -153,3 +153,14 @@ def test_a_run_is_opened_again_from_elsewhere(here, monkeypatch, config, names):
     with pytest.raises(InputError) as gone:
         reopen(run)
     assert gone.value.finding.code == "data.missing" and "--data" in gone.value.finding.hint
+
+
+def test_a_run_that_was_cut_off_before_its_first_receipt(here):
+    body = {"model": "starter", "data": "rows.jsonl", "training": {"max_steps": 1}}
+    loaded = load(None, (), body)
+    run = session.create(session.gather(loaded.config, loaded.folder), loaded, here / "runs" / "one")
+    receipt = run.folder / "receipts" / "data.json"
+    before = receipt.read_bytes()
+    receipt.unlink()
+    reopen(run)
+    assert receipt.read_bytes() == before
