@@ -15,7 +15,7 @@ import pytest
 def told(what: str, engine: str, count: int) -> dict[str, Any]:
     line = [sys.executable, str(Path(__file__).with_name("forked.py")), what, engine, str(count)]
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert isinstance(found, dict)
@@ -33,7 +33,7 @@ def test_stops_of_a_small_run() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "count"), [("torch", 40), ("mlx", 20)])
+@pytest.mark.parametrize(("engine", "count"), [("torch", 24), ("mlx", 12)])
 def test_kills_of_training(engine: str, count: int) -> None:
     pytest.importorskip("torch")
     if engine == "mlx":
@@ -45,5 +45,5 @@ def test_kills_of_training(engine: str, count: int) -> None:
 @pytest.mark.slow
 def test_stops_of_training() -> None:
     pytest.importorskip("torch")
-    found = told("stops", "torch", 8)
-    assert (found["wrong"], found["stopped"]) == ([], 8)
+    found = told("stops", "torch", 6)
+    assert (found["wrong"], found["stopped"]) == ([], 6)
