@@ -13,7 +13,7 @@ from truetune import api
 from truetune.config import Config, load
 from truetune.engines.base import Choice
 from truetune.errors import ResourceError
-from truetune.models import facts, fit, memory, source
+from truetune.models import facts, fit, memory, smaller, source
 from truetune.models.fit import Case, Suggestion
 from truetune.train.resolve import case as case_of
 
@@ -144,7 +144,7 @@ def test_the_cost_is_said_in_rows() -> None:
     ],
 )
 def test_counts_are_rounded_down(number: int, text: str) -> None:
-    assert fit._counted(number) == text
+    assert smaller.counted(number) == text
 
 
 @pytest.mark.slow

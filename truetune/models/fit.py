@@ -15,6 +15,7 @@ from typing import Any
 from truetune.errors import ResourceError
 from truetune.models.facts import Facts
 from truetune.models.memory import Memory, Setup, estimate, host_bytes, readable
+from truetune.models.smaller import counted, scaled
 from truetune.models.virtual import LAYERED, METHODS
 
 MOST = 4096
@@ -249,33 +250,11 @@ def _cost(before: Case, after: Case) -> str:
 def _smaller(case: Case) -> list[Suggestion]:
     """The largest model that fits, of the same build but narrower and with fewer layers; none where none does."""
     for part in range(SIZES - 1, 0, -1):
-        small = replace(case, facts=_scaled(case.facts, part / SIZES))
+        small = replace(case, facts=scaled(case.facts, part / SIZES))
         if small.fits:
             count = small.facts.parameters
-            return [Suggestion({}, f"at most about {_counted(count)} parameters", small.needs, True, count)]
+            return [Suggestion({}, f"at most about {counted(count)} parameters", small.needs, True, count)]
     return []
-
-
-def _scaled(facts: Facts, scale: float) -> Facts:
-    """Widths and layers times `scale`, at least 1; embeddings shrink with the width."""
-    small = replace(
-        facts,
-        hidden=max(1, int(facts.hidden * scale)),
-        layers=max(1, int(facts.layers * scale)),
-        head_dim=max(1, int(facts.head_dim * scale)),
-        intermediate=max(1, int(facts.intermediate * scale)),
-    )
-    rest = max(0, facts.parameters - facts.layers * facts.layer_parameters)
-    return replace(small, parameters=int(rest * scale) + small.layers * small.layer_parameters)
-
-
-def _counted(number: int) -> str:
-    """`1.2 billion`, `560 million`, `9,900`: two or three digits, rounded down."""
-    for size, word in ((10**9, "billion"), (10**6, "million")):
-        if number >= size:
-            tenths = number * 10 // size
-            return f"{tenths // 10} {word}" if tenths >= 100 else f"{tenths / 10:g} {word}"
-    return f"{number // 10_000 * 10_000:,}" if number >= 10_000 else f"{number:,}"
 
 
 def fitting(case: Case, most: int) -> int:
