@@ -18,6 +18,7 @@ from truetune.engines.base import EngineSpec, LossSum, NotFinite, Plan, StepResu
 from truetune.engines.torch import (
     answers,
     device,
+    fused,
     methods,
     model,
     objectives,
@@ -47,6 +48,7 @@ class TorchEngine:
         device.hold(spec.device, spec.memory)
         self.head = pooled.of_spec(spec)
         self.model = model.load(spec, self.head)
+        fused.install(self.model)
         self.spec = spec = self.head.trained(self.model) if self.head else spec
         self.adapted = methods.adapt(self.model, spec)
         if spec.gradient_checkpointing:
