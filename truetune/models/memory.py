@@ -16,8 +16,8 @@ L layers of hidden size h, query width Q, key width K and feed-forward width I, 
 
 4 I stands for what the backward pass holds at the widest place, s for SLACK: an allocator keeps more than it hands
 out. With glibc's, a process's measured peaks lay within 15% of the total (`benchmarks/memory.py`,
-docs/evidence/memory.json). On a GPU only torch's own allocations count; there SLACK and RUNTIME are the smaller ones, and
-are not measured yet.
+docs/evidence/memory.json). On a GPU only torch's own allocations count; there SLACK and RUNTIME are the smaller ones,
+and are not measured yet.
 """
 
 from __future__ import annotations
