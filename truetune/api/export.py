@@ -38,8 +38,10 @@ def _target(name: str) -> Any:
     """The module of a format. Raises ResourceError `export.not_installed`."""
     from importlib import import_module
 
+    from truetune.engines import keep_out_kernels
     from truetune.errors import ResourceError
 
+    keep_out_kernels()  # PEFT imports bitsandbytes
     try:
         return import_module(name)
     except ModuleNotFoundError as error:

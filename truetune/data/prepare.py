@@ -180,11 +180,12 @@ def _objective(job: Job, form: Format) -> str:
     """The kind of the rows. Raises UsageError (`data.objective`) where the objective takes others."""
     found = _kind(job, form)
     if job.objective != "auto" and objectives.of(job.objective).rows != found:
+        wanted, fitting = KINDS[objectives.of(job.objective).rows], objectives.fitting(found)
         raise UsageError(
-            f"objective `{job.objective}` does not fit the rows, which are {KINDS[found]}",
+            f"objective `{job.objective}` takes {wanted}, and the rows are {KINDS[found]}",
             code="data.objective",
             where="training.objective",
-            hint=f"Use `objective: {found}` or `auto`.",
+            hint=f"Use `objective: {found}`{''.join(f', `{name}`' for name in fitting[1:])} or `auto`.",
         )
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from truetune import engines
+from truetune.engines import adapter as adapters
 from truetune.engines import parity
 from truetune.engines.parity import MLX_LM, Side
 from truetune.errors import InputError, UsageError
@@ -34,6 +35,13 @@ def write(origin: Origin, folder: Path) -> Side:
             code="export.packed",
             where=origin.name,
             hint="Export it as PEFT's: --format peft; or train with method.type lora.",
+        )
+    if side.adapter and adapters.read_config(side.adapter, adapters.KINDS)["peft_type"] != "LORA":
+        raise InputError(
+            "mlx_lm has only adapters of the kind lora",
+            code="export.lacks",
+            where=origin.name,
+            hint="Export it as PEFT's: --format peft.",
         )
     lacking = engines.module("mlx").lacks(side.model)
     if lacking:

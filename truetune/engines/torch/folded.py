@@ -6,6 +6,7 @@ ones, and packing the sum again would round the adapter away. PEFT takes seconds
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -22,4 +23,6 @@ def folded(base: Path, adapter: Path, *, bits: int = 0, rows: int = 0) -> nn.Mod
     embedding needs at least. Raises as `model.load`, and what PEFT raises for files that are not of this base."""
     plain = merge.merge(model.load(EngineSpec(model=base, method=Method(bits=bits))))
     tokens.grow(plain, rows)
-    return PeftModel.from_pretrained(plain, str(adapter), trust_remote_code=False).merge_and_unload(safe_merge=True)
+    with warnings.catch_warnings():  # PEFT asks transformers by a name that is to go: nothing that a user can mend
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(plain, str(adapter), trust_remote_code=False).merge_and_unload(safe_merge=True)
