@@ -37,8 +37,6 @@ KINDS = ("LORA", *PROMPTS.values(), "IA3")
 """Kinds of adapters that can be asked and evaluated."""
 LARGEST = 2**16
 """Of a rank and an alpha."""
-BESIDE = ("use_dora", "use_rslora", "modules_to_save", "trainable_token_indices")
-"""Settings of PEFT that plain LoRA does without; see `family`."""
 FOREIGN = ("alora_invocation_tokens", "layer_replication", "megatron_config", "target_parameters", "use_qalora")
 """Settings of PEFT that change the model in other ways; an adapter that sets one is none of these layers."""
 
@@ -76,9 +74,8 @@ def write_config(folder: Path, body: dict[str, Any]) -> None:
     (folder / CONFIG).write_text(json.dumps(body, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_config(folder: Path, kinds: Collection[str] = ("LORA",), *, plain: bool = False) -> dict[str, Any]:
-    """The configuration of an adapter that this version can train on, of one of these kinds (PEFT's names); with
-    `plain`, one that is LoRA and nothing besides.
+def read_config(folder: Path, kinds: Collection[str] = ("LORA",)) -> dict[str, Any]:
+    """The configuration of an adapter that this version can train on, of one of these kinds (PEFT's names).
 
     Raises InputError: `adapter.missing`, `adapter.pickle_weights`, `adapter.damaged`, `adapter.unsupported`.
     """
@@ -106,7 +103,7 @@ def read_config(folder: Path, kinds: Collection[str] = ("LORA",), *, plain: bool
     kind = body.get("peft_type")
     neutral = NEUTRAL if kind == "LORA" else {"modules_to_save": None, "num_transformer_submodules": 1}
     unsupported = [name for name, value in neutral.items() if body.get(name, value) not in (value, None)]
-    unsupported += [name for name in (*FOREIGN, *(BESIDE if plain else ())) if body.get(name)]
+    unsupported += [name for name in FOREIGN if body.get(name)]
     if kind not in kinds or unsupported:
         what = ", ".join(unsupported) or f"peft_type {kind}"
         other = "" if unsupported else other_method(str(kind))
