@@ -122,6 +122,7 @@ FOREIGN = _table(
         "freeze_layers freeze_trainable_layers": ("method.frozen_layers", ""),
         "random_seed random_state data_seed": ("training.seed", ""),
         "gradient_checkpointing grad_checkpoint use_gradient_checkpointing activation_checkpointing": (None, MEMORY),
+        "activation_offloading enable_activation_offloading offload_activations": (None, MEMORY),
         "flash_attention flash_attn sdp_attention xformers_attention attn_implementation": (
             None,
             "leave it out: the fastest attention that gives the same result is taken",
