@@ -87,7 +87,7 @@ def test_curves_agree(models, name, case):
     """In a model whose head is its own, and in one where it is the embedding."""
     decays = Optimizer(weight_decay=0.1)
     one, other = (curve(opened(spec(models(name), case, optimizer=decays)), case) for opened in BOTH)
-    assert other[-2].loss < 0.97 * other[2].loss < other[2].loss  # the same rows
+    assert other[26].loss < 0.97 * other[2].loss  # the same rows
     worst = apart(one, other)
     assert worst <= 1e-5, f"largest relative difference {worst:.1e}"
     assert np.allclose([r.grad_norm for r in one], [r.grad_norm for r in other], rtol=1e-3)
