@@ -43,14 +43,16 @@ def case(
 @given(st.integers(30 * GB, 400 * GB), st.integers(1, 3000))
 def test_budget_holds_the_longest_example_within_the_memory(available: int, longest: int) -> None:
     found = fit.budget(case(available, longest))
-    assert longest <= found.tokens <= max(longest, fit.MOST)
+    assert longest <= found.tokens <= max(longest, fit.MOST_ON_CPU)
     assert found.estimate.total <= available
     wide = memory.estimate(LARGE, memory.Setup("lora", 16, dtype="bfloat16"), longest).total
     assert found.checkpointing == (wide > int(available * fit.SHARE))
 
 
 def test_plenty_of_memory_gives_what_helps_and_no_more() -> None:
-    assert fit.budget(case(400 * GB)).tokens == fit.MOST
+    plenty = case(400 * GB)
+    assert fit.budget(plenty).tokens == fit.MOST_ON_CPU
+    assert fit.budget(replace(plenty, setup=replace(plenty.setup, gpu=True))).tokens == fit.MOST
     assert fit.budget(case(400 * GB, longest=9000)).tokens == 9000
     assert "as large as brings speed" in fit.budget(case(400 * GB)).reason
     assert fit.suggest(case(400 * GB)) == []

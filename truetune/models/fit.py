@@ -18,8 +18,8 @@ from truetune.models.memory import Memory, Setup, estimate, host_bytes, readable
 from truetune.models.smaller import counted, scaled
 from truetune.models.virtual import LAYERED, METHODS
 
-MOST = 4096
-"""More tokens than this in a micro-batch bring no speed on a CPU, and little elsewhere."""
+MOST, MOST_ON_CPU = 4096, 1024
+"""More tokens than this in a micro-batch bring little speed on a GPU, and none on a CPU, where they cost memory."""
 SHARE = 0.8
 """Part of the available memory that a plan may count on."""
 PROMISED = 0.95
@@ -124,10 +124,15 @@ def budget(case: Case) -> Budget:
     choice = sparing(case)
     if not choice.fits:
         raise _too_small(choice)
-    tokens, setup = fitting(choice, max(case.longest, MOST)), choice.setup
+    tokens, setup = fitting(choice, max(case.longest, most(case))), choice.setup
     found = estimate(case.facts, setup, tokens)
     reason = _reason(replace(choice, longest=tokens), found) + instead(case, tokens)
     return Budget(tokens, setup.checkpointing, setup.offload, reason, found)
+
+
+def most(case: Case) -> int:
+    """Tokens of a micro-batch beyond which there is nothing to win."""
+    return MOST if case.setup.gpu else MOST_ON_CPU
 
 
 def sparing(case: Case) -> Case:
@@ -148,7 +153,7 @@ def alike(case: Case) -> list[Case]:
 
 def instead(case: Case, tokens: int) -> str:
     """What small micro-batches are for where gradient checkpointing is no way."""
-    if case.setup.method not in LAYERED or tokens >= MOST:
+    if case.setup.method not in LAYERED or tokens >= most(case):
         return ""
     return f", in place of gradient checkpointing, which {case.setup.method} rules out"
 
@@ -271,7 +276,7 @@ def fitting(case: Case, most: int) -> int:
 
 def _reason(case: Case, found: Memory) -> str:
     """`case` with micro-batches of its `longest`."""
-    why = "micro-batches as large as brings speed" if case.longest >= MOST else "micro-batches as large as fit"
+    why = "micro-batches as large as brings speed" if case.longest >= most(case) else "micro-batches as large as fit"
     host = readable(host_bytes(case.facts, case.setup, case.longest))
     inputs = f" and about {host} of activations in the host's memory" if case.setup.offload else ""
     more = f", with gradient checkpointing{inputs}, which the longest example needs" if case.setup.checkpointing else ""
