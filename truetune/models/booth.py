@@ -28,6 +28,8 @@ from truetune.models.worker import EACH, MEMORY, SECONDS
 
 START = "import sys; sys.path[:0] = sys.argv[1:]; from truetune.models import worker; worker.main()"
 ROOTS = [str(Path(file).parents[up]) for file, up in ((__file__, 2), (jinja2.__file__, 1), (markupsafe.__file__, 1))]
+BUFFER = 2**18
+"""Bytes of a pipe that are read at once: each reading lets other threads run, and must wait until they let this one."""
 KEPT = 32
 """Templates that one worker holds."""
 LINE = 2**27
@@ -159,6 +161,7 @@ def _start() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        bufsize=BUFFER,
         cwd="/",
         env={"TZ": zone} if zone else {},
         close_fds=True,

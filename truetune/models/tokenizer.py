@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import re
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ class Tokenizer:
         """As `encode`, in parallel: int32 [tokens] of each text."""
         with _native():
             found = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in found]
+        return [np.frombuffer(array("i", encoding.ids), np.int32) for encoding in found]
 
     def encode_document(self, text: str) -> list[int]:
         """As `encode`, after the BOS if the tokenizer begins texts with one."""
