@@ -25,7 +25,19 @@ from truetune.config.write import reference
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "truetune"
-READING_ORDER = ["errors", "paths", "plugins", "config", "models", "data", "engines", "runs", "train", "evaluate"]
+READING_ORDER = [
+    "errors",
+    "paths",
+    "listener",
+    "plugins",
+    "config",
+    "models",
+    "data",
+    "engines",
+    "runs",
+    "train",
+    "evaluate",
+]
 READING_ORDER += [
     "augment",
     "report",
