@@ -38,19 +38,21 @@ def measured(folder: Path) -> list[dict[str, Any]]:
     def made(rows: int, length: int) -> Any:
         weights = (np.arange(length) >= length // 2).astype(np.float32)
         ids = [draw.integers(4, vocabulary, length).astype(np.int32) for _ in range(rows)]
-        return batch.batch([Example(one, weights, 0) for one in ids], 1 / 100)
-
-    def loss(parameters: Any, ids: Any, picked: Any, targets: Any, weights: Any) -> Any:
-        return engine._loss(parameters, batch.Batch(ids, picked, targets, weights))
+        return batch.batch([Example(one, weights, 0) for one in ids])
 
     def call(function: Any, one: Any) -> tuple[float, float, Any]:
         wall, processor = time.perf_counter(), time.process_time()
-        found = function(engine.parameters, one.ids, one.picked, one.targets, one.weights)
+        found = function(engine.parameters, one.ids, one.picked, one.targets, one.weights, one.owners)
         mx.eval(found)
         return time.perf_counter() - wall, time.process_time() - processor, found
 
     def compare(rows: int, length: int) -> dict[str, Any]:
-        one, slope = made(rows, length), mx.value_and_grad(loss)
+        one = made(rows, length)
+
+        def loss(parameters: Any, *arrays: Any) -> Any:
+            return engine._loss(parameters, batch.Batch(*arrays, one.examples), None, 100.0)[0]
+
+        slope = mx.value_and_grad(loss)
         call(slope, one)
         mx.enable_compile()
         compiled = mx.compile(slope)
