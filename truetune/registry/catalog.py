@@ -68,22 +68,15 @@ class Catalog:
 
     def find(self, address: str) -> Adapter:
         """The adapter of an address. Raises InputError `adapter.missing`."""
-        found = self.look(address)
-        if found is None:
-            raise self._missing(address)
-        return found
+        with self.index.open() as connection:
+            return _find(connection, address)
 
     def look(self, address: str) -> Adapter | None:
         """As `find`; None for what is no adapter's address, or names none."""
-        parts = ADDRESS.fullmatch(address)
-        if not parts or self.empty:
+        if not ADDRESS.fullmatch(address) or self.empty:
             return None
-        where, values = "WHERE name = ?", [parts["name"]]
-        if which := parts["which"]:
-            where += " AND version = ?" if which.isdigit() else " AND stage = ?"
-            values.append(which)
         with self.index.open() as connection:
-            return next(iter(_select(connection, f"{where} ORDER BY version DESC LIMIT 1", values)), None)
+            return _look(connection, address)
 
     def of_run(self, run: str, folder: Path) -> Adapter | None:
         """What a run in this folder is registered as."""
@@ -103,9 +96,9 @@ class Catalog:
         checked(new)
 
         def decide(connection: sqlite3.Connection) -> tuple[Key, Event]:
-            found = _select(connection, "WHERE name = ? ORDER BY version DESC LIMIT 1", (old,))
-            if not found:
-                raise self._missing(old)
+            found = next(iter(_select(connection, "WHERE name = ? ORDER BY version DESC LIMIT 1", (old,))), None)
+            if found is None:
+                raise _missing(connection, old)
             if _last(connection, new):
                 raise UsageError(
                     f"there is an adapter `{new}` already, or there was one",
@@ -113,7 +106,7 @@ class Catalog:
                     where=new,
                     hint=f"Choose another name: `{new}@1` must never mean two adapters.",
                 )
-            return _key(found[0]), {"event": "rename", "to": new}
+            return _key(found), {"event": "rename", "to": new}
 
         self._change(decide)
         return self.all(new)
@@ -134,11 +127,10 @@ class Catalog:
 
     def lineage(self, address: str) -> dict[str, Any]:
         """{adapter, parents: [the same, or {folder, content} where it is not registered], children: [address]}."""
-        found = self.find(address)
         with self.index.open() as connection:
-            return _tree(connection, found) | {
-                "children": [child["address"] for child in _children(connection, found["content"])]
-            }
+            found = _find(connection, address)
+            children = [child["address"] for child in _children(connection, found["content"])]
+            return _tree(connection, found) | {"children": children}
 
     def _about(
         self, address: str, event: Event, guard: Callable[[sqlite3.Connection, Adapter], None] = lambda *_: None
@@ -147,7 +139,7 @@ class Catalog:
         kept: dict[str, Adapter] = {}
 
         def decide(connection: sqlite3.Connection) -> tuple[Key, Event]:
-            kept["then"] = found = self.find(address)
+            kept["then"] = found = _find(connection, address)
             guard(connection, found)
             return _key(found), event
 
@@ -167,21 +159,6 @@ class Catalog:
         with self.index.open() as connection:
             return _select(connection, "WHERE name = ? AND version = ?", key)[0]
 
-    def _missing(self, address: str) -> InputError:
-        name = address.partition("@")[0]
-        names = sorted({each["name"] for each in self.all()})
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        if name in names:
-            versions = ", ".join(str(each["version"]) for each in self.all(name)[:8])
-            hint = f"`{name}` has the versions {versions}"
-        elif near:
-            hint = f"did you mean {near[0]}? `ft adapters list` shows all"
-        elif names:
-            hint = "`ft adapters list` shows all"
-        else:
-            hint = "none is registered yet: every run that `ft train` finishes is"
-        return InputError(f"there is no adapter `{address}`", code="adapter.missing", where="", hint=hint)
-
 
 def checked(name: str) -> str:
     """The name, if an adapter may have it. Raises UsageError `adapter.name`."""
@@ -197,6 +174,41 @@ def checked(name: str) -> str:
 
 def _select(connection: sqlite3.Connection, rest: str, values: Any = ()) -> list[Adapter]:
     return [row(found) for found in connection.execute(f"SELECT {COLUMNS} FROM adapters {rest}", tuple(values))]
+
+
+def _look(connection: sqlite3.Connection, address: str) -> Adapter | None:
+    parts = ADDRESS.fullmatch(address)
+    if not parts:
+        return None
+    where, values = "WHERE name = ?", [parts["name"]]
+    if which := parts["which"]:
+        where += " AND version = ?" if which.isdigit() else " AND stage = ?"
+        values.append(which)
+    return next(iter(_select(connection, f"{where} ORDER BY version DESC LIMIT 1", values)), None)
+
+
+def _find(connection: sqlite3.Connection, address: str) -> Adapter:
+    found = _look(connection, address)
+    if found is None:
+        raise _missing(connection, address)
+    return found
+
+
+def _missing(connection: sqlite3.Connection, address: str) -> InputError:
+    name = address.partition("@")[0]
+    numbers: dict[str, list[int]] = {}
+    for each in _select(connection, "ORDER BY name, version DESC"):
+        numbers.setdefault(each["name"], []).append(each["version"])
+    near = difflib.get_close_matches(name, numbers, n=1, cutoff=0.5)
+    if name in numbers:
+        hint = f"`{name}` has the versions {', '.join(map(str, numbers[name][:8]))}"
+    elif near:
+        hint = f"did you mean {near[0]}? `ft adapters list` shows all"
+    elif numbers:
+        hint = "`ft adapters list` shows all"
+    else:
+        hint = "none is registered yet: every run that `ft train` finishes is"
+    return InputError(f"there is no adapter `{address}`", code="adapter.missing", where="", hint=hint)
 
 
 def _key(found: Adapter) -> Key:
