@@ -56,34 +56,26 @@ class Parity:
         return {**vars(self), "tolerance": TOLERANCE, "ok": self.ok}
 
 
-def compare(first: Side, second: Side, texts: Texts) -> Parity:
-    """Both sides over the same texts (token ids), on the CPU.
-
-    Raises what `engines.open_decoder`, `Decoder.load` and mlx_lm's `scores` raise.
-    """
-    one, other = (np.concatenate(scores(side, texts)) for side in (first, second))
-    return apart(first, one, second, other)
-
-
 def apart(first: Side, one: NDArray[np.float32], second: Side, other: NDArray[np.float32]) -> Parity:
-    """How far the scores of two sides lie apart."""
+    """How far the `scores` of two sides over the same texts lie apart."""
     difference = np.abs(one - other) / np.maximum(1, np.abs(one))
     return Parity(first.engine, second.engine, len(difference), float(difference.max()), float(difference.mean()))
 
 
-def scores(side: Side, texts: Texts) -> list[NDArray[np.float32]]:
-    """Per text, float32 [T − 1]: the log-probability of each token after those before it, in nats."""
+def scores(side: Side, texts: Texts) -> NDArray[np.float32]:
+    """The log-probability of each token of the texts (ids) after those before it, in nats, one text behind the other:
+    float32 [sum of T − 1]. On the CPU.
+
+    Raises what `engines.open_decoder`, `Decoder.load` and mlx_lm's `scores` raise.
+    """
     if side.engine == MLX_LM:
-        found: list[NDArray[np.float32]] = engines.module("mlx").exchange.scores(
-            side.model, side.adapter, texts, side.exact
-        )
-        return found
+        return np.concatenate(engines.module("mlx").exchange.scores(side.model, side.adapter, texts, side.exact))
     decoder = engines.open_decoder(side.engine, DecoderSpec(side.model, bits=side.bits))
     try:
         if side.adapter:
             decoder.load("tuned", side.adapter)
         examples = [Example(np.asarray(ids, np.int32), np.ones(len(ids), np.float32), 0) for ids in texts]
-        return [row[1:] for row in decoder.score(examples, "tuned" if side.adapter else None)]
+        return np.concatenate([row[1:] for row in decoder.score(examples, "tuned" if side.adapter else None)])
     finally:
         decoder.close()
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from truetune import __version__
 from truetune.engines import parity
 from truetune.engines.parity import Parity, Side
@@ -29,8 +32,11 @@ class Target(Protocol):
         ...
 
     @staticmethod
-    def store(origin: Origin, folder: Path, side: Side, texts: parity.Texts) -> dict[str, Any] | None:
-        """After that was compared: what the number type costs in which it is stored, {dtype, largest, mean}."""
+    def store(
+        origin: Origin, folder: Path, side: Side, texts: parity.Texts, exact: NDArray[np.float32]
+    ) -> dict[str, Any] | None:
+        """After that was compared: what the number type costs in which it is stored, {dtype, largest, mean}; `exact`
+        are the scores in float32."""
         ...
 
 
@@ -71,7 +77,7 @@ def write(origin: Origin, name: str, how: Target, target: Path) -> dict[str, Any
     """Make the folder `target` as `how` does; returns its report, which stands in it as report.json.
 
     Raises CheckFailed `export.parity` where what was written computes otherwise than what was trained: then there is
-    no folder. Besides, what the format's `write` and `parity.compare` raise, and ResourceError.
+    no folder. Besides, what the format's `write` and `parity.scores` raise, and ResourceError.
     """
     reports: list[dict[str, Any]] = []
 
@@ -79,9 +85,10 @@ def write(origin: Origin, name: str, how: Target, target: Path) -> dict[str, Any
         side = how.write(origin, folder)
         texts = parity.probes(facts.read(origin.side.model).vocabulary)
         with out_of_memory():
-            found = parity.compare(origin.side, side, texts)
+            trained, exact = parity.scores(origin.side, texts), parity.scores(side, texts)
+            found = parity.apart(origin.side, trained, side, exact)
             refuse_other(found, target)
-            stored = how.store(origin, folder, side, texts)
+            stored = how.store(origin, folder, side, texts, exact)
         reports.append(report(origin, name, found, stored))
         (folder / REPORT).write_bytes(jsonfile.dumps(reports[0]))
 

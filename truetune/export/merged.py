@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from truetune.engines import adapter as adapters
@@ -78,15 +79,16 @@ def rows(adapter: Path) -> int:
     return max((number + 1 for ids in found.values() for number in ids), default=0)
 
 
-def store(origin: Origin, folder: Path, side: Side, texts: parity.Texts) -> dict[str, Any] | None:
+def store(
+    origin: Origin, folder: Path, side: Side, texts: parity.Texts, exact: NDArray[np.float32]
+) -> dict[str, Any] | None:
     """Put the weights into the number type of the base: {dtype, largest, mean} of what that rounds away; None where it
     is float32. Raises CheckFailed `export.rounded` where that is more than `ROUNDED`."""
     dtype = STORED.get(facts.read(origin.side.model).dtype)
     if dtype is None:
         return None
-    exact = np.concatenate(parity.scores(side, texts))
     narrow(folder, getattr(torch, dtype))
-    found = parity.apart(side, exact, side, np.concatenate(parity.scores(side, texts)))
+    found = parity.apart(side, exact, side, parity.scores(side, texts))
     if found.mean > ROUNDED:
         raise CheckFailed(
             f"stored as {dtype}, the log-probabilities lie {found.mean:.2g} apart on average, {ROUNDED:g} is allowed",

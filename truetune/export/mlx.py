@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from truetune import engines
 from truetune.engines import adapter as adapters
 from truetune.engines import parity
@@ -59,10 +62,13 @@ def write(origin: Origin, folder: Path) -> Side:
     return Side(MLX_LM, side.model, folder)
 
 
-def store(origin: Origin, folder: Path, side: Side, texts: parity.Texts) -> dict[str, Any] | None:
+def store(
+    origin: Origin, folder: Path, side: Side, texts: parity.Texts, exact: NDArray[np.float32]
+) -> dict[str, Any] | None:
     """mlx_lm computes in the number type of the stored weights, if nobody tells it otherwise."""
     dtype = facts.read(origin.side.model).dtype
     if dtype == "F32":
         return None
-    found = parity.compare(side, replace(side, exact=False), texts)
+    coarse = replace(side, exact=False)
+    found = parity.apart(side, exact, coarse, parity.scores(coarse, texts))
     return {"dtype": dtype, "largest": found.largest, "mean": found.mean}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from truetune import engines
 from truetune.engines.parity import MLX_LM, Side, Texts
 from truetune.errors import UsageError
@@ -31,5 +34,5 @@ def write(origin: Origin, folder: Path) -> Side:
     return Side(loader(), side.model, folder, bits=side.bits)
 
 
-def store(origin: Origin, folder: Path, side: Side, texts: Texts) -> None:
+def store(origin: Origin, folder: Path, side: Side, texts: Texts, exact: NDArray[np.float32]) -> None:
     """An adapter is stored as it was trained."""
