@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from truetune.errors import UsageError
+from truetune.listener import Listener
 
 
 def adapters_list(name: str | None = None) -> list[dict[str, Any]]:
@@ -21,10 +20,11 @@ def adapters_list(name: str | None = None) -> list[dict[str, Any]]:
 
 def adapter_show(adapter: str) -> dict[str, Any]:
     """{adapter, parents, children, present}: one adapter and what it came from. Raises InputError."""
+    from truetune.api.wanted import result
     from truetune.registry.catalog import Catalog
 
     found = Catalog().lineage(adapter)
-    return found | {"present": _result(found["adapter"]).is_dir()}
+    return found | {"present": result(found["adapter"]).is_dir()}
 
 
 def adapter_add(run: Any = "last", *, name: str | None = None) -> dict[str, Any]:
@@ -87,11 +87,8 @@ def adapters_compare(one: str, other: str) -> dict[str, Any]:
     return {"adapters": both, "differ": {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}}
 
 
-def enter(run: Any, listener: Callable[[str, dict[str, Any]], None]) -> None:
-    """Register a run that has finished, unless it is one of a proof (`resolved.json` says so). Whatever goes wrong here
-    takes nothing from its result: it is a warning."""
-    if not run.resolved.get("registered", True):
-        return
+def enter(run: Any, listener: Listener) -> None:
+    """Register a run that has finished. Whatever goes wrong here takes nothing from its result: it is a warning."""
     try:
         from truetune.registry.catalog import Catalog
 
@@ -100,10 +97,6 @@ def enter(run: Any, listener: Callable[[str, dict[str, Any]], None]) -> None:
         reason = str(error) or type(error).__name__
         text = f"the result is safe, but not registered as an adapter: {reason}; later: ft adapters add {run.id}"
         listener("warning", {"text": text})
-
-
-def _result(found: dict[str, Any]) -> Path:
-    return Path(str(found["folder"])) / str(found["result"])
 
 
 def _facts(found: dict[str, Any]) -> dict[str, Any]:

@@ -71,8 +71,7 @@ def train(
         run = proven or session.create(gathered, loaded, folder)
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
         outcome = carry.carry_out(gathered, run, engine, state, heard)
-    renew(run, listener)
-    enter(run, listener)
+    _ended(run, listener)
     return TrainedRun.of(outcome)
 
 
@@ -171,10 +170,15 @@ def _go_on(
     with closing(engine), _logging(gathered.config.output.log, listener, asked=False) as heard:
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
         outcome = carry.carry_out(gathered, run, engine, state, heard, checkpoint=checkpoint, resumed=True)
-    if run.resolved.get("registered", True):  # a run of a proof is gone in a minute
-        renew(run, listener)
-    enter(run, listener)
+    _ended(run, listener)
     return TrainedRun.of(outcome)
+
+
+def _ended(run: Any, listener: Listener) -> None:
+    """The report and the name of a run that has finished; a run of a proof is gone in a minute, and gets neither."""
+    if run.resolved.get("registered", True):
+        renew(run, listener)
+        enter(run, listener)
 
 
 def _resumable(config: str | Path | None, from_: str | None) -> tuple[Any, Any]:

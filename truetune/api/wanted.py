@@ -39,7 +39,8 @@ def _registered(text: str) -> str:
     name, _, checkpoint = text.partition(":")
     if name in TAKEN:
         return text
-    found = Catalog().find(name) if "@" in name and ADDRESS.fullmatch(name) else Catalog().look(name)
+    catalog = Catalog()
+    found = catalog.find(name) if "@" in name and ADDRESS.fullmatch(name) else catalog.look(name)
     if found is None:
         return text
     others = [other for other in (Path(name), paths.runs() / name) if other.exists()]
@@ -65,10 +66,15 @@ def adapter(text: str | None, folder: Path) -> str | None:
     return str(present(found) / found["result"]) if found else text
 
 
+def result(found: Mapping[str, Any]) -> Path:
+    """Where the files of a registered adapter are, if they are there."""
+    return Path(str(found["folder"])) / str(found["result"])
+
+
 def present(found: Mapping[str, Any]) -> Path:
     """The run folder of a registered adapter. Raises InputError `adapter.absent` where it is gone."""
     folder = Path(str(found["folder"]))
-    if (folder / str(found["result"])).is_dir():
+    if result(found).is_dir():
         return folder
     raise InputError(
         f"the files of {found['address']} are gone from where they were",
