@@ -21,12 +21,13 @@ from truetune.data.example import Example
 from truetune.data.steps import Steps
 from truetune.engines import base
 from truetune.engines.base import EngineSpec, LossSum, Plan, StepResult, Usage
+from truetune.listener import Listener, unheard
 from truetune.runs import durable
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.train.carry import take_up
-from truetune.train.loop import Listener, Loop, Rules
+from truetune.train.loop import Loop, Rules
 from truetune.train.plan import course
 from truetune.train.state import State
 
@@ -118,10 +119,6 @@ class Result:
     files: dict[str, str]
     counts: dict[str, Any]
     best: dict[str, Any] | None
-
-
-def unheard(kind: str, figures: dict[str, Any]) -> None:
-    """The listener that hears nothing."""
 
 
 def start(folder: Path, listener: Listener = unheard) -> Run:

@@ -13,6 +13,7 @@ import small_run
 
 from truetune.engines.base import Plan, StepResult
 from truetune.errors import TrainingError
+from truetune.listener import unheard
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.train import guards
@@ -42,7 +43,7 @@ def test_a_run_that_learns_nothing_ends_early(
     monkeypatch.setattr(small_run, "STEPS", 50)
     run = Run.create(tmp_path / "run", train_yml=b"", resolved={}, env={})
     with pytest.raises(TrainingError) as error:
-        small_run.build(run, engine(), State(token_budget=64), small_run.unheard).fit()
+        small_run.build(run, engine(), State(token_budget=64), unheard).fit()
     assert error.value.code == "train.nothing_learned" and why in error.value.message
     assert Metrics(run.folder / "metrics.jsonl").read("train")[-1]["step"] == guards.LOOK
 
@@ -67,7 +68,7 @@ def test_a_jump_is_an_event_of_the_log(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(small_run, "STEPS", 26)
     run = Run.create(tmp_path / "run", train_yml=b"", resolved={}, env={})
-    small_run.build(run, Jumping(), State(token_budget=64), small_run.unheard).fit()
+    small_run.build(run, Jumping(), State(token_budget=64), unheard).fit()
     (event,) = Metrics(run.folder / "metrics.jsonl").read("event")
     assert (event["event"], event["step"], event["loss"], event["usual"]) == ("loss_jump", 25, 9.0, 1.0)
 
