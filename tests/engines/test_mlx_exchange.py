@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from truetune.engines.base import EngineSpec, Method
 from truetune.engines.mlx.engine import open_engine
 from truetune.engines.mlx.exchange import from_mlx_lm, to_mlx_lm
-from truetune.engines.parity import TOLERANCE, Side, compare, probes, scores
+from truetune.engines.parity import TOLERANCE, Parity, Side, apart, probes, scores
 from truetune.engines.torch import tiny
 from truetune.errors import InputError
 from truetune.testing import examples
@@ -107,6 +107,10 @@ def test_an_adapter_of_mlx_lm_comes_here(folder, tmp_path, kind):
     for engine in ("mlx", "torch"):
         (ours,) = scores(Side(engine, folder, tmp_path / "peft"), [IDS])
         assert np.allclose(ours, logs[np.arange(23), IDS[1:]], atol=1e-5)
+
+
+def compare(first: Side, second: Side, texts) -> Parity:
+    return apart(first, scores(first, texts), second, scores(second, texts))
 
 
 def test_both_engines_say_the_same(folder, tmp_path):
