@@ -81,7 +81,7 @@ def test_mlx_lm_loads_what_goes_there(folder, tmp_path, method):
     theirs = np.array(model(mx.array(IDS[None])))[0]
     logs = theirs - np.logaddexp.reduce(theirs, axis=-1, keepdims=True)
     expected = logs[np.arange(23), IDS[1:]]
-    (ours,) = scores(Side("mlx", folder, here), [IDS])
+    ours = scores(Side("mlx", folder, here), [IDS])
     assert np.allclose(ours, expected, atol=1e-5)
     assert np.abs(theirs - plain).max() > 1e-2
 
@@ -105,7 +105,7 @@ def test_an_adapter_of_mlx_lm_comes_here(folder, tmp_path, kind):
     theirs = np.array(model(mx.array(IDS[None])))[0]
     logs = theirs - np.logaddexp.reduce(theirs, axis=-1, keepdims=True)
     for engine in ("mlx", "torch"):
-        (ours,) = scores(Side(engine, folder, tmp_path / "peft"), [IDS])
+        ours = scores(Side(engine, folder, tmp_path / "peft"), [IDS])
         assert np.allclose(ours, logs[np.arange(23), IDS[1:]], atol=1e-5)
 
 
