@@ -15,6 +15,7 @@ from truetune.evaluate.subject import Subject, find_subject, resolve
 from truetune.evaluate.voice import Voice
 from truetune.models import gate
 from truetune.models.source import STARTER, Source
+from truetune.models.template import Template
 from truetune.runs.run import Run
 
 WEIGHTS = "adapters.safetensors"
@@ -29,6 +30,16 @@ class Origin:
     side: Side
     base: Source
     run: Run | None = None
+    subject: Subject | None = None
+    """How it is asked; None of an adapter that mlx_lm made, which mlx_lm itself asks."""
+    planned: bool = False
+    """Nothing is trained yet: it is only asked whether what is trained on this base could be exported."""
+
+    @property
+    def template(self) -> Template | None:
+        """The chat template that goes with what is exported; None where it was trained on texts, or brings none."""
+        found = self.subject.template if self.subject else None
+        return found if found and (found.origin != "plain" or self.run) else None
 
     @property
     def title(self) -> str:
@@ -66,7 +77,7 @@ def of_subject(subject: Subject) -> Origin:
             hint="Name the run when it has ended: ft export last.",
         )
     side = Side(Voice(subject).engine, subject.model or subject.base.folder, subject.adapter, bits=subject.bits)
-    return Origin(subject.name, side, subject.base, subject.run)
+    return Origin(subject.name, side, subject.base, subject.run, subject)
 
 
 def refuse_scores(subject: Subject) -> None:
