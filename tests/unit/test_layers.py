@@ -52,7 +52,10 @@ ROOMS = {
     "httpx": (),
     "httpx2": ("augment/",),
     "urllib.request": (),
-    "http.client": ("data/remote.py",),
+    "http.client": ("data/remote.py", "export/gguf/worker.py"),
+    "gguf": ("export/",),
+    "xllamacpp": ("export/gguf/worker.py",),
+    "llama_cpp": ("export/gguf/quantiser.py",),
 }
 """The only places a framework may be imported in; the tools of the network have none."""
 
