@@ -19,7 +19,7 @@ from truetune import engines
 from truetune.engines import adapter
 from truetune.engines.base import EngineSpec, Method, OutOfMemory
 from truetune.engines.decoder import DecoderSpec, Sampling
-from truetune.engines.torch import cores, lora, sample, slots, tiny
+from truetune.engines.torch import lora, sample, slots, tiny
 from truetune.engines.torch.decode import TorchDecoder
 from truetune.engines.torch.engine import TorchEngine
 from truetune.errors import InputError
@@ -84,13 +84,12 @@ def test_greedy_tokens_are_those_of_generate(models, name):
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("chunk", [512, 7])
-def test_logits_are_those_of_the_plain_forward(models, name, chunk, monkeypatch):
+def test_logits_are_those_of_the_plain_forward(models, name, chunk):
     """Step by step with a cache = the whole text at once, also where prompts are read in small chunks."""
     from transformers import AutoModelForCausalLM
 
-    monkeypatch.setattr(cores, "CHUNK", chunk)
     reference = AutoModelForCausalLM.from_pretrained(models(name), dtype=torch.float32, attn_implementation="eager")
-    decoder, rows = TorchDecoder(DecoderSpec(models(name), slots=3)), asks(3)
+    decoder, rows = TorchDecoder(DecoderSpec(models(name), slots=3, chunk=chunk)), asks(3)
     for row in rows:
         decoder.admit(row.ids, None, Sampling(max_new_tokens=30))
     texts = [list(row.ids) for row in rows]
@@ -136,10 +135,9 @@ def test_a_single_token_scores_nothing(llama):
 
 
 @pytest.mark.parametrize("chunk", [512, 7])
-def test_a_row_alone_and_in_a_crowd_has_the_same_bits(llama, tmp_path, chunk, monkeypatch):
+def test_a_row_alone_and_in_a_crowd_has_the_same_bits(llama, tmp_path, chunk):
     """Adapters and chunked prompts included; a promise about this kind of CPU, not about every machine."""
-    monkeypatch.setattr(cores, "CHUNK", chunk)
-    decoder = TorchDecoder(DecoderSpec(llama, slots=7))
+    decoder = TorchDecoder(DecoderSpec(llama, slots=7, chunk=chunk))
     decoder.load("first", write(llama, tmp_path / "first", 1))
     decoder.load("second", write(llama, tmp_path / "second", 2, r=3))
     rows = asks(7, adapters=["first", None, "second"])

@@ -11,6 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from truetune.engines import adapter, family
+from truetune.engines.decoder import Prepared
 from truetune.engines.mlx import dora, files
 from truetune.engines.mlx import model as models
 from truetune.engines.mlx.adamw import Arrays
@@ -72,9 +73,14 @@ class Adapters:
     def names(self) -> set[str]:
         return {*self.whole}
 
-    def load(self, name: str, folder: Path) -> None:
+    def read(self, folder: Path) -> Prepared:
+        """Where an adapter is. Its arrays belong to the thread that computes with them, so `put` reads them."""
+        adapter.read_config(folder)
+        return Prepared(False, folder)
+
+    def put(self, name: str, found: Prepared) -> None:
         """Read an adapter and check that it maps one to one; one of that name is replaced only then."""
-        changes, self.whole[name] = self.read(folder)
+        changes, self.whole[name] = self.changes(found.parts)
         for layer, one in self.layers.items():
             one.put(name, changes.get(layer))
 
@@ -102,10 +108,9 @@ class Adapters:
             before[name], owner[own] = owner[own], value
         return before
 
-    def read(self, folder: Path) -> tuple[dict[str, Change], Arrays]:
+    def changes(self, folder: Path) -> tuple[dict[str, Change], Arrays]:
         """Layer -> what changes it, ready for use, for exactly the layers that the adapter's configuration names; and
         the parameters that the adapter replaces."""
-        adapter.read_config(folder)  # says it where this is no adapter
         path = folder / adapter.WEIGHTS
         tensors = files.load(path, "adapter.damaged")
         body, found = family.read(folder, tensors)

@@ -4,7 +4,6 @@ one after another. See `truetune.engines.decoder`."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from truetune.data.example import Example
-from truetune.engines.decoder import DecoderSpec, Sampling, Token
+from truetune.engines.adjust import Said
+from truetune.engines.decoder import Constraint, DecoderSpec, Sampling, Scored, Token
 from truetune.engines.mlx import batch, blas, cores, device, head, model, sample
 from truetune.engines.mlx.adapters import Adapters
 from truetune.engines.mlx.walk import Walk
@@ -25,13 +25,6 @@ BUDGET = 2048
 def open_decoder(spec: DecoderSpec) -> MlxDecoder:
     device.use(spec.device)
     return MlxDecoder(spec)
-
-
-@dataclass
-class Waiting(Admitted):
-    """A row in its slot. Its logits are kept, so that a failed forward of a neighbour can be repeated."""
-
-    logits: NDArray[np.float32] | None = None
 
 
 class MlxDecoder(Rows):
@@ -47,29 +40,61 @@ class MlxDecoder(Rows):
         self.adapters = Adapters(self.model)
         self.head = head.of(self.model, layout)
         self.core = cores.Core(self.model, Walk(self.model, layout), self.head)
+        self.vocabulary = int(self.head.weight.shape[0])
         self.context = int(layout.settings.get("max_position_embeddings") or BUDGET)
-        self.admitted: dict[int, Waiting] = {}
+        self.admitted: dict[int, Admitted] = {}
         self.model.eval()
 
-    def admit(self, ids: Sequence[int], adapter: str | None, sampling: Sampling) -> int:
+    def admit(
+        self, ids: Sequence[int], adapter: str | None, sampling: Sampling, constraint: Constraint | None = None
+    ) -> int:
         slot = self.place(ids, adapter)
-        self.admitted[slot] = Waiting(self.core.row(ids), adapter, sampling, np.random.default_rng(sampling.seed))
+        row = self.core.row(ids, sampling.prompt_logprobs)
+        self.admitted[slot] = self.admission(row, adapter, sampling, constraint, row.unread[:])
         return slot
 
-    def decode(self) -> list[Token]:
-        for one in self.admitted.values():
-            if one.logits is None:
-                with self.adapters.using(one.adapter):
-                    one.logits = self.core.read(one.row)
-                device.refuse_overflow(device.limit())
-        return [self.next(slot, one) for slot, one in sorted(self.admitted.items())]
+    def admission(
+        self,
+        row: cores.Row,
+        adapter: str | None,
+        sampling: Sampling,
+        constraint: Constraint | None,
+        prompt: Sequence[int],
+        cached: int = 0,
+    ) -> Admitted:
+        return Admitted(row, adapter, sampling, np.random.default_rng(sampling.seed), constraint, Said(prompt), cached)
 
-    def next(self, slot: int, one: Waiting) -> Token:
-        """Choose the row's next token."""
-        assert one.logits is not None
-        token = sample.choose(one.logits, one.sampling, one.generator)
-        one.logits = None
-        return self.take(slot, token)
+    def decode(self, most: int = 0) -> list[Token]:
+        rows = {id(one.row): one for one in self.admitted.values() if one.row.unread}
+        for one in [one for one in rows.values() if one.row.begun]:
+            self.forward(one)
+        prompts = [one for one in rows.values() if not one.row.begun]
+        if most:  # a part of the prompt that has had the fewest parts so far
+            for one in sorted(prompts, key=lambda one: one.row.parts)[:1]:
+                self.forward(one, most)
+        else:
+            for one in prompts:
+                self.forward(one)
+        for slot in self.shared():
+            self.admitted[slot].row = self.admitted[slot].row.twin()
+        going = [(slot, one) for slot, one in sorted(self.admitted.items()) if not one.row.unread]
+        chosen = [(slot, *self.next(one)) for slot, one in going]
+        for _, one in going:
+            one.row.logits = None
+        return [self.take(*each) for each in chosen]
+
+    def forward(self, one: Admitted, most: int = 0) -> None:
+        with self.adapters.using(one.adapter):
+            self.core.read(one.row, self.spec.chunk, part=bool(most))
+        device.refuse_overflow(device.limit())
+
+    def next(self, one: Admitted) -> tuple[int, Scored | None]:
+        """The row's next token, and its score where that is wanted."""
+        raw, sampling = one.row.logits, one.sampling
+        token = sample.choose(sample.adjusted(raw, sampling, one.said, one.constraint), sampling, one.generator)
+        if sampling.logprobs is None:
+            return token, None
+        return token, *sample.scored(raw[None], np.array([token]), sampling.logprobs)
 
     def release(self, slot: int) -> None:
         del self.admitted[slot]
@@ -105,6 +130,8 @@ class MlxDecoder(Rows):
             "blas": blas.name(),
             "threads": blas.threads(),
             "rows": "one by one",
+            "chunk": self.spec.chunk,
+            "cache": 0,
             "slots": self.slots,
             "context": self.context,
         }

@@ -6,20 +6,23 @@ suite shows it). `Alone` is slower and right for every model that transformers g
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from transformers import Cache
 
-from truetune.engines.torch import fronts, head, slots
+from truetune.engines.decoder import Scored
+from truetune.engines.torch import fronts, head, sample, slots
+from truetune.engines.torch.prefixes import Prefixes
 from truetune.engines.torch.slots import Piece, Reading, Step
 from truetune.engines.torch.stacked import Adapters
 
 CHUNK = 512
-"""Most tokens of prompts in one forward."""
+"""Most tokens of prompts in one forward, where nothing else is asked for."""
 
 
 @dataclass(eq=False)
@@ -31,6 +34,16 @@ class Row:
     length: int = 0
     logits: torch.Tensor | None = None
     cache: Cache | None = None
+    top: int | None = None
+    """How many of the likeliest tokens are wanted for each place of the prompt; None = no scores at all."""
+    scored: list[Scored | None] = field(default_factory=list)
+    """Of the prompt's tokens, as far as it was read; None for the first."""
+    turn: int = 0
+    """When it was last read from, or joined: who waits longest is next."""
+    blocks: list[bytes] = field(default_factory=list)
+    """Keys of the prompt's parts in the store of beginnings."""
+    start: int = 0
+    """Tokens that stand before the prompt."""
 
     @property
     def tokens(self) -> int:
@@ -40,10 +53,20 @@ class Row:
         self.length += count
         del self.unread[:count]
 
+    def twin(self) -> Row:
+        """Another row that goes on from here, without its place or cache."""
+        assert self.logits is not None
+        logits, scored = self.logits.clone(), list(self.scored)
+        return Row([*self.unread], self.adapter, self.length, logits, top=self.top, scored=scored, start=self.start)
 
-def core(model: nn.Module, adapters: Adapters | None = None) -> Batched | Alone:
+
+def core(
+    model: nn.Module, adapters: Adapters | None = None, chunk: int = CHUNK, prefixes: Prefixes | None = None
+) -> Batched | Alone:
     """The way for this model."""
-    return (Batched if model.config._attn_implementation == slots.NAME else Alone)(model, adapters)
+    if model.config._attn_implementation == slots.NAME:
+        return Batched(model, adapters, chunk, prefixes)
+    return Alone(model, adapters, chunk)
 
 
 class Batched:
@@ -51,18 +74,45 @@ class Batched:
 
     kind = "batched"
 
-    def __init__(self, model: nn.Module, adapters: Adapters | None) -> None:
-        self.model, self.adapters = model, adapters
+    def __init__(
+        self, model: nn.Module, adapters: Adapters | None, chunk: int = CHUNK, prefixes: Prefixes | None = None
+    ) -> None:
+        self.model, self.adapters, self.chunk, self.prefixes = model, adapters, chunk, prefixes
         self.head = head.of(model)
         self.store = slots.Store()
         self.places: list[Row] = []
+        self.turn = 0
 
     def join(self, row: Row) -> None:
-        place, front = self.store.join(), before(self.adapters, row.adapter)
+        """Take a row in; what was read of its prompt for an earlier one is not read again."""
+        self.store.join()
         self.places.append(row)
+        try:
+            self.prime(row)
+        except BaseException:
+            self.leave(row)
+            raise
+
+    def prime(self, row: Row) -> None:
+        place, front = self.places.index(row), before(self.adapters, row.adapter)
+        row.turn = self.turn
         if front:
             self.store.prime(place, front)
-            row.length = fronts.length(front)
+            row.length = row.start = fronts.length(front)
+        if self.prefixes:
+            row.blocks = self.prefixes.keys(row.adapter, row.unread, self.chunk)
+            # What is scored must be read, and so must the last token, whose logits are wanted.
+            found = [] if row.top is not None else self.prefixes.find(row.blocks[: (len(row.unread) - 1) // self.chunk])
+            for block in found:
+                self.store.prime(place, block, row.length)
+                row.read(self.chunk)
+
+    def copy(self, row: Row) -> Row:
+        """A row of its own for another answer to a prompt that was read."""
+        twin = row.twin()
+        self.store.copy(self.places.index(row))
+        self.places.append(twin)
+        return twin
 
     def leave(self, row: Row) -> None:
         place = self.places.index(row)
@@ -71,13 +121,23 @@ class Batched:
         if last is not row:
             self.places[place] = last
 
-    def forward(self) -> None:
-        """Give every row its logits. A row that has them keeps them, so that a failed forward can be repeated."""
+    def spare(self) -> None:
+        if self.prefixes:
+            self.prefixes.clear()
+        self.store.shrink()
+
+    def forward(self, most: int = 0) -> None:
+        """Give every row its logits; with `most`, rows whose prompts are not yet read to their end go without, and one
+        forward reads about so many of their tokens. A row that has logits keeps them, so that a failed forward can be
+        repeated."""
         steps = [row for row in self.places if row.length and len(row.unread) == 1]
         for rows in self.groups(steps):
             self.step(rows)
-        while prompts := [row for row in self.places if row.unread]:
-            self.read(self.groups(prompts)[0])
+        while prompts := sorted((row for row in self.places if row.unread), key=lambda row: row.turn):
+            self.turn += 1
+            self.read(self.groups(prompts)[0], most or max(CHUNK, self.chunk))
+            if most:
+                break
 
     def groups(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Rows that can be computed together: all, but for those of adapters that replace parts of the model."""
@@ -92,35 +152,57 @@ class Batched:
         places = [self.places.index(row) for row in rows]
         cells = Step(self.store, places, positions, self.model.device)
         hidden = self.hidden([row.unread for row in rows], positions, [row.adapter for row in rows], cells)
-        self.finish(rows, hidden[: len(rows)])
-
-    def read(self, prompts: Sequence[Row]) -> None:
-        """Whole prompts as they fit, long ones in chunks: where a prompt is cut does not depend on its neighbours."""
-        rows, pieces, space = [], [], CHUNK
-        for row in prompts:
-            count = min(len(row.unread), CHUNK)
-            if count <= space:
-                rows.append(row)
-                pieces.append(Piece(self.places.index(row), row.length, row.length + count))
-                space -= count
-        ids = [row.unread[: piece.tokens] for row, piece in zip(rows, pieces, strict=True)]
-        starts, adapters = [piece.start for piece in pieces], [row.adapter for row in rows]
-        hidden = self.hidden(ids, starts, adapters, Reading(self.store, pieces))
-        last = torch.tensor([piece.tokens for piece in pieces]).cumsum(0) - 1
-        ended = [i for i, (row, piece) in enumerate(zip(rows, pieces, strict=True)) if piece.tokens == len(row.unread)]
-        for i, row in enumerate(rows):
-            if i not in ended:
-                row.read(pieces[i].tokens)
-        self.finish([rows[i] for i in ended], hidden[last[ended].to(hidden.device)])
-
-    def finish(self, rows: Sequence[Row], hidden: torch.Tensor) -> None:
-        """Logits from the last hidden states, [rows, H]."""
-        if not rows:
-            return
-        padded = torch.nn.functional.pad(hidden, (0, 0, 0, rounded(len(rows)) - len(rows)))
-        for row, logits in zip(rows, self.head.logits(padded), strict=False):
-            row.read(len(row.unread))
+        for row, logits in zip(rows, self.logits(hidden[: len(rows)]), strict=True):
+            row.read(1)
             row.logits = logits
+
+    def read(self, prompts: Sequence[Row], space: int) -> None:
+        """Whole prompts as they fit, long ones in chunks: where a prompt is cut does not depend on its neighbours."""
+        parts: list[tuple[Row, Piece]] = []
+        for row in prompts:
+            count = min(len(row.unread), self.chunk)
+            if count <= space or not parts:
+                parts.append((row, Piece(self.places.index(row), row.length, row.length + count)))
+                space -= count
+        pieces = [piece for _, piece in parts]
+        ids = [row.unread[: piece.tokens] for row, piece in parts]
+        adapters = [row.adapter for row, _ in parts]
+        hidden = self.hidden(ids, [piece.start for piece in pieces], adapters, Reading(self.store, pieces))
+        ends = torch.tensor([piece.tokens for piece in pieces]).cumsum(0)
+        ended = [i for i, (row, piece) in enumerate(parts) if piece.tokens == len(row.unread)]
+        logits = self.logits(hidden[(ends[ended] - 1).to(hidden.device)]) if ended else []
+        scores = [
+            self.scores(row, hidden[int(end) - piece.tokens : int(end)])
+            for (row, piece), end in zip(parts, ends, strict=True)
+        ]
+        for (row, piece), scored in zip(parts, scores, strict=True):
+            row.scored += scored
+            row.turn = self.turn
+            row.read(piece.tokens)
+            self.keep(row, piece)
+        for i, found in zip(ended, logits, strict=True):
+            parts[i][0].logits = found
+
+    def scores(self, row: Row, hidden: torch.Tensor) -> list[Scored]:
+        """Of the tokens after those whose hidden states [N, H] these are, as far as they belong to the prompt."""
+        if row.top is None:
+            return []
+        targets = torch.tensor(row.unread[1 : len(hidden) + 1], device=hidden.device)
+        found: list[Scored] = []
+        for part, z in self.head.chunks(hidden[: len(targets)]):
+            found += sample.scored(z, targets[part], row.top)
+        return found
+
+    def keep(self, row: Row, piece: Piece) -> None:
+        """Keep a whole part of a prompt for those that begin in the same way."""
+        number, rest = divmod(piece.start - row.start, self.chunk)
+        if self.prefixes and piece.tokens == self.chunk and not rest and number < len(row.blocks):
+            self.prefixes.keep(row.blocks[number], row.adapter, self.store.block(piece))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 [rows, V] from the last hidden states, [rows, H]."""
+        count = len(hidden)
+        return self.head.logits(torch.nn.functional.pad(hidden, (0, 0, 0, rounded(count) - count)))[:count]
 
     def hidden(
         self, ids: Sequence[Sequence[int]], starts: Sequence[int], adapters: Sequence[str | None], cells: Reading | Step
@@ -151,27 +233,57 @@ class Alone:
 
     kind = "one by one"
 
-    def __init__(self, model: nn.Module, adapters: Adapters | None) -> None:
-        self.model, self.adapters = model, adapters
+    def __init__(self, model: nn.Module, adapters: Adapters | None, chunk: int = CHUNK) -> None:
+        self.model, self.adapters, self.chunk = model, adapters, chunk
         self.rows: list[Row] = []
+        self.turn = 0
 
     def join(self, row: Row) -> None:
         row.cache = self.cache(row.adapter)
         row.length = fronts.length(before(self.adapters, row.adapter))
+        row.turn = self.turn
         self.rows.append(row)
 
     def cache(self, adapter: str | None) -> Cache:
         """A fresh cache, with what the adapter puts before a text."""
         return fronts.cache(self.model, before(self.adapters, adapter))
 
+    def copy(self, row: Row) -> Row:
+        """A row of its own for another answer to a prompt that was read."""
+        twin = row.twin()
+        twin.cache = copy.deepcopy(row.cache)
+        self.rows.append(twin)
+        return twin
+
     def leave(self, row: Row) -> None:
         self.rows.remove(row)
 
-    def forward(self) -> None:
+    def spare(self) -> None:
+        """Nothing is kept but what rows need."""
+
+    def forward(self, most: int = 0) -> None:
+        """As `Batched.forward`."""
         for row in self.rows:
-            if row.unread:
-                row.logits = self.run(row.unread, row.adapter, row.cache, last=True)[-1]
-                row.read(len(row.unread))
+            if row.length and len(row.unread) == 1:
+                self.read(row)
+        while prompts := [row for row in self.rows if row.unread]:
+            self.turn += 1
+            self.read(min(prompts, key=lambda row: row.turn))
+            if most:
+                break
+
+    def read(self, row: Row) -> None:
+        """One more part of a row."""
+        ids, rest = row.unread[: self.chunk], row.unread[1 : self.chunk + 1]
+        whole, wanted = len(ids) == len(row.unread), row.top is not None and bool(rest)
+        logits = self.run(ids, row.adapter, row.cache, last=not wanted)
+        if wanted:
+            targets = torch.tensor(rest, device=logits.device)
+            row.scored += sample.scored(logits[: len(rest)], targets, row.top or 0)
+        row.turn = self.turn
+        row.read(len(ids))
+        if whole:
+            row.logits = logits[-1]
 
     def run(self, ids: Sequence[int], adapter: str | None, cache: Cache, last: bool) -> torch.Tensor:
         """float32 logits of the next tokens of a row, of the last one only where the model can."""

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from truetune.data.example import Example
+from truetune.engines.adjust import Said
 from truetune.engines.base import EngineSpec, Method
-from truetune.engines.decoder import DecoderSpec, Sampling, Token
+from truetune.engines.decoder import Constraint, DecoderSpec, Prepared, Sampling, Scored, Token
 from truetune.engines.rows import Admitted, Rows
 from truetune.engines.torch import attention, cores, device, files, fronts, model, sample, scoring, slots
+from truetune.engines.torch.prefixes import Prefixes
 from truetune.engines.torch.stacked import Adapters
 from truetune.errors import InputError
 
@@ -32,31 +34,74 @@ class TorchDecoder(Rows):
         self.spec, self.slots = spec, spec.slots
         self.model = opened(spec)
         self.adapters = Adapters(self.model)
-        self.core = cores.core(self.model, self.adapters)
+        self.prefixes = Prefixes(spec.cache) if spec.cache else None
+        self.core = cores.core(self.model, self.adapters, spec.chunk, self.prefixes)
         self.context = int(getattr(self.model.config, "max_position_embeddings", None) or 2048)
+        self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         self.admitted: dict[int, Admitted] = {}
 
-    def admit(self, ids: Sequence[int], adapter: str | None, sampling: Sampling) -> int:
+    def put(self, name: str, found: Prepared) -> None:
+        with computing():
+            super().put(name, found)
+        if self.prefixes:
+            self.prefixes.forget(name)
+
+    def drop(self, name: str) -> None:
+        super().drop(name)
+        if self.prefixes:
+            self.prefixes.forget(name)
+
+    def admit(
+        self, ids: Sequence[int], adapter: str | None, sampling: Sampling, constraint: Constraint | None = None
+    ) -> int:
         self.refuse_unknown(adapter)
         slot = self.place(ids, adapter, fronts.length(self.adapters.front(adapter)))
-        row = cores.Row([int(token) for token in ids], adapter)
-        self.core.join(row)
-        self.admitted[slot] = Admitted(row, adapter, sampling, torch.Generator().manual_seed(sampling.seed))
+        prompt, top = [int(token) for token in ids], sampling.prompt_logprobs
+        row = cores.Row([*prompt], adapter, top=top, scored=[] if top is None else [None])
+        with computing():
+            self.core.join(row)
+        cached = len(prompt) - len(row.unread)
+        self.admitted[slot] = self.admission(row, adapter, sampling, constraint, prompt, cached)
         return slot
 
-    def decode(self) -> list[Token]:
-        with computing():
-            self.core.forward()
-            return [self.next(slot, one) for slot, one in sorted(self.admitted.items())]
+    def admission(
+        self,
+        row: cores.Row,
+        adapter: str | None,
+        sampling: Sampling,
+        constraint: Constraint | None,
+        prompt: Sequence[int],
+        cached: int = 0,
+    ) -> Admitted:
+        generator = torch.Generator().manual_seed(sampling.seed)
+        return Admitted(row, adapter, sampling, generator, constraint, Said(prompt), cached)
 
-    def next(self, slot: int, one: Admitted) -> Token:
-        """Choose the row's next token."""
-        token = sample.choose(one.row.logits, one.sampling, one.generator)
-        one.row.logits = None
-        return self.take(slot, token)
+    def decode(self, most: int = 0) -> list[Token]:
+        with computing():
+            self.core.forward(most)
+            for slot in self.shared():
+                self.admitted[slot].row = self.core.copy(self.admitted[slot].row)
+            going = [(slot, one) for slot, one in sorted(self.admitted.items()) if not one.row.unread]
+            chosen = [(slot, *self.next(one)) for slot, one in going]
+        for _, one in going:
+            one.row.logits = None
+        return [self.take(*each) for each in chosen]
+
+    def next(self, one: Admitted) -> tuple[int, Scored | None]:
+        """The row's next token, and its score where that is wanted."""
+        raw, sampling = one.row.logits, one.sampling
+        token = sample.choose(sample.adjusted(raw, sampling, one.said, one.constraint), sampling, one.generator)
+        if sampling.logprobs is None:
+            return token, None
+        return token, *sample.scored(raw[None], torch.tensor([token], device=raw.device), sampling.logprobs)
 
     def release(self, slot: int) -> None:
-        self.core.leave(self.admitted.pop(slot).row)
+        row = self.admitted.pop(slot).row
+        if not self.owners(row):
+            self.core.leave(row)
+
+    def spare(self) -> None:
+        self.core.spare()
 
     def score(self, examples: Sequence[Example], adapter: str | None) -> list[NDArray[np.float32]]:
         self.refuse_unknown(adapter)
@@ -70,6 +115,8 @@ class TorchDecoder(Rows):
             "dtype": self.spec.dtype,
             "threads": torch.get_num_threads(),
             "rows": self.core.kind,
+            "chunk": self.spec.chunk,
+            "cache": self.spec.cache if self.core.kind == "batched" else 0,
             "slots": self.slots,
             "context": self.context,
         }

@@ -11,7 +11,6 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from truetune.engines import adapter
-from truetune.engines.torch import files
 
 if TYPE_CHECKING:
     from truetune.engines.torch.stacked import Routing
@@ -54,10 +53,11 @@ class Factored(nn.Module):
         return x * torch.stack([*rows, ones])[self.routing.tokens].view_as(x)  # −1, the base, is the last one
 
 
-def read(folder: Path, body: dict, linears: dict[str, nn.Module], like: torch.Tensor) -> dict[str, Factor]:
+def read(
+    folder: Path, body: dict, tensors: dict[str, torch.Tensor], linears: dict[str, nn.Module], like: torch.Tensor
+) -> dict[str, Factor]:
     """Layer -> its factors; exactly the layers that the adapter's configuration names."""
     path = folder / adapter.WEIGHTS
-    tensors = files.load(path, "adapter.damaged")
     layers = adapter.chosen(linears, body.get("target_modules") or [])
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     inner = {name for name in layers if shapes.get(key(name), ())[:1] == (1,)}

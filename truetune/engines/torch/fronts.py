@@ -15,7 +15,7 @@ from torch import nn
 from transformers import Cache, DynamicCache
 
 from truetune.engines import adapter, prompts
-from truetune.engines.torch import attention, files, slots
+from truetune.engines.torch import attention, slots
 
 Front = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 """Per layer the keys and the values, [K, V, D] each: V virtual tokens, K heads."""
@@ -37,11 +37,10 @@ def cache(model: nn.Module, front: Front | None, rows: int = 1) -> Cache:
     return fresh
 
 
-def read(folder: Path, body: dict, model: nn.Module) -> Front:
+def read(folder: Path, body: dict, tensors: dict[str, torch.Tensor], model: nn.Module) -> Front:
     """The front that an adapter of PEFT's makes with this model. Raises InputError as `adapter.refuse_mismatch`."""
     prompts.refuse_model(body["peft_type"].lower(), model.config.model_type)
     path, count = folder / adapter.WEIGHTS, body["num_virtual_tokens"]
-    tensors = files.load(path, "adapter.damaged")
     layered = body["peft_type"] == "PREFIX_TUNING"
     width = layered_width(model.config) if layered else model.config.hidden_size
     adapter.refuse_mismatch(

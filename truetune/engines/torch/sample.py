@@ -1,14 +1,34 @@
-"""From logits to the next token: temperature, then top-k, then top-p, as transformers orders them; then one draw from
-the row's own random numbers."""
+"""From logits to the next token: bias and penalties, temperature, then top-k, top-p and min-p, as transformers orders
+them; then one draw from the row's own random numbers."""
 
 from __future__ import annotations
 
 import torch
 
-from truetune.engines.decoder import Sampling
+from truetune.engines import adjust
+from truetune.engines.adjust import Said
+from truetune.engines.decoder import Constraint, Sampling, Scored
 
 HEAD = 512
 """The likeliest tokens that are looked at before a whole vocabulary is sorted for top-p."""
+
+
+def adjusted(logits: torch.Tensor, sampling: Sampling, said: Said, constraint: Constraint | None) -> torch.Tensor:
+    """The logits [V] with what the row's settings and its constraint do to them."""
+    tokens = adjust.touched(sampling, said, len(logits))
+    ruled = adjust.forbidden(constraint, len(logits))
+    if not len(tokens) and ruled is None:
+        return logits
+    found = logits.clone()
+    if len(tokens):
+        at = torch.from_numpy(tokens).to(logits.device)
+        found[at] = torch.from_numpy(adjust.adjusted(logits[at].cpu().numpy(), tokens, sampling, said)).to(found)
+    if ruled is not None:
+        no = torch.from_numpy(ruled).to(logits.device)
+        found.masked_fill_(no, float("-inf"))
+        if bool(torch.isneginf(found).all()):  # all that the grammar allows is a stop that would be too early
+            found = logits.masked_fill(no, float("-inf"))
+    return found
 
 
 def choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
@@ -30,7 +50,8 @@ def kept(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
         least = scaled.topk(sampling.top_k).values[-1]
         scaled = scaled.masked_fill(scaled < least, float("-inf"))
     weights = scaled.softmax(-1)
-    return weights if sampling.top_p >= 1 else nucleus(weights, sampling.top_p)
+    weights = weights if sampling.top_p >= 1 else nucleus(weights, sampling.top_p)
+    return weights if sampling.min_p <= 0 else weights.masked_fill(weights < sampling.min_p * weights.max(), 0)
 
 
 def nucleus(weights: torch.Tensor, share: float) -> torch.Tensor:
@@ -44,3 +65,14 @@ def nucleus(weights: torch.Tensor, share: float) -> torch.Tensor:
     inside[0] = True
     chosen = ids[inside]
     return torch.zeros_like(weights).index_copy(0, chosen, weights[chosen])
+
+
+def scored(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[Scored]:
+    """Per row of logits [N, V] its token's log-probability, and the likeliest tokens with theirs, from one array."""
+    logs = logits - logits.logsumexp(-1, keepdim=True)
+    own = logs.gather(-1, tokens[:, None])[:, 0].tolist()
+    if not top:
+        return [Scored(value) for value in own]
+    values, ids = logs.topk(min(top, logits.shape[-1]))
+    rows = zip(own, ids.tolist(), values.tolist(), strict=True)
+    return [Scored(value, tuple(zip(names, likely, strict=True))) for value, names, likely in rows]

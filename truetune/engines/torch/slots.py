@@ -24,6 +24,10 @@ ROUND = 4
 with 1 to 4 threads on one kind of CPU; elsewhere the last bit may differ."""
 
 
+Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Per layer keys and values of a part of one row, [K, N, D] each."""
+
+
 class Store:
     """The keys and values of all layers; a row is known by its place, `0 … rows − 1`."""
 
@@ -40,13 +44,39 @@ class Store:
                 tensor[place].zero_()
         return place
 
-    def prime(self, place: int, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """The row begins with these keys and values of every layer, [K, V, D] each."""
+    def prime(self, place: int, layers: Layers, start: int = 0) -> None:
+        """The row has these keys and values from `start` on."""
         for index, (key, value) in enumerate(layers):
-            count = key.shape[1]
-            keys, values = self.layer(index, key[None], count)
-            keys[place, :, :count] = key
-            values[place, :, :count] = value
+            stop = start + key.shape[1]
+            keys, values = self.layer(index, key[None], stop)
+            keys[place, :, start:stop] = key
+            values[place, :, start:stop] = value
+
+    def block(self, piece: Piece) -> Layers:
+        """A copy of the keys and values of a part of a row."""
+        part = slice(piece.start, piece.stop)
+        return tuple(
+            (self.keys[index][piece.place, :, part].clone(), self.values[index][piece.place, :, part].clone())
+            for index in sorted(self.keys)
+        )
+
+    def copy(self, place: int) -> None:
+        """Another row, with all that this one has."""
+        for index in sorted(self.keys):
+            keys, values = self.layer(index, self.keys[index][:1], 0, rows=self.rows + 1)
+            for tensor in (keys, values):
+                tensor[self.rows] = tensor[place]
+        self.rows += 1
+
+    def shrink(self) -> None:
+        """Give back the room beyond the rows that are there."""
+        for tensors in (self.keys, self.values):
+            for index, tensor in tensors.items():
+                if tensor.shape[0] > self.rows:
+                    tensors[index] = tensor[: self.rows].clone()
+        if not self.rows:
+            self.keys.clear()
+            self.values.clear()
 
     def leave(self, place: int) -> None:
         """Free a place; the last row moves into it."""
@@ -56,12 +86,13 @@ class Store:
                 if self.rows < tensor.shape[0]:
                     tensor[place] = tensor[self.rows]
 
-    def layer(self, index: int, like: torch.Tensor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def layer(self, index: int, like: torch.Tensor, tokens: int, rows: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """The layer's keys and values, with room for every row and for `tokens` tokens. `like` is [1, K, N, D]."""
+        rows = rows or self.rows
         for tensors in (self.keys, self.values):
             stands = tensors.get(index)
-            if stands is None or stands.shape[0] < self.rows or stands.shape[2] < tokens:
-                tensors[index] = grown(stands, like, self.rows, tokens)
+            if stands is None or stands.shape[0] < rows or stands.shape[2] < tokens:
+                tensors[index] = grown(stands, like, rows, tokens)
         return self.keys[index], self.values[index]
 
 

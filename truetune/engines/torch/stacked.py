@@ -8,12 +8,14 @@ than gathering each row's matrices for every number of adapters up to 16; `produ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from truetune.engines import adapter, family
+from truetune.engines.decoder import Prepared
 from truetune.engines.torch import dora, factors, files, fronts, lora, swapped
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -55,7 +57,8 @@ class StackedLinear(nn.Module):
 
     def put(self, name: str, pair: Pair | None, gain: torch.Tensor | None = None) -> None:
         """Set or forget an adapter's part."""
-        self.joined = None
+        if self.joined and name in self.joined[0]:
+            self.joined = None
         self.pairs.pop(name, None)
         self.gains.pop(name, None)
         if pair is not None:
@@ -115,26 +118,45 @@ class Adapters:
         self.swapped = swapped.Swapped()
         self.names: list[str] = []
 
-    def load(self, name: str, folder: Path) -> None:
-        """Read an adapter and check that it maps one to one; one of that name is replaced only then."""
+    def read(self, folder: Path) -> Prepared:
+        """An adapter's files, checked: for any thread, so nothing here touches what rows are computed with. What needs
+        the model itself is done by `put`."""
         body = adapter.read_config(folder, adapter.KINDS)
+        tensors = files.load(folder / adapter.WEIGHTS, "adapter.damaged")
         if body["peft_type"] == "LORA":
-            self.swapped.set(None)
-            changes, parts = read(folder, self.model, self.linears)
-            self.forget(name)
-            self.swapped.add(name, parts)
-            for layer, change in changes.items():
-                self.layer(layer).put(name, *change)
-        elif body["peft_type"] == "IA3":
-            found = factors.read(folder, body, self.linears, next(self.model.parameters()))
+            body, found = family.read(folder, tensors)
+            ready = None if found.dora or found.alone else plain(folder, body, found, tensors, self.model, self.linears)
+            return Prepared(not found.alone, Parts(folder, body, {} if ready else tensors, found, ready))
+        return Prepared(True, Parts(folder, body, tensors))
+
+    def put(self, name: str, prepared: Prepared) -> None:
+        """Have an adapter that maps one to one; one of that name is replaced only then."""
+        parts: Parts = prepared.parts
+        if parts.layout:
+            self.put_lora(name, parts, parts.layout)
+        elif parts.body["peft_type"] == "IA3":
+            weight = next(self.model.parameters())
+            found = factors.read(parts.folder, parts.body, parts.tensors, self.linears, weight)
             self.forget(name)
             for layer, factor in found.items():
                 self.factored(layer).put(name, factor)
         else:
-            front = fronts.read(folder, body, self.model)
+            front = fronts.read(parts.folder, parts.body, parts.tensors, self.model)
             self.forget(name)
             self.fronts[name] = front
         self.names.append(name)
+
+    def put_lora(self, name: str, parts: Parts, found: family.Layout) -> None:
+        changes, replaced = parts.changes, []
+        if changes is None:
+            self.swapped.set(None)
+            changes, replaced = read(parts, found, self.model, self.linears)
+        weight = next(self.model.parameters())
+        ready = {layer: moved(change, weight) for layer, change in changes.items()}
+        self.forget(name)
+        self.swapped.add(name, replaced)
+        for layer, change in ready.items():
+            self.layer(layer).put(name, *change)
 
     def factored(self, name: str) -> factors.Factored:
         """The layer of this name, ready for factors."""
@@ -153,7 +175,8 @@ class Adapters:
         self.forget(name)
 
     def forget(self, name: str) -> None:
-        self.routing.set((), None)
+        if name in self.routing.names:
+            self.routing.set((), None)
         self.fronts.pop(name, None)
         self.swapped.forget(name)
         for layer in self.layers.values():
@@ -203,23 +226,72 @@ Change = tuple[Pair, torch.Tensor | None]
 """An adapter's matrices of a layer, and its gain."""
 
 
-def read(folder: Path, model: nn.Module, linears: dict[str, nn.Module]) -> tuple[dict[str, Change], list[swapped.Part]]:
-    """Layer -> what changes it, ready for use, for exactly the layers that the adapter's configuration names; and what
-    the adapter replaces besides."""
-    path = folder / adapter.WEIGHTS
-    tensors = files.load(path, "adapter.damaged")
-    body, found = family.read(folder, tensors)
+@dataclass(frozen=True)
+class Parts:
+    """An adapter that was read: its configuration and tensors, and where nothing more is needed, what it changes."""
+
+    folder: Path
+    body: dict
+    tensors: dict[str, torch.Tensor]
+    layout: family.Layout | None = None
+    """Of LoRA's family."""
+    changes: dict[str, Change] | None = None
+
+
+def plain(
+    folder: Path,
+    body: dict,
+    found: family.Layout,
+    tensors: dict[str, torch.Tensor],
+    model: nn.Module,
+    linears: dict[str, nn.Module],
+) -> dict[str, Change]:
+    """What an adapter changes that has nothing but A and B: all that is needed of the model are its shapes."""
+    layers = targets(body, found, linears)
+    refuse(folder, body, layers, found, linears, tensors, {})
+    dtype = next(model.parameters()).dtype
+    return {name: (pair(name, tensors, found.scale, dtype), None) for name in layers}
+
+
+def targets(body: dict, found: family.Layout, linears: dict[str, nn.Module]) -> list[str]:
+    """The layers that an adapter changes by A and B."""
     layers = adapter.chosen(linears, body.get("target_modules") or [])
-    layers = [name for name in layers if not family.within(name, found)]
-    shapes = swapped.places(model, found, tensors)
+    return [name for name in layers if not family.within(name, found)]
+
+
+def refuse(folder, body, layers, found, linears, tensors, more) -> None:  # type: ignore[no-untyped-def]
+    """Raises InputError `adapter.mismatch` where the file's tensors are not those of these layers, and `more`."""
+    shapes = dict(more)
     for name in layers:
         inside, outside = sides(linears[name])
         shapes |= {adapter.key(name, "A"): (body["r"], inside), adapter.key(name, "B"): (outside, body["r"])}
         shapes |= {f"{adapter.PREFIX}{name}{family.MAGNITUDE}": (outside,)} if found.dora else {}
-    adapter.refuse_mismatch(shapes, {name: tensor.shape for name, tensor in tensors.items()}, str(path))
+    here = {name: tensor.shape for name, tensor in tensors.items()}
+    adapter.refuse_mismatch(shapes, here, str(folder / adapter.WEIGHTS))
+
+
+def read(
+    parts: Parts, found: family.Layout, model: nn.Module, linears: dict[str, nn.Module]
+) -> tuple[dict[str, Change], list[swapped.Part]]:
+    """Layer -> what changes it, ready for use, for exactly the layers that the adapter's configuration names; and what
+    the adapter replaces besides."""
+    body, tensors, layers = parts.body, parts.tensors, targets(parts.body, found, linears)
+    refuse(parts.folder, body, layers, found, linears, tensors, swapped.places(model, found, tensors))
     weight = next(model.parameters())
     changes = {name: change(name, linears[name], tensors, found, weight) for name in layers}
     return changes, swapped.parts(model, found, tensors)
+
+
+def pair(name: str, tensors: dict[str, torch.Tensor], scale: float, dtype: torch.dtype) -> Pair:
+    """A and scale · Bᵀ of a layer."""
+    A, B = (tensors[adapter.key(name, matrix)].float() for matrix in "AB")
+    return A.to(dtype), (B * scale).t().contiguous().to(dtype)
+
+
+def moved(change: Change, like: torch.Tensor) -> Change:
+    """On the model's device."""
+    (A, B), gain = change
+    return (A.to(like.device), B.to(like.device)), gain if gain is None else gain.to(like.device)
 
 
 def change(
@@ -232,8 +304,8 @@ def change(
         lengths = dora.norms(weight, dora.squares(weight), (A, B), found.scale)
         gain = tensors[f"{adapter.PREFIX}{name}{family.MAGNITUDE}"].to(like.device).float() / lengths
         B = gain[:, None] * B
-    pair = A.to(like.dtype), (B * found.scale).t().contiguous().to(like.dtype)
-    return pair, None if gain is None else gain.to(like.dtype)
+    both = A.to(like.dtype), (B * found.scale).t().contiguous().to(like.dtype)
+    return both, None if gain is None else gain.to(like.dtype)
 
 
 def sides(layer: nn.Module) -> tuple[int, int]:
