@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.adapters import adapter_show as adapter_show
     from truetune.api.adapters import adapters_compare as adapters_compare
     from truetune.api.adapters import adapters_list as adapters_list
+    from truetune.api.arithmetic import adapter_compress as adapter_compress
+    from truetune.api.arithmetic import adapters_merge as adapters_merge
     from truetune.api.chat import chat as chat
     from truetune.api.chat import generate as generate
     from truetune.api.chat import open_run as open_run
@@ -40,14 +42,21 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.doctor import doctor as doctor
     from truetune.api.evaluate import evaluate as evaluate
     from truetune.api.export import export as export
+    from truetune.api.library import models_info as models_info
+    from truetune.api.library import models_list as models_list
+    from truetune.api.library import models_remove as models_remove
     from truetune.api.memory import models_fit as models_fit
     from truetune.api.memory import suggest as suggest
+    from truetune.api.models import models_pull as models_pull
+    from truetune.api.models import models_search as models_search
     from truetune.api.prove import run_prove as run_prove
     from truetune.api.report import report as report
     from truetune.api.runs import receipt_show as receipt_show
     from truetune.api.runs import receipt_verify as receipt_verify
+    from truetune.api.runs import run_remove as run_remove
     from truetune.api.runs import run_show as run_show
     from truetune.api.runs import run_stop as run_stop
+    from truetune.api.runs import runs_compare as runs_compare
     from truetune.api.runs import runs_list as runs_list
     from truetune.api.status import status as status
     from truetune.api.train import preview as preview

@@ -36,9 +36,13 @@ VERBS = {
     "adapter_promote": "truetune.api.adapters",
     "adapter_rename": "truetune.api.adapters",
     "adapter_remove": "truetune.api.adapters",
+    "adapters_merge": "truetune.api.arithmetic",
+    "adapter_compress": "truetune.api.arithmetic",
     "runs_list": "truetune.api.runs",
     "run_show": "truetune.api.runs",
     "run_stop": "truetune.api.runs",
+    "run_remove": "truetune.api.runs",
+    "runs_compare": "truetune.api.runs",
     "run_prove": "truetune.api.prove",
     "receipt_show": "truetune.api.runs",
     "receipt_verify": "truetune.api.runs",
@@ -46,6 +50,11 @@ VERBS = {
     "status": "truetune.api.status",
     "suggest": "truetune.api.memory",
     "models_fit": "truetune.api.memory",
+    "models_info": "truetune.api.library",
+    "models_list": "truetune.api.library",
+    "models_pull": "truetune.api.models",
+    "models_remove": "truetune.api.library",
+    "models_search": "truetune.api.models",
 }
 """Verb -> its module."""
 TOOLS = {"MemoryMonitor": "truetune.runs.monitor"}

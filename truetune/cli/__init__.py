@@ -39,7 +39,7 @@ VERBS = {
     "init": ("truetune.cli.init:command", "Write a commented train.yml for a model and data."),
     "config": ("truetune.cli.config:command", "Show, edit or describe a train.yml."),
     "dataset": ("truetune.cli.dataset:command", "Check, prepare, show and convert rows."),
-    "models": ("truetune.cli.models:command", "What of a model fits into which memory."),
+    "models": ("truetune.cli.models:command", "Search, pull, list and remove models; what fits where."),
     "adapters": ("truetune.cli.adapters:command", "Adapters by name and version: list, compare, promote."),
     "runs": ("truetune.cli.runs:command", "List, show, stop and prove runs."),
     "receipt": ("truetune.cli.receipt:command", "Show what a run learned from, or verify it."),

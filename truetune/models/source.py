@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from truetune.errors import InputError, UsageError
-from truetune.models import facts, gate, hub, weights
+from truetune.models import facts, gate, hub, pull, weights
 
 STARTER = Path(__file__).parent / "starter"
 PATH = re.compile(r"[/~]|\.\.?(/|$)")
@@ -51,7 +51,7 @@ class Source:
 def resolve(name: str, *, revision: str | None = None, folder: Path, token: str | None = None) -> Source:
     """Find and check a model. `folder` is train.yml's; relative paths start there.
 
-    Raises InputError: `model.missing`, `model.ambiguous`, what `check` raises, and what `hub.download` raises;
+    Raises InputError: `model.missing`, `model.ambiguous`, what `check` raises, and what `pull.pull` raises;
     UsageError `model.revision_of_folder`.
     """
     source = _find(name, revision, folder, token)
@@ -69,7 +69,7 @@ def resolve(name: str, *, revision: str | None = None, folder: Path, token: str 
 def described(name: str, *, revision: str | None = None, folder: Path, token: str | None = None) -> Path:
     """The folder of a model's config.json, for what can be told without weights: of a hub model that is not here
     nothing else is downloaded. Raises as `resolve`, but asks for no weights."""
-    found = _find(name, revision, folder, token, hub.config).folder
+    found = _find(name, revision, folder, token, pull.config).folder
     gate.refuse_files(found)
     gate.check(facts.config(found), found)
     return found
@@ -79,7 +79,7 @@ Fetch = Callable[[str, str | None, str | None], Path]
 """(name, revision, token) -> a folder of what the hub has."""
 
 
-def _find(name: str, revision: str | None, folder: Path, token: str | None, fetch: Fetch = hub.download) -> Source:
+def _find(name: str, revision: str | None, folder: Path, token: str | None, fetch: Fetch = pull.download) -> Source:
     if name == "starter":
         return Source(STARTER, name, "starter")
     if PATH.match(name):
