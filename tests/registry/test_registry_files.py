@@ -112,6 +112,7 @@ for folder in sorted(Path(sys.argv[1]).glob(f"{number}-*")):
     found = catalog.register(Run(folder), "shared")
     catalog.promote(found["address"], "staging")
     if int(folder.name.split("-")[1]) % 3 == 0:
+        catalog.promote(found["address"], None)
         catalog.remove(found["address"])
 """
 

@@ -99,7 +99,8 @@ def keep(found: Subject, rows: Material, document: dict[str, Any], out: str | Pa
 
     if found.run:
         path, stage = results.save(found, rows, document)
-        renew(found.run, listener)
+        if found.trained:
+            renew(found.run, listener)
         listener("saved", {"path": str(path), "receipt": stage})
     if out:
         results.write(Path(out), document)

@@ -20,10 +20,12 @@ def run_prove(
 
     Raises TrainingError where the proof could not be made, InputError and UsageError for the address.
     """
+    from truetune.runs import receipt
     from truetune.runs.find import find
     from truetune.train.prove import STEPS, prove
 
     found = find(wanted.address(run))
+    receipt.refuse_made(found)
     body = prove(found, steps or STEPS, watch)
     return {"id": found.id, "folder": str(found.folder)} | body
 

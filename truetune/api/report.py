@@ -12,12 +12,19 @@ from truetune.listener import Listener
 def report(run: Any = "last") -> Path:
     """Write finetune_report.md (its path is returned), finetune_report.html and the curves of a run in any state.
 
-    Raises InputError, UsageError for the address, ResourceError where the disk is full.
+    Raises InputError, UsageError for the address, UsageError `run.made`, ResourceError where the disk is full.
     """
     from truetune.report.write import write
+    from truetune.runs import receipt
     from truetune.runs.find import find
+    from truetune.runs.status import Status
 
-    return write(find(wanted.address(run)))
+    found = find(wanted.address(run))
+    receipt.refuse_made(found)
+    if Status.read(found).state == "running":
+        return write(found)
+    with found.lock():  # which clears what a crash has left
+        return write(found)
 
 
 def renew(run: Any, listener: Listener) -> None:

@@ -1,4 +1,4 @@
-"""The verbs about runs that stand: list, show, stop; the receipt and its verification."""
+"""The verbs about runs that stand: list, show, compare, stop, remove; the receipt and its verification."""
 
 from __future__ import annotations
 
@@ -52,6 +52,41 @@ def run_stop(run: Any = "last") -> dict[str, Any]:
         )
     found.request_stop()
     return {"id": found.id, "folder": str(found.folder), "state": state, "stop": "requested"}
+
+
+def runs_compare(one: Any, other: Any = "last") -> dict[str, Any]:
+    """{runs: [one, other], settings: {key: [of one, of the other]}, figures: {name: [of one, of the other]}}.
+
+    `settings` are those that differ, with the model and the sha256 of the data's files; `figures` all that either run
+    has: its state and steps, losses, tokens, memory. Raises InputError, UsageError for the addresses.
+    """
+    from truetune.runs.beside import figures, settings
+    from truetune.runs.find import find
+
+    both = [find(wanted.address(each)) for each in (one, other)]
+    return {
+        "runs": [{"id": run.id, "folder": str(run.folder)} for run in both],
+        "settings": settings(*both),
+        "figures": figures(*both),
+    }
+
+
+def run_remove(run: Any) -> dict[str, Any]:
+    """Take a run away for good, its registered adapters too: {id, folder, adapters: [address], bytes}.
+
+    Raises UsageError: `run.in_use` where a process works on it, `run.needed` where a run that is not finished went on
+    from it, `adapter.needed` where its adapter is in a stage or another one came from it. Nothing is removed then.
+    """
+    from truetune.registry.catalog import Catalog
+    from truetune.runs import removal
+    from truetune.runs.find import find
+
+    found, catalog = find(wanted.address(run)), Catalog()
+    size = removal.size(found)
+    with removal.held(found):
+        adapters = [] if catalog.empty else catalog.leave(found.folder)
+        removal.remove(found)
+    return {"id": found.id, "folder": str(found.folder), "adapters": adapters, "bytes": size}
 
 
 def receipt_show(run: Any = "last") -> dict[str, Any]:

@@ -16,13 +16,17 @@ from truetune.api.adapters import (
     adapters_compare,
     adapters_list,
 )
+from truetune.api.arithmetic import adapter_compress, adapters_merge
 from truetune.cli import common
 from truetune.cli.common import Output
 from truetune.cli.runs import moment
+from truetune.errors import UsageError
 
 SHOWN = 50
 """Adapters that are listed unless all are wanted."""
 MISSING = "—"
+FAR = 0.25
+"""Share of the weighted sum from which on a merge that lies so far from it is called coarse."""
 
 adapter_argument = click.argument("adapter", metavar="ADAPTER")
 
@@ -124,6 +128,90 @@ def remove(out: Output, adapter: str) -> None:
     found = adapter_remove(adapter)
     out.document({"adapter": found})
     out.print(f"{found['address']} is no longer registered; its files are still in {found['folder']}")
+
+
+@command.command()
+@click.argument("adapters", nargs=-1, metavar="ADAPTER ADAPTER ...")
+@click.option(
+    "--method",
+    default="cat",
+    metavar="METHOD",
+    help="cat (their weighted sum, ranks add up), svd (its largest parts), linear, ties or dare.",
+)
+@click.option("--weights", metavar="W,W,...", help="One of each, in their order; without, 1 / their number.")
+@click.option("--density", type=float, metavar="D", help="Share of the numbers that ties and dare keep (default: 0.5).")
+@click.option("--rank", type=int, metavar="R", help="Rank of the result of svd; without, the largest of theirs.")
+@click.option("--name", help="Its name; without one, the names of the adapters.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Of what dare leaves out.")
+@common.options
+def merge(
+    out: Output,
+    adapters: tuple[str, ...],
+    method: str,
+    weights: str | None,
+    density: float | None,
+    rank: int | None,
+    name: str | None,
+    seed: int,
+) -> None:
+    """Several adapters of one base into one, which is registered. ADAPTER is a name, a run, RUN:step-N or a folder.
+
+    cat and svd keep to the weighted sum of the changes; linear, ties and dare combine A and B apart, as PEFT does.
+    """
+    settings: dict[str, Any] = {"density": density, "rank": rank, "name": name, "seed": seed}
+    with out.progress.status("merging …"):
+        found = adapters_merge(adapters, method=method, weights=numbers(weights), **settings)
+    out.document(found)
+    figures = found["figures"]
+    out.print(f"{found['adapter']['address']}  {found['folder']}", style="bold")
+    out.print(f"rank {figures['rank']}; its change lies {figures['distance']:.2%} from the weighted sum of theirs")
+    if figures["distance"] > FAR:
+        out.note(f"note: {method} is an approximation, and here a coarse one; --method svd keeps to the weighted sum")
+    for text_ in found["notes"]:
+        out.note(f"note: {text_}")
+
+
+@command.command()
+@adapter_argument
+@click.option("--rank", type=int, metavar="R", help="Of the result; without, as it is.")
+@click.option("--dtype", default="f32", metavar="TYPE", help="Of the stored numbers: f32, bf16 or f16.")
+@click.option("--name", help="Its name; without one, it is the next version of the name that it has.")
+@common.options
+def compress(out: Output, adapter: str, rank: int | None, dtype: str, name: str | None) -> None:
+    """An adapter at a smaller rank, by the largest singular values of each layer, compared with the original.
+
+    ADAPTER may also be a run, RUN:step-N or a folder. With -v the share that each layer keeps.
+    """
+    with out.progress.status("compressing and comparing …"):
+        found = adapter_compress(adapter, rank=rank, dtype=dtype, name=name)
+    out.document(found)
+    out.print(f"{found['adapter']['address']}  {found['folder']}", style="bold")
+    out.table(["", ""], shrunk(found["figures"]))
+    if out.verbose:
+        out.table(["layer", "kept"], [(layer, f"{share:.2%}") for layer, share in found["layers"].items()])
+
+
+def shrunk(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `compress` shows, label and text."""
+    return [
+        ("kept", f"{figures['energy']:.2%} of the layers' change on average, {figures['energy_min']:.2%} at least"),
+        ("apart", f"{figures['relative']:.2%} of the change, rounding included"),
+        ("KL", f"{figures['kl']:.2g} nats from the original; {figures['top1']:.1%} of the likeliest tokens the same"),
+        ("bytes", f"{figures['bytes']:,} of {figures['bytes_before']:,}"),
+    ]
+
+
+def numbers(text: str | None) -> list[float] | None:
+    """`0.7,0.3`. Raises UsageError."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"{text!r} are no numbers",
+            code="usage.bad_value",
+            where="--weights",
+            hint="Write one of each adapter: --weights 0.7,0.3",
+        ) from None
 
 
 def line(found: dict[str, Any]) -> tuple[str, ...]:

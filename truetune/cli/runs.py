@@ -1,7 +1,8 @@
-"""`ft runs`: the runs there are, one of them in full, and how to stop it."""
+"""`ft runs`: the runs there are, one of them in full, two beside each other, and how to stop or remove one."""
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from typing import Any
 
@@ -9,14 +10,15 @@ import click
 
 from truetune.api import load
 from truetune.api.prove import differing
-from truetune.api.runs import run_show, run_stop, runs_list
-from truetune.cli import common
+from truetune.api.runs import run_remove, run_show, run_stop, runs_compare, runs_list
+from truetune.cli import common, visible
 from truetune.cli.common import Output
+from truetune.errors import UsageError
 
 
 @click.group()
 def command() -> None:
-    """List, show, stop and prove runs. A run is its id, a unique prefix, a path, or `last`."""
+    """List, show, compare, stop, prove and remove runs. A run is its id, a unique prefix, a path, or `last`."""
 
 
 @command.command("list")
@@ -70,6 +72,62 @@ def prove(out: Output, run: str, steps: int | None) -> None:
     out.print("identical", style="bold green")
     out.print(f"  killed after step {killed['after_step']} of {proven['steps']}, resumed from {killed['resumed_from']}")
     out.print(f"  compared: {', '.join(proven['compared'])}")
+
+
+@command.command()
+@click.argument("run", metavar="RUN", shell_complete=common.complete_run)
+@click.argument("other", default="last", metavar="[OTHER]", shell_complete=common.complete_run)
+@common.options
+def compare(out: Output, run: str, other: str) -> None:
+    """Two runs beside each other: settings that differ, and the figures of both. OTHER is by default the last one."""
+    found = runs_compare(run, other)
+    out.document(found)
+    names = [each["id"] for each in found["runs"]]
+    rows = [(key, said(pair[0]), said(pair[1])) for key, pair in sorted(found["settings"].items())]
+    if rows:
+        out.table(["settings that differ", *names], rows)
+    else:
+        out.print("Model, data and all settings are the same.")
+    out.print("")
+    out.table(["figures", *names], [(key, said(one), said(two)) for key, (one, two) in found["figures"].items()])
+
+
+@command.command()
+@click.argument("run", metavar="RUN", shell_complete=common.complete_run)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common.options
+def remove(out: Output, run: str, yes: bool) -> None:
+    """Delete a run's folder for good, checkpoints, exports and all; its adapter leaves the registry.
+
+    Refused while a process works on it, while its adapter is in a stage, and where another one came from it.
+    """
+    found = run_show(run)
+    if not yes:
+        confirm(out, found["folder"])
+    gone = run_remove(found["folder"])
+    out.document(gone)
+    left = f", and {', '.join(gone['adapters'])} from the registry" if gone["adapters"] else ""
+    out.print(f"{gone['id']} is deleted ({gone['bytes']:,} bytes){left}")
+
+
+def confirm(out: Output, folder: str) -> None:
+    """Ask a person. Raises UsageError where there is none to ask, or the answer is no."""
+    if out.json or not sys.stdin.isatty():
+        why, hint = "it would delete the run, and there is nobody to ask", "Add --yes."
+    elif click.confirm(f"Delete {visible(folder)} for good?", default=False, err=True):
+        return
+    else:
+        why, hint = "nothing was deleted", "Answer y, or add --yes."
+    raise UsageError(why, code="usage.not_confirmed", where=folder, hint=hint)
+
+
+def said(value: Any) -> str:
+    """A setting or a figure in a cell."""
+    if value is None:
+        return "—"
+    if isinstance(value, list):
+        return ", ".join(map(said, value))
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 
 def details(found: dict[str, Any]) -> list[tuple[str, str]]:

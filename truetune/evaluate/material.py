@@ -76,7 +76,7 @@ def gather(
     if data:
         prepared = of_files(subject, data, folder or Path(), columns)
         return material(prepared, prepared.train, limit, learned(subject), subject.objective, held_out=False)
-    if subject.run is None:
+    if subject.run is None or not subject.trained:
         raise UsageError(
             "it has no run that held rows out to measure on",
             code="evaluate.no_data",
@@ -169,7 +169,7 @@ OTHER = ("data.no_column", "data.unknown_format", "data.no_rows")
 
 def like_training(subject: Subject, files: Data, more: Sequence[str] = ()) -> Data:
     """The files under the settings of the subject's training."""
-    if subject.run is None:
+    if subject.run is None or not subject.trained:
         return files
     written = Config.model_validate(subject.run.resolved["written"]).data
     return files.model_copy(update={name: getattr(written, name) for name in (*TREATED, *more)})
@@ -254,7 +254,7 @@ def shape(report: Mapping[str, Any]) -> Format:
 
 def learned(subject: Subject) -> Collection[bytes] | None:
     """Digests of the rows that the subject's run was trained on; None where that cannot be known."""
-    if subject.run is None:
+    if subject.run is None or not subject.trained:
         return None
     try:
         prepared = reopen(subject.run).prepared

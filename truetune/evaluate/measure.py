@@ -76,7 +76,7 @@ def side(
         sums = score(voice, material, tuned, tell)
     else:
         now = compared(voice, material, listener, name) if tuned else base
-        resolved = voice.subject.run.resolved if voice.subject.run else None
+        resolved = voice.subject.run.resolved if voice.subject.run and voice.subject.trained else None
         sums = preference.sums(preference.settings(resolved, material.items[0]), material.items, now, base)
     replies: list[Reply | None] = [None] * len(material.items)
     if sampling and material.task != "text":
@@ -170,7 +170,7 @@ def warnings(voice: Voice, material: Material, sampling: Sampling | None, found:
     data = material.data
     if data["contaminated"]:
         told.append(learned(data["contaminated"], data["rows"]))
-    if data["contaminated"] is None and voice.subject.run:
+    if data["contaminated"] is None and voice.subject.trained:
         told.append("the data of the training has moved or changed: none can tell whether these rows were trained on")
     if data["left_out"]:
         lost = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in data["left_out"].items())

@@ -124,7 +124,7 @@ def save(subject: Subject, material: Material, result: dict[str, Any]) -> tuple[
     path = subject.run.folder / "eval" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     durable.write_json(path, result)
-    if receipt.digest(subject.run, "train") is None:
+    if receipt.digest(subject.run, receipt.MADE if receipt.is_made(subject.run) else "train") is None:
         return path, None
     stage = f"{receipt.EVALUATE}{name}"
     receipt.write(subject.run, stage, proof(subject.run, subject, path, result))

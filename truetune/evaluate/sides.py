@@ -35,7 +35,7 @@ def check_count(count: int) -> None:
 def held_out(subject: Subject, count: int) -> Rows:
     """The first held-out rows of the subject's run. Raises UsageError, InputError (`generation.no_rows`), and what
     `reopen` raises where the data has changed."""
-    if subject.run is None or not subject.tuned:
+    if subject.run is None or not subject.tuned or not subject.trained:
         raise UsageError(
             f"{subject.name} is no run, so there are no rows of its own to ask",
             code="generation.no_rows",

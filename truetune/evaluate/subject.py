@@ -66,6 +66,11 @@ class Subject:
         return str(self.run.resolved["config"]["training"]["objective"]) if self.run else "sft"
 
     @property
+    def trained(self) -> bool:
+        """Whether a run of ours trained it, on rows that the run names; one merged from others has none."""
+        return self.run is not None and not receipt.is_made(self.run)
+
+    @property
     def scores(self) -> bool:
         """Whether it gives scores instead of words."""
         return objectives.of(self.objective).scores
@@ -202,6 +207,8 @@ def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
     resolved = run.resolved
     base = Source(**{**resolved["model"], "folder": Path(resolved["model"]["folder"])})
     check_base(run, base)
+    if receipt.is_made(run):
+        return of_made(run, base)
     config = Config.model_validate(resolved["written"])
     encode = added.extended(tokenizer.load(base.folder), resolved.get("new_tokens", ()))
     chat = objectives.of(resolved["config"]["training"]["objective"]).rows in CHATS
@@ -221,6 +228,24 @@ def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
         bits=method["bits"] if method["type"] == "qlora" else 0,
         run=run,
         step=step,
+    )
+
+
+def of_made(run: Run, base: Source) -> Subject:
+    """An adapter that was merged or compressed from others, with the tokenizer and template that it carries."""
+    place, resolved = run.folder / "adapter", run.resolved
+    encode = tokenizer.load(place if (place / "tokenizer.json").is_file() else base.folder)
+    carried, config = place / "chat_template.jinja", resolved["config"]
+    return Subject(
+        name=run.id,
+        base=base,
+        tokenizer=encode,
+        template=encode.custom(carried) if carried.is_file() else None,
+        adapter=place,
+        generation=config["generation"],
+        dtype=config["model"]["dtype"],
+        bits=config["method"]["bits"],
+        run=run,
     )
 
 

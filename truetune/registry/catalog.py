@@ -12,7 +12,7 @@ import difflib
 import re
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +114,20 @@ class Catalog:
     def remove(self, address: str) -> Adapter:
         """Take a version out; its files stay. Raises UsageError `adapter.needed` where something rests on it."""
 
-        def guard(connection: sqlite3.Connection, found: Adapter) -> None:
-            if found["stage"] == "production":
-                raise _needed(found, "it is in production", f"ft adapters promote {found['address']} --stage none")
-            twins = _select(connection, "WHERE content = ?", (found["content"],))
-            children = _children(connection, found["content"])
-            if children and len(twins) == 1:
-                names = ", ".join(child["address"] for child in children)
-                raise _needed(found, f"{names} went on from it", "remove what came from it first")
+        return self._about(address, {"event": "remove"}, _refuse_needed)
 
-        return self._about(address, {"event": "remove"}, guard)
+    def leave(self, folder: Path) -> list[str]:
+        """Take out every version whose run is in this folder, all or none; returns their addresses. Raises UsageError
+        `adapter.needed`."""
+        with self.journal.lock(), self.index.open() as connection:
+            places = {str(folder), str(folder.resolve())}
+            found = [each for each in _select(connection, "WHERE run = ?", (folder.name,)) if each["folder"] in places]
+            for each in found:
+                _refuse_needed(connection, each, found)
+            for each in found:
+                event = {"event": "remove", "time": time.time(), "name": each["name"], "version": each["version"]}
+                self.journal.add(event)
+        return [each["address"] for each in found]
 
     def lineage(self, address: str) -> dict[str, Any]:
         """{adapter, parents: [the same, or {folder, content} where it is not registered], children: [address]}."""
@@ -209,6 +213,18 @@ def _missing(connection: sqlite3.Connection, address: str) -> InputError:
     else:
         hint = "none is registered yet: every run that `ft train` finishes is"
     return InputError(f"there is no adapter `{address}`", code="adapter.missing", where="", hint=hint)
+
+
+def _refuse_needed(connection: sqlite3.Connection, found: Adapter, beside: Sequence[Adapter] = ()) -> None:
+    """A version in a stage, or the last one of a content that others came from. `beside` go as well."""
+    if found["stage"]:
+        raise _needed(found, f"it is in {found['stage']}", f"ft adapters promote {found['address']} --stage none")
+    going = {each["address"] for each in (found, *beside)}
+    twins = _select(connection, "WHERE content = ?", (found["content"],))
+    children = [each for each in _children(connection, found["content"]) if each["address"] not in going]
+    if children and all(twin["address"] in going for twin in twins):
+        names = ", ".join(child["address"] for child in children)
+        raise _needed(found, f"{names} went on from it", "remove what came from it first")
 
 
 def _key(found: Adapter) -> Key:

@@ -24,18 +24,20 @@ def describe(run: Run) -> dict[str, Any]:
     """JSON-ready: run, folder, result, content, base, data, objective, method, parents, scores, receipt.
 
     `content` is `digest_of` the result's files as the training has hashed them, `parents` names what it went on from
-    by its content, and `receipt` is the digest of the train receipt. Raises InputError `run.unfinished`.
+    or was made of by its content, and `receipt` is the digest of the train receipt (`made`, where nothing was trained).
+    Raises InputError `run.unfinished`.
     """
     stages = receipt.read(run)
+    last = receipt.MADE if receipt.MADE in stages else "train"
     result = next((name for name in RESULTS if (run.folder / name).is_dir()), None)
-    if result is None or "train" not in stages:
+    if result is None or last not in stages:
         raise InputError(
             "this run is not finished, so it has no adapter",
             code="run.unfinished",
             where=run.id,
             hint=f"Go on with it: ft train --from {run.id}.",
         )
-    train, measured, config = stages["train"], stages.get("eval", {}), run.resolved["config"]
+    train, measured, config = stages[last], stages.get("eval", {}), run.resolved["config"]
     base = train.get("base", {})
     return {
         "run": run.id,
@@ -46,9 +48,9 @@ def describe(run: Run) -> dict[str, Any]:
         "data": digest_of({each["path"]: each["sha256"] for each in stages.get("data", {}).get("inputs", ())}),
         "objective": config["training"]["objective"],
         "method": config["method"]["type"],
-        "parents": _parents(run, config["model"]["adapter"]),
+        "parents": _made_of(train) if last == receipt.MADE else _parents(run, config["model"]["adapter"]),
         "scores": {name: value for name, value in _scores(train, measured).items() if value is not None},
-        "receipt": receipt.digest(run, "train"),
+        "receipt": receipt.digest(run, last),
     }
 
 
@@ -90,6 +92,12 @@ def _parents(run: Run, adapter: str | None) -> list[dict[str, Any]]:
         return []
 
 
+def _made_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The adapters that one was merged or compressed from."""
+    known = ("folder", "content")
+    return [{"how": body["how"]} | {key: parent[key] for key in known} for parent in body["parents"]]
+
+
 def _scores(train: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
     held_out = {side: measured.get(side, {}).get("loss") for side in ("base", "tuned")}
-    return {"steps": train["steps"], "base_loss": held_out["base"], "eval_loss": held_out["tuned"]}
+    return {"steps": train.get("steps"), "base_loss": held_out["base"], "eval_loss": held_out["tuned"]}

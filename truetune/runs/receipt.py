@@ -4,6 +4,7 @@
        │        ├──► evaluate-NAME
        │        └──► export-ID
        └──► prove
+    made ──► evaluate-NAME, export-ID
 
     data   inputs [{path, resolved, sha256, bytes, rows}], rows by fate, tokens, files {relative: sha256}
     train  base {name, revision, folder, files}, files, supervised/examples {promised, counted}, grad_norm, …
@@ -11,6 +12,8 @@
     eval   rows, supervised, base/tuned {loss, perplexity}, checkpoint: as the training measured it
     evaluate-NAME  files {eval/NAME.json: sha256}, weights {relative: sha256}, inputs where they are not the run's own,
                    rows, contaminated, figures [{title, base, tuned}]: by `ft evaluate`, one per checkpoint and data
+    made   of an adapter that no training made, in place of data and train: how (merged, compressed), settings, base,
+           parents [{address, folder, content, files}], files, figures
 
 `truetune.runs.verify` recomputes them. The digest of the last one stands in the model card, because a chain that was
 rewritten as a whole agrees with itself.
@@ -22,18 +25,24 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from truetune.errors import InputError
+from truetune.errors import InputError, UsageError
 from truetune.runs import durable, jsonfile, known
 from truetune.runs.run import NAME, Run
 
 CHAIN = ("data", "train", "eval")
 PROVE = "prove"
+MADE = "made"
 EVALUATE = "evaluate-"
 """How the stages of `ft evaluate` begin."""
 
 
-def parent(stage: str) -> str | None:
-    """The stage before this one; evaluations and exports follow from the training, a proof from what it begins with."""
+def parent(stage: str, made: bool = False) -> str | None:
+    """The stage before this one; evaluations and exports follow from the training, a proof from what it begins with.
+    Of an adapter that was `made` of others they follow from that."""
+    if stage == MADE:
+        return None
+    if made:
+        return MADE
     if stage == PROVE:
         return "data"
     if stage in CHAIN:
@@ -49,12 +58,28 @@ def path(run: Run, stage: str) -> Path:
 
 def write(run: Run, stage: str, body: dict[str, Any]) -> str:
     """Write a stage's receipt durably, chained to its parent's; returns its digest (sha256 of its bytes, hex)."""
-    before = parent(stage)
+    before = parent(stage, is_made(run))
     link = digest(run, before) if before else None
     target = path(run, stage)
     durable.folder(target.parent)
     data = durable.write_json(target, {**body, "schema": 1, "stage": stage, "parent": link})
     return hashlib.sha256(data).hexdigest()
+
+
+def is_made(run: Run) -> bool:
+    """Whether no training made what the run holds: it was merged or compressed from others."""
+    return path(run, MADE).is_file()
+
+
+def refuse_made(run: Run) -> None:
+    """For what needs the rows and steps of a training. Raises UsageError `run.made`."""
+    if is_made(run):
+        raise UsageError(
+            "nothing was trained in this run: its adapter was made of others",
+            code="run.made",
+            where=run.id,
+            hint="Name one of those: `ft adapters show` has the lineage.",
+        )
 
 
 def digest(run: Run, stage: str) -> str | None:
@@ -68,7 +93,8 @@ def digest(run: Run, stage: str) -> str | None:
 def stages(run: Run) -> list[str]:
     """The stages that have a receipt: the chain first, then the others by name."""
     names = {file.stem for file in (run.folder / "receipts").glob("*.json") if NAME.fullmatch(file.stem)}
-    return [stage for stage in CHAIN if stage in names] + sorted(names.difference(CHAIN))
+    first = (MADE, *CHAIN)
+    return [stage for stage in first if stage in names] + sorted(names.difference(first))
 
 
 def read(run: Run) -> dict[str, dict[str, Any]]:

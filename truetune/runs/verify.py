@@ -66,6 +66,7 @@ def verify(
         items += _base(stage, body, base, watch)
         items += _files(run, stage, body, watch)
         items += _weights(run, stage, body, watch)
+        items += _parents(stage, body, watch)
         items += _sums(stage, body)
     items += _card(run, bodies)
     return items
@@ -81,7 +82,7 @@ def _body(run: Run, stage: str) -> dict[str, Any] | None:
 def _expected(run: Run, bodies: dict[str, Any]) -> Iterator[Item]:
     """Stages without a receipt: gone where the run is finished, not reached yet where it is not."""
     finished = Status.read(run).state == "finished"
-    for stage in receipt.CHAIN:
+    for stage in () if receipt.MADE in bodies else receipt.CHAIN:
         if stage in bodies:
             continue
         if finished and stage != "eval":
@@ -96,7 +97,7 @@ def _link(run: Run, stage: str, body: dict[str, Any] | None) -> Item:
         return Item(stage, "chain", "changed", "the receipt is no readable JSON")
     if body.get("stage") != stage:
         return Item(stage, "chain", "changed", f"the receipt says it is of stage {body.get('stage')}")
-    before = receipt.parent(stage)
+    before = receipt.parent(stage, receipt.is_made(run))
     if before is None:
         agrees = body.get("parent") is None
         return Item(stage, "chain", "ok" if agrees else "changed", "the first link")
@@ -141,6 +142,14 @@ def _weights(run: Run, stage: str, body: dict[str, Any], watch: Watch) -> Iterat
     """What was measured. Older checkpoints go as a run goes on: one that is gone fails nothing."""
     for name, expected in _dict(body.get("weights")).items():
         yield _compare(stage, name, run.folder / name, expected, watch, own=False)
+
+
+def _parents(stage: str, body: dict[str, Any], watch: Watch) -> Iterator[Item]:
+    """What it was made of: adapters of other runs, which may go."""
+    for number, parent in enumerate(map(_dict, _list(body.get("parents"))), 1):
+        for name, expected in _dict(parent.get("files")).items():
+            place = Path(str(parent.get("folder", ""))) / name
+            yield _compare(stage, f"parent {number}/{name}", place, expected, watch, own=False)
 
 
 def _compare(stage: str, name: str, place: Path, expected: Any, watch: Watch, *, own: bool, option: str = "") -> Item:
@@ -200,7 +209,8 @@ def _gradient(stage: str, smallest: Any) -> Item:
 
 def _card(run: Run, bodies: dict[str, Any]) -> list[Item]:
     """The digest in the model card is that of the last receipt of the chain: it anchors all before it."""
-    folder = next((name.split("/")[0] for name in _dict((bodies.get("train") or {}).get("files")) if "/" in name), None)
+    last = bodies.get("train") or bodies.get(receipt.MADE) or {}
+    folder = next((name.split("/")[0] for name in _dict(last.get("files")) if "/" in name), None)
     if folder is None:
         return []
     name = f"{folder}/README.md"
@@ -210,7 +220,7 @@ def _card(run: Run, bodies: dict[str, Any]) -> list[Item]:
         match = None
     if match is None:
         return [Item("card", name, "absent", "no line `receipt: sha256:…` in the model card", own=False)]
-    digests = {receipt.digest(run, stage): stage for stage in receipt.CHAIN[1:] if stage in bodies}
+    digests = {receipt.digest(run, stage): stage for stage in (*receipt.CHAIN[1:], receipt.MADE) if stage in bodies}
     stage = digests.get(match[1])
     if stage is None:
         return [Item("card", name, "changed", "the model card names another receipt")]
