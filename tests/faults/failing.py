@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,17 @@ class Failing(Disk):
         """What was asked so far: the operation, and the name of its file."""
         self.names: dict[int, str] = {}
         self.safe: dict[Path, int] = {}
+        self.counting = threading.Lock()
 
     def through(self, name: str, *args: Any) -> Any:
         """The operation, with what happens at this one."""
         if self.dead:
             raise Killed
-        self.count += 1
-        self.done.append((name, args[0].name if isinstance(args[0], Path) else self.names.get(args[0], "")))
-        if self.count != self.moment:
+        with self.counting:  # checkpoints are written by a thread of their own
+            self.count += 1
+            struck = self.count == self.moment
+            self.done.append((name, args[0].name if isinstance(args[0], Path) else self.names.get(args[0], "")))
+        if not struck:
             return getattr(super(), name)(*args)
         self.struck = name
         if self.action in ("EIO", "ENOSPC"):

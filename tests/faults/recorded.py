@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -42,35 +44,53 @@ class Entry:
     note: Any = None
 
 
+def alone(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """One operation at a time: the checkpoints are written by a thread of their own."""
+
+    @wraps(operation)
+    def locked(self: Recorder, *args: Any) -> Any:
+        with self.lock:
+            return operation(self, *args)
+
+    return locked
+
+
 class Recorder(Disk):
     """Writes down every operation below `root`, and by comparing what others wrote there in between."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.entries, self.numbers = root, list[Entry](), itertools.count(1)
+        self.lock = threading.RLock()
         self.tree, self.handles = Node(0), dict[int, Path]()
 
+    @alone
     def acknowledge(self, note: Any) -> None:
         self.look()
         self.entries.append(Entry("ack", note=note))
 
+    @alone
     def create(self, path: Path) -> int:
         handle = super().create(path)
         self.handles[handle] = path
         return handle
 
+    @alone
     def extend(self, path: Path) -> int:
         handle = super().extend(path)
         self.handles[handle] = path
         return handle
 
+    @alone
     def write(self, handle: int, data: memoryview) -> int:
         done = super().write(handle, data)
         self.look()
         return done
 
+    @alone
     def flush(self, handle: int) -> None:
         self.synced(self.handles[handle])
 
+    @alone
     def sync(self, path: Path) -> None:
         path.stat()  # raises where it is missing
         self.synced(path)
@@ -80,6 +100,7 @@ class Recorder(Disk):
         if node := self.at(path):
             self.entries.append(Entry("sync", node.number))
 
+    @alone
     def rename(self, source: Path, target: Path) -> None:
         self.look()
         super().rename(source, target)
@@ -88,6 +109,7 @@ class Recorder(Disk):
             self.entries.append(Entry("move", after.number, target.name, before.number, source.name))
         self.look()
 
+    @alone
     def link(self, source: Path, target: Path) -> None:
         self.look()
         super().link(source, target)
@@ -96,10 +118,15 @@ class Recorder(Disk):
             folder.names[target.name] = node
             self.entries.append(Entry("add", folder.number, target.name, node.number))
 
+    @alone
     def unlink(self, path: Path) -> None:
         self.look()
         super().unlink(path)
         self.look()
+
+    @alone
+    def discard(self, folder: Path) -> None:
+        super().discard(folder)
 
     def at(self, path: Path) -> Node | None:
         if not path.is_relative_to(self.root):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from truetune.config import Amount, Cadence
 from truetune.data.example import Example
 from truetune.data.steps import Steps
 from truetune.engines import base
-from truetune.engines.base import EngineSpec, LossSum, Plan, StepResult, Usage
+from truetune.engines.base import EngineSpec, LossSum, Plan, Snapshot, StepResult, Usage
 from truetune.listener import Listener, unheard
 from truetune.runs import durable
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
@@ -42,8 +43,8 @@ class Small:
 
     spec = EngineSpec(Path())
 
-    def __init__(self) -> None:
-        self.token_budget = 64
+    def __init__(self, token_budget: int = 64) -> None:
+        self.token_budget = token_budget
         self.weights, self.momentum = np.ones(24), np.zeros(24)
         self.draws = np.random.Generator(np.random.PCG64(5))
 
@@ -63,7 +64,13 @@ class Small:
         return LossSum(error * plan.denominator, plan.denominator, plan.tokens, 1)
 
     def wanted(self, plan: Plan) -> NDArray[np.float64]:
-        return sum(np.cos(np.arange(24) * example.row) for example in plan.examples) / len(plan.examples)
+        parts = ([plan.examples[place] for place in part] for part in plan.micro_batches)
+        found: NDArray[np.float64] = sum(map(self._loss, parts)) / len(plan.examples)  # type: ignore[operator]
+        return found
+
+    def _loss(self, examples: Sequence[Example]) -> NDArray[np.float64]:
+        """A micro-batch's part."""
+        return np.asarray(sum(np.cos(np.arange(24) * example.row) for example in examples))
 
     def changed(self) -> tuple[int, int]:
         return int((self.weights != 1).any()), 1
@@ -72,10 +79,13 @@ class Small:
         return Usage(0, 0, 0)
 
     def save(self, folder: Path) -> None:
-        durable.create(folder / KEPT[0], save({"weights": self.weights}))
-        durable.create(folder / KEPT[1], save({"momentum": self.momentum}))
-        durable.create(folder / KEPT[2], save({name: halves(self.counter[name]) for name in ("state", "inc")}))
-        durable.create(folder / KEPT[3], BASE)
+        self.snapshot().write(folder)
+
+    def snapshot(self) -> Snapshot:
+        counter = {name: halves(self.counter[name]) for name in ("state", "inc")}
+        tensors = [{"weights": self.weights}, {"momentum": self.momentum}, counter]
+        data = [*map(save, tensors), BASE]
+        return Snapshot(tuple(partial(put, name, each) for name, each in zip(KEPT, data, strict=True)))
 
     def restore(self, folder: Path) -> None:
         self.weights = load_file(folder / KEPT[0])["weights"]
@@ -87,6 +97,10 @@ class Small:
     def counter(self) -> dict[str, int]:
         """The two numbers of 128 bits in which the generator stands."""
         return dict(self.draws.bit_generator.state["state"])
+
+
+def put(name: str, data: bytes, folder: Path) -> None:
+    durable.create(folder / name, data)
 
 
 def halves(number: int) -> NDArray[np.uint64]:

@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import truetune as ft
+from truetune.engines.base import Snapshot
 from truetune.runs import durable
 from truetune.runs.disk import Disk
+from truetune.train import loop
 from truetune.train.loop import Loop
 
 CADENCE = 100
@@ -51,32 +53,59 @@ class Timed(Disk):
         self.seconds += time.monotonic() - began
 
 
-def saving(room: Path, steps: int = 60) -> dict[str, Any]:
-    """Seconds of a step and of a save, medians, and what saving costs at the default cadence."""
-    disk, saves, real, before = Timed(), list[tuple[float, float]](), Loop.save, durable.disk
+def saving(room: Path, steps: int = 60, *, beside: bool = True) -> dict[str, Any]:
+    """What saving costs at the default cadence: the seconds for which it holds the loop up, and by how much the steps
+    are slower beside which a checkpoint is written. Without `beside` it is written before the next step."""
+    disk, held, written, watched = Timed(), list[float](), list[float](), Watched()
+    before = durable.disk, Loop.save, Loop.write, Loop.take, loop.snapshot
 
-    def save(loop: Loop) -> None:
-        began, synced = time.monotonic(), disk.seconds
-        real(loop)
-        saves.append((time.monotonic() - began, disk.seconds - synced))
+    def timed(real: Callable[..., Any], into: list[float]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            began = time.monotonic()
+            try:
+                return real(*args)
+            finally:
+                into.append(time.monotonic() - began)
 
-    times: list[float] = []
-    durable.disk, Loop.save = disk, save  # type: ignore[method-assign]
+        return call
+
+    durable.disk, Loop.save, Loop.write = disk, timed(Loop.save, held), timed(Loop.write, written)  # type: ignore[method-assign]
+    Loop.take = watched.around(Loop.take)  # type: ignore[method-assign]
+    if not beside:
+        loop.snapshot = lambda engine: Snapshot((engine.save,), copied=False)
     try:
-        run = ft.train(settings(room, steps))
-        times = [row["time"] for row in run.metrics("train")]
+        ft.train(settings(room, steps))
     finally:
-        durable.disk, Loop.save = before, real  # type: ignore[method-assign]
-    taken = [after - first for place, (first, after) in enumerate(pairwise(times), 1) if place % 5]
-    step, whole, synced = median(taken), median(each[0] for each in saves), median(each[1] for each in saves)
+        durable.disk, Loop.save, Loop.write, Loop.take, loop.snapshot = before  # type: ignore[method-assign]
+    step = median(watched.alone)
+    slowed = max(0.0, sum(seconds - step for seconds in watched.beside)) / len(written)
+    whole = median(held) + slowed
     share = whole / (CADENCE * step + whole)
     return {
         "seconds_of_a_step": round(step, 4),
-        "seconds_of_a_save": round(whole, 4),
-        "share_of_syncs": round(synced / whole, 2),
+        "seconds_of_a_save": round(median(written), 4),
+        "of_which_the_loop_waits": round(median(held), 4),
+        "by_which_other_steps_are_slower": round(slowed, 4),
+        "share_of_syncs": round(disk.seconds / sum(written), 2),
         "share_of_the_run": round(share, 5),
         "wrong": [] if share <= 0.02 else [f"saving takes {share:.1%} of the run"],
     }
+
+
+class Watched:
+    """Seconds of steps, alone and while a checkpoint was being written."""
+
+    def __init__(self) -> None:
+        self.alone, self.beside = list[float](), list[float]()
+
+    def around(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def take(this: Loop, *args: Any) -> Any:
+            into, began = self.beside if this.saver.thread.is_alive() else self.alone, time.monotonic()
+            done = real(this, *args)
+            into.append(time.monotonic() - began)
+            return done
+
+        return take
 
 
 def cold(count: int, room: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from truetune.engines.base import Method
+from truetune.engines.base import Method, Part
 from truetune.engines.prompts import PROMPTS
 from truetune.errors import InputError, UsageError
 from truetune.models import gate, header
@@ -72,6 +72,11 @@ def config(
 
 def write_config(folder: Path, body: dict[str, Any]) -> None:
     (folder / CONFIG).write_text(json.dumps(body, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def config_part(body: dict[str, Any]) -> Part:
+    """What writes this configuration into a folder."""
+    return lambda folder: write_config(folder, body)
 
 
 def read_config(folder: Path, kinds: Collection[str] = ("LORA",)) -> dict[str, Any]:

@@ -7,7 +7,7 @@ the tokens' weights, or the number of rows), so how an engine cuts the step into
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -201,6 +201,37 @@ class Usage:
     limit: int
 
 
+Part = Callable[[Path], None]
+"""Writes one or more files into a folder."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds of an engine, as it was when the snapshot was taken."""
+
+    parts: tuple[Part, ...]
+    copied: bool = True
+    """Whether it is a copy, so that training may go on before it is written."""
+
+    def write(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
+        """Into an existing folder: the files of `TrainEngine.save`. `check` is called before each, and may raise."""
+        for part in self.parts:
+            check()
+            part(folder)
+
+
+def write(parts: Iterable[Part], folder: Path) -> None:
+    """Every part into an existing folder."""
+    for part in parts:
+        part(folder)
+
+
+def snapshot(engine: TrainEngine) -> Snapshot:
+    """Of any engine: one that cannot copy itself is written before it goes on."""
+    taken = getattr(engine, "snapshot", None)
+    return taken() if taken else Snapshot((engine.save,), copied=False)
+
+
 class TrainEngine(Protocol):
     """One model on one device (or one share of them) that can take steps.
 
@@ -242,6 +273,11 @@ class TrainEngine(Protocol):
 
     def save(self, folder: Path) -> None:
         """Parameters, optimizer and RNG into an existing folder: safetensors and JSON."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """What `save` writes, copied into the host's memory; a thread writes it while training goes on. Where that
+        memory does not hold it, it is no copy. An engine that is brought in may lack this verb."""
         ...
 
     def restore(self, folder: Path) -> None:

@@ -10,8 +10,17 @@ from typing import Any, TypeVar
 
 from truetune.config import Cadence
 from truetune.data.example import Example
-from truetune.engines.base import LossSum, NotFinite, OutOfMemory, Plan, StepResult, TrainEngine
-from truetune.errors import InputError, ResourceError, TrainingError
+from truetune.engines.base import (
+    LossSum,
+    NotFinite,
+    OutOfMemory,
+    Plan,
+    Snapshot,
+    StepResult,
+    TrainEngine,
+    snapshot,
+)
+from truetune.errors import Forced, InputError, ResourceError, TrainingError
 from truetune.listener import Listener
 from truetune.runs import durable
 from truetune.runs.checkpoints import Checkpoints
@@ -23,6 +32,7 @@ from truetune.train.guards import Guards
 from truetune.train.plan import Course, Due
 from truetune.train.reading import Reader
 from truetune.train.samples import Samples, chosen
+from truetune.train.saver import Saver
 from truetune.train.state import State
 from truetune.train.stops import Stops
 
@@ -75,7 +85,9 @@ class Loop:
         self.checkpoints = Checkpoints(run)
         self.signals = Stops(run)
         self.guards = Guards(run.id)
+        self.saver = Saver()
         self.saved: dict[str, Any] = {}
+        """The state of the last checkpoint, which may still be on its way to the disk."""
         self.owes_save = False
         self.figures: dict[str, float] = {}
         self.beat = 0.0
@@ -86,14 +98,21 @@ class Loop:
     def fit(self) -> str:
         """Train. Returns why it ended: `done`, `early` (stopping), or the reason of a stop."""
         with self.signals:
-            reason = self.refer() if self.compares else ""
-            while not reason:
-                if self.state.owes_evaluation:
-                    self.evaluate()
-                reason = self.signals.reason() or self.ended()
-                if not reason:
-                    self.step()
-            self.save()
+            try:
+                reason = self.refer() if self.compares else ""
+                while not reason:
+                    if self.state.owes_evaluation:
+                        self.evaluate()
+                    reason = self.signals.reason() or self.ended()
+                    if not reason:
+                        self.step()
+                self.save()
+                self.settle()
+            except (Forced, KeyboardInterrupt):
+                self.saver.give_up()
+                raise
+            finally:
+                self.saver.join()
         return reason
 
     def refer(self) -> str:
@@ -187,6 +206,8 @@ class Loop:
 
     def look_around(self) -> None:
         """What is due after a step. A checkpoint that is due with an evaluation is saved after it."""
+        if self.saver.ended():
+            self.settle()
         now, last = time.monotonic(), self.state.step == self.course.total
         self.state.owes_evaluation = self.evaluation_due(self.state.step, now) or last
         self.owes_save = self.save_due(self.state.step, now)
@@ -230,25 +251,43 @@ class Loop:
             self.listener("sample", {"step": self.state.step} | row)
 
     def save(self) -> None:
-        """A checkpoint of this state, once; older ones beyond `keep` go."""
-        state, self.owes_save = self.state, False
-        if self.saved == state.to_json():
+        """Begin a checkpoint of this state, once; training goes on while a thread writes it."""
+        self.owes_save = False
+        if self.saved == self.state.to_json():
             return
+        self.settle()
         if text := self.guards.room(self.run.folder, next(iter(self.checkpoints.list()[-1:]), None)):
             self.listener("warning", {"text": text})
+        taken = snapshot(self.engine)
+        self.saved = self.state.to_json()
+        self.saver.start(self.state.step, partial(self.write, taken, self.saved))
+        if not taken.copied:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one, and tell that it is saved."""
+        step = self.saver.wait()
+        if step is not None:
+            self.tell("checkpoint", step, {})
+
+    def write(self, taken: Snapshot, state: dict[str, Any]) -> None:
+        """A checkpoint, on the disk when this returns; older ones beyond `keep` go."""
         for log in (self.metrics, self.samples.file):
             durable.settle(log.path)  # a checkpoint never stands without the lines of the steps before it
-        self.checkpoints.save(state.step, self.engine.save, state.to_json())
-        self.saved = state.to_json()
-        if self.rules.best and state.best_step == state.step and state.best_loss is not None:
-            self.checkpoints.mark_best(state.step, state.best_loss)
-        self.checkpoints.collect(self.rules.keep, state.best_step if self.rules.best else None)
-        self.record("checkpoint")
+        self.checkpoints.save(state["step"], partial(taken.write, check=self.saver.check), state)
+        best = state["best_step"] if self.rules.best else None
+        if best == state["step"] and state["best_loss"] is not None:
+            self.checkpoints.mark_best(best, state["best_loss"])
+        self.checkpoints.collect(self.rules.keep, best)
 
     def record(self, kind: str, **figures: Any) -> None:
+        """`tell` of this step."""
+        self.tell(kind, self.state.step, figures)
+
+    def tell(self, kind: str, step: int, figures: dict[str, Any]) -> None:
         """One line in metrics.jsonl, one call of the listener, and at most once a second the status."""
-        self.metrics.append(kind, self.state.step, **figures)
-        self.listener(kind, {"step": self.state.step, "steps": self.course.total} | figures)
+        self.metrics.append(kind, step, **figures)
+        self.listener(kind, {"step": step, "steps": self.course.total} | figures)
         names = {"train": ("loss", "lr", "tokens_per_second"), "eval": ("loss",)}.get(kind, ())
         prefix = "eval_" if kind == "eval" else ""
         self.figures |= {prefix + name: figures[name] for name in names}
@@ -263,6 +302,7 @@ class Loop:
             Status.update(self.run, **progress, figures=self.figures)
 
     def not_finite(self, what: str) -> TrainingError:
+        self.saver.join()
         kept = self.checkpoints.list()
         hint = f"The checkpoint of step {kept[-1].step} is whole. " if kept else ""
         return TrainingError(

@@ -14,7 +14,18 @@ from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
 from truetune.data.example import Example
-from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, StepResult, Usage, denominator
+from truetune.engines.base import (
+    EngineSpec,
+    LossSum,
+    NotFinite,
+    OutOfMemory,
+    Plan,
+    Snapshot,
+    StepResult,
+    Usage,
+    denominator,
+    write,
+)
 from truetune.engines.mlx import batch, blas, cores, device, head, lora, methods, model, objectives, optimizers, state
 from truetune.engines.mlx.adamw import Arrays, clip
 from truetune.engines.mlx.batch import Batch
@@ -23,6 +34,7 @@ from truetune.engines.mlx.forward import Forward
 from truetune.engines.mlx.pooled import Pool
 from truetune.engines.mlx.walk import Walk
 from truetune.engines.optimizers import rates
+from truetune.models import memory
 
 
 def open_engine(spec: EngineSpec) -> MlxEngine:
@@ -134,8 +146,14 @@ class MlxEngine:
         return {name: value.astype(dtype) if wide(name) else value for name, value in parameters.items()}
 
     def save(self, folder: Path) -> None:
-        self.adapted.save(folder, self.parameters)
-        state.save(folder, self.optimizer, self.key)
+        write(self.adapted.parts(self.parameters), folder)
+        write(state.parts(self.optimizer, self.key), folder)
+
+    def snapshot(self) -> Snapshot:
+        size = sum(value.nbytes for part in (self.parameters, self.optimizer.state()) for value in part.values())
+        if size > memory.available() // 2:
+            return Snapshot((self.save,), copied=False)
+        return Snapshot((*self.adapted.parts(self.parameters), *state.parts(self.optimizer, self.key)))
 
     def restore(self, folder: Path) -> None:
         self.parameters, self.key = state.restore(folder, self.optimizer, self.adapted.file, self.adapted.taken)

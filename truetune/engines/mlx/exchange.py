@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from truetune.engines import adapter
 from truetune.engines import family as families
-from truetune.engines.base import Method
+from truetune.engines.base import Method, write
 from truetune.engines.mlx import device, family, files, model, state
 from truetune.errors import InputError
 from truetune.models import gate, source
@@ -52,7 +52,7 @@ def to_mlx_lm(source: Path, target: Path) -> None:
     places = {f"{module}.{leaf}": peft_key(module, leaf) for module in modules for leaf in LEAVES[kind]}
     wanted = dict.fromkeys(places.values(), ())
     adapter.refuse_mismatch(wanted, dict.fromkeys(found, ()), str(source / adapter.WEIGHTS))
-    state.write(target / WEIGHTS, {name: found[place].T for name, place in places.items()})
+    state.part(WEIGHTS, {name: found[place].T for name, place in places.items()})(target)
     settings = {
         "rank": body["r"],
         "scale": layout.scale,
@@ -79,7 +79,7 @@ def from_mlx_lm(source: Path, target: Path, *, base: str = "") -> None:
         raise unsupported(odd[0] if leaves and odd else f"fine_tune_type {kind}", source)
     peft = peft_config(config, modules, base)
     weights = {peft_key(*split(name)): value.T.astype(mx.float32) for name, value in found.items()}
-    state.save_adapter(target, weights, peft)
+    write(state.adapter_parts(weights, peft), target)
 
 
 def unsupported(what: str, where: Path) -> InputError:

@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from truetune.data import objectives
 from truetune.engines import adapter, family
-from truetune.engines.base import EngineSpec
+from truetune.engines.base import EngineSpec, Part, write
 from truetune.engines.mlx import dora, files, inits, lora, model, state
 from truetune.engines.mlx.adamw import Arrays
 from truetune.engines.mlx.family import Layout
@@ -57,12 +57,12 @@ class Full:
         """The model without what was trained."""
         return nullcontext()
 
-    def save(self, folder: Path, values: Arrays) -> None:
-        """`file`, and beside it what makes a checkpoint an adapter that others load."""
-        state.write(folder / self.file, values)
+    def parts(self, values: Arrays) -> tuple[Part, ...]:
+        """What writes `file`, and beside it what makes a checkpoint an adapter that others load."""
+        return (state.part(self.file, values),)
 
     def taken(self, found: Arrays) -> Arrays:
-        """Undo `save`: parameters from the tensors of `file`. Raises KeyError, ValueError where they are others."""
+        """Undo `parts`: parameters from the tensors of `file`. Raises KeyError, ValueError where they are others."""
         return fitting(found, self.parameters)
 
     def export(self, folder: Path, values: Arrays) -> None:
@@ -154,11 +154,11 @@ class Lora:
                 found[A], found[B] = layer.parted(found[A], found[B])
         return {name: found[name] for name in self.current}
 
-    def save(self, folder: Path, values: Arrays) -> None:
-        self.export(folder, values)
+    def parts(self, values: Arrays) -> tuple[Part, ...]:
+        return state.adapter_parts(self.saved(values), self.config())
 
     def export(self, folder: Path, values: Arrays) -> None:
-        state.save_adapter(folder, self.saved(values), self.config())
+        write(self.parts(values), folder)
 
     def config(self) -> dict[str, Any]:
         """PEFT's configuration of what is trained."""

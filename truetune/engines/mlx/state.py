@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from truetune.engines import adapter
+from truetune.engines.base import Part
 from truetune.engines.mlx import files
 from truetune.engines.mlx.adamw import AdamW, Arrays
 from truetune.engines.mlx.optimizers import Rule
@@ -31,16 +32,16 @@ def fingerprints(parameters: Arrays) -> dict[str, str]:
     }
 
 
-def save(folder: Path, optimizer: AdamW | Rule, key: mx.array) -> None:
-    """What a checkpoint holds beside the parameters."""
-    write(folder / OPTIMIZER, optimizer.state() | {STEPS: mx.array(optimizer.steps, dtype=mx.int32)})
-    write(folder / RNG, {KEY: key})
+def parts(optimizer: AdamW | Rule, key: mx.array) -> tuple[Part, ...]:
+    """What writes what a checkpoint holds beside the parameters."""
+    state = optimizer.state() | {STEPS: mx.array(optimizer.steps, dtype=mx.int32)}
+    return part(OPTIMIZER, state), part(RNG, {KEY: key})
 
 
 def restore(
     folder: Path, optimizer: AdamW | Rule, file: str, taken: Callable[[Arrays], Arrays]
 ) -> tuple[Arrays, mx.array]:
-    """Undo `save`: the optimizer is set; returns parameters, which `taken` makes of the tensors of `file`, and key.
+    """Undo `parts`: the optimizer is set; returns parameters, which `taken` makes of the tensors of `file`, and key.
     Raises InputError `checkpoint.damaged`."""
     found, state = read(folder / file), read(folder / OPTIMIZER)
     try:
@@ -67,14 +68,14 @@ def refuse_other_shapes(found: Arrays, places: Arrays) -> None:
             raise ValueError(f"{name} is of another shape")
 
 
-def save_adapter(folder: Path, parameters: Arrays, peft: dict[str, Any]) -> None:
-    write(folder / adapter.WEIGHTS, parameters)
-    adapter.write_config(folder, peft)
+def adapter_parts(parameters: Arrays, peft: dict[str, Any]) -> tuple[Part, ...]:
+    """What writes an adapter."""
+    return part(adapter.WEIGHTS, parameters), adapter.config_part(peft)
 
 
 def save_model(folder: Path, parameters: Arrays, base: Path, *, writes: bool = True) -> None:
     """A whole model as transformers loads it: the base's config with the number type of these weights."""
-    write(folder / FULL, parameters)
+    part(FULL, parameters)(folder)
     config = json.loads((base / "config.json").read_text("utf-8"))
     config.pop("torch_dtype", None)
     text = json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True)
@@ -83,10 +84,11 @@ def save_model(folder: Path, parameters: Arrays, base: Path, *, writes: bool = T
         shutil.copyfile(base / "generation_config.json", folder / "generation_config.json")
 
 
-def write(path: Path, arrays: Arrays) -> None:
+def part(name: str, arrays: Arrays) -> Part:
+    """What writes these arrays into the file of this name, copied: later steps do not change it."""
     # safetensors writes the memory as it lies, and what was transposed lies otherwise.
     laid = {name: np.ascontiguousarray(np.array(value)) for name, value in arrays.items()}
-    save_file(laid, path, metadata={"format": "pt"})
+    return lambda folder: save_file(laid, folder / name, metadata={"format": "pt"})
 
 
 def read(path: Path) -> Arrays:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from truetune.data.example import Example
 from truetune.engines import adapter, base, family
-from truetune.engines.base import EngineSpec, LossSum, NotFinite, Plan, StepResult, Usage
+from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, Snapshot, StepResult, Usage
 from truetune.engines.torch import (
     answers,
     device,
@@ -32,6 +32,7 @@ from truetune.engines.torch.batch import Batch, pack, pad
 from truetune.engines.torch.forward import Forward
 from truetune.engines.torch.mean import Mean
 from truetune.engines.torch.noise import Noise
+from truetune.models import memory
 
 
 def open_engine(spec: EngineSpec) -> TorchEngine:
@@ -170,6 +171,13 @@ class TorchEngine:
 
     def save(self, folder: Path) -> None:
         state.save(folder, self.adapted, self.optimizer, self.rng, self.mean)
+
+    def snapshot(self) -> Snapshot:
+        size = state.size(self.adapted, self.optimizer, self.mean)
+        if hasattr(self.adapted, "snapshot") and size <= memory.available() // 2:
+            with suppress(OutOfMemory), device.running_out():
+                return state.snapshot(self.adapted, self.optimizer, self.rng, self.mean)
+        return Snapshot((self.save,), copied=False)
 
     def restore(self, folder: Path) -> None:
         self.rng = state.restore(folder, self.adapted, self.optimizer, self.mean)

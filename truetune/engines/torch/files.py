@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from truetune.engines.base import Part
 from truetune.models import header
 
 
@@ -28,6 +30,23 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], **beside: str) -> Non
     save_file(plain, path, {"format": "pt"})
     if beside:
         path.write_bytes(annotated(path.read_bytes(), beside))
+
+
+def part(name: str, tensors: Mapping[str, torch.Tensor], **beside: str) -> Part:
+    """What writes these tensors into the file of this name."""
+    return partial(_put, name, tensors, beside)
+
+
+def _put(name: str, tensors: Mapping[str, torch.Tensor], beside: Mapping[str, str], folder: Path) -> None:
+    write(folder / name, tensors, **beside)
+
+
+def held(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies in the host's memory, which later steps do not change."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
 
 
 def annotated(data: bytes, beside: Mapping[str, str]) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from truetune.engines.base import Part
 from truetune.engines.torch import files, methods
 
 FILE = "mean.safetensors"
@@ -62,9 +63,17 @@ class Mean:
 
     def save(self, folder: Path) -> None:
         if self.decay is not None:
-            own = {f"own.{name}": parameter for name, parameter in self.parameters.items()}
-            mean = {f"mean.{name}": value for name, value in self.values.items()}
-            files.write(folder / FILE, own | mean | {"steps": torch.tensor(self.steps)})
+            files.write(folder / FILE, self.tensors())
+
+    def snapshot(self) -> tuple[Part, ...]:
+        """What `save` writes, copied."""
+        return (files.part(FILE, files.held(self.tensors())),) if self.decay is not None else ()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The weights themselves, their mean, and the number of steps."""
+        own = {f"own.{name}": parameter for name, parameter in self.parameters.items()}
+        mean = {f"mean.{name}": value for name, value in self.values.items()}
+        return own | mean | {"steps": torch.tensor(self.steps)}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Undo `save`. Raises KeyError, ValueError for tensors of another shape."""

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from truetune.engines.base import Part, Snapshot
 from truetune.engines.torch import files, mean, optimizers
 from truetune.engines.torch.mean import Mean
 from truetune.engines.torch.methods import Adapted
@@ -41,8 +42,22 @@ def save(folder: Path, adapted: Adapted, optimizer: Optimizer, rng: dict, averag
     with average.shown():
         adapted.save(folder)
     average.save(folder)
-    save_file(moments(adapted.parameters, optimizer), folder / OPTIMIZER)
-    write_rng(folder / RNG, rng)
+    files.write(folder / OPTIMIZER, moments(adapted.parameters, optimizer))
+    generators(rng)(folder)
+
+
+def snapshot(adapted: Adapted, optimizer: Optimizer, rng: dict, average: Mean) -> Snapshot:
+    """What `save` writes, copied."""
+    with average.shown():
+        parts = adapted.snapshot()
+    kept = files.part(OPTIMIZER, files.held(moments(adapted.parameters, optimizer)))
+    return Snapshot((*parts, *average.snapshot(), kept, generators(rng)))
+
+
+def size(adapted: Adapted, optimizer: Optimizer, average: Mean) -> int:
+    """Bytes of the tensors of a checkpoint, about."""
+    parts = (adapted.parameters, moments(adapted.parameters, optimizer), average.tensors())
+    return sum(tensor.nbytes for part in parts for tensor in part.values())
 
 
 def restore(folder: Path, adapted: Adapted, optimizer: Optimizer, average: Mean) -> dict[str, torch.Tensor]:
@@ -68,7 +83,7 @@ def restore(folder: Path, adapted: Adapted, optimizer: Optimizer, average: Mean)
 def moments(parameters: dict, optimizer: Optimizer) -> dict[str, torch.Tensor]:
     """What the optimizer keeps of each parameter: `exp_avg.<name>`; a plain number as a tensor without dimensions."""
     return {
-        f"{kind}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        f"{kind}.{name}": torch.as_tensor(value).detach()
         for name, parameter in parameters.items()
         for kind, value in optimizer.state.get(parameter, {}).items()
         if kind not in CONSTANT
@@ -130,8 +145,9 @@ def set_rng(states: dict[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state_all([value for _, value in cuda][: torch.cuda.device_count()])
 
 
-def write_rng(path: Path, states: dict[str, torch.Tensor]) -> None:
-    """The engine's torch and CUDA states; Python's and NumPy's too, from which a library may draw."""
+def generators(states: dict[str, torch.Tensor]) -> Part:
+    """What writes the engine's torch and CUDA states, and Python's and NumPy's as they stand: libraries draw from
+    these."""
     kind, keys, position, gauss, cached = np.random.get_state()
     version, numbers, spare = random.getstate()
     others = {"numpy": [kind, int(position), int(gauss), float(cached)], "python": [version, spare]}
@@ -139,11 +155,11 @@ def write_rng(path: Path, states: dict[str, torch.Tensor]) -> None:
         "numpy.keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
         "python.numbers": torch.tensor(numbers, dtype=torch.int64),
     }
-    save_file(tensors, path, metadata={"others": json.dumps(others)})
+    return lambda folder: save_file(tensors, folder / RNG, {"others": json.dumps(others)})
 
 
 def read_rng(path: Path) -> dict[str, torch.Tensor]:
-    """Undo `write_rng`."""
+    """Undo `generators`."""
     with safe_open(path, framework="pt") as file:
         others = json.loads(file.metadata()["others"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

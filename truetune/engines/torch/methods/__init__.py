@@ -13,7 +13,7 @@ from torch import nn
 
 from truetune import plugins
 from truetune.engines import prompts
-from truetune.engines.base import EngineSpec
+from truetune.engines.base import EngineSpec, Part
 
 
 class Adapted(Protocol):
@@ -43,6 +43,10 @@ class Adapted(Protocol):
 
     def save(self, folder: Path) -> None:
         """`file`, and beside it what makes a checkpoint an adapter that others load."""
+        ...
+
+    def snapshot(self) -> tuple[Part, ...]:
+        """What `save` writes, copied. A method that is brought in may lack this."""
         ...
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from truetune.engines.base import EngineSpec
+from truetune.engines.base import EngineSpec, Part
 from truetune.engines.torch import files, methods
 from truetune.errors import UsageError
 
@@ -32,6 +32,9 @@ class Full:
 
     def save(self, folder: Path) -> None:
         files.write(folder / self.file, dict(self.model.named_parameters()))
+
+    def snapshot(self) -> tuple[Part, ...]:
+        return (files.part(self.file, files.held(dict(self.model.named_parameters()))),)
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
         methods.put(self.parameters, tensors)

@@ -15,7 +15,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOW
 from torch import nn
 
 from truetune.engines import adapter
-from truetune.engines.base import EngineSpec, Method
+from truetune.engines.base import EngineSpec, Method, Part, write
 from truetune.engines.torch import files, lora, methods
 from truetune.engines.torch.methods import prompt
 from truetune.errors import UsageError
@@ -58,9 +58,16 @@ class Ia3:
     def save(self, folder: Path) -> None:
         self.export(folder)
 
+    def snapshot(self) -> tuple[Part, ...]:
+        return self.parts(files.held(self.parameters))
+
     def export(self, folder: Path) -> None:
-        files.write(folder / adapter.WEIGHTS, self.parameters)
-        adapter.write_config(folder, prompt.config(self.peft.peft_config[prompt.NAME], self.spec))
+        write(self.parts(self.parameters), folder)
+
+    def parts(self, tensors: Mapping[str, torch.Tensor]) -> tuple[Part, ...]:
+        """What writes the adapter with these tensors."""
+        body = prompt.config(self.peft.peft_config[prompt.NAME], self.spec)
+        return files.part(adapter.WEIGHTS, tensors), adapter.config_part(body)
 
 
 def targets(model: nn.Module, method: Method) -> list[str]:

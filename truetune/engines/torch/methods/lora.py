@@ -12,7 +12,7 @@ from torch import nn
 
 from truetune.data import objectives
 from truetune.engines import adapter, family
-from truetune.engines.base import EngineSpec
+from truetune.engines.base import EngineSpec, Part, write
 from truetune.engines.torch import dora, files, inits, loftq, lora, tokens
 from truetune.engines.torch.whole import Whole, untie
 from truetune.errors import UsageError
@@ -108,10 +108,16 @@ class Lora:
     def save(self, folder: Path) -> None:
         self.export(folder)
 
+    def snapshot(self) -> tuple[Part, ...]:
+        return self.parts(files.held(self.saved()))
+
     def export(self, folder: Path) -> None:
+        write(self.parts(self.saved()), folder)
+
+    def parts(self, tensors: Mapping[str, torch.Tensor]) -> tuple[Part, ...]:
+        """What writes the adapter with these tensors."""
         beside = {packed.NOTE: str(self.spec.method.bits)} if self.spec.method.bits else {}
-        files.write(folder / adapter.WEIGHTS, self.saved(), **beside)
-        adapter.write_config(folder, self.config())
+        return files.part(adapter.WEIGHTS, tensors, **beside), adapter.config_part(self.config())
 
     def saved(self) -> dict[str, torch.Tensor]:
         """What the file holds: for the untouched base, so that an adapter which took a part of it gives that back."""

@@ -17,7 +17,7 @@ from peft import PeftConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuni
 from torch import nn
 
 from truetune.engines import adapter
-from truetune.engines.base import EngineSpec
+from truetune.engines.base import EngineSpec, Part, write
 from truetune.engines.prompts import ENCODED, LAYERED, PROMPTS
 from truetune.engines.torch import files, fronts, methods
 from truetune.errors import UsageError
@@ -76,10 +76,16 @@ class Prompt:
     def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
         methods.put(self.parameters, tensors)
 
+    def snapshot(self) -> tuple[Part, ...]:
+        made = files.held({fronts.TENSOR: self.model.get_prompt_embedding_to_save(NAME)})
+        return files.part(self.file, files.held(self.parameters)), *self.parts(made)
+
     def export(self, folder: Path) -> None:
-        made = self.model.get_prompt_embedding_to_save(NAME)
-        files.write(folder / adapter.WEIGHTS, {fronts.TENSOR: made})
-        adapter.write_config(folder, config(self.model.peft_config[NAME], self.spec))
+        write(self.parts({fronts.TENSOR: self.model.get_prompt_embedding_to_save(NAME)}), folder)
+
+    def parts(self, made: Mapping[str, torch.Tensor]) -> tuple[Part, ...]:
+        """What writes the adapter with these tensors."""
+        return files.part(adapter.WEIGHTS, made), adapter.config_part(config(self.model.peft_config[NAME], self.spec))
 
 
 def wrapped(model: nn.Module, spec: EngineSpec) -> nn.Module:
