@@ -1,11 +1,13 @@
-"""`make faults`: the long version of the harness. `--write` puts the figures into docs/evidence/faults.json.
+"""`make faults`: the long version of the harness, in parts. `--write` puts each part's figures into
+docs/evidence/faults.json as it ends; parts that the file holds for this commit are not run again.
 
-python tests/faults/every_fault.py [--scale 0.01] [--write]
+python tests/faults/every_fault.py [--scale 0.01] [--only PART …] [--estimate] [--write]
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -14,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import clocks
 import damaged
 import failing
 import power
@@ -26,11 +30,10 @@ import whole_runs
 
 ROOT = Path(__file__).parents[2]
 EVIDENCE = ROOT / "docs" / "evidence" / "faults.json"
-GOALS = {"disks after a cut": 10_000, "write faults": 2000, "full disks": 200, "damages": 10_000, "cold starts": 20}
-FORKED = {("kills", "torch"): 500, ("kills", "mlx"): 200, ("kills", "small"): 500, ("stops", "torch"): 100}
+Figures = dict[str, Any]
 
 
-def cuts(count: int, room: Path) -> dict[str, Any]:
+def cuts(count: int, room: Path) -> Figures:
     (room / "rec").mkdir()
     recording = power.record(room / "rec")
     each = max(1, count // len(recording.entries) * 2)
@@ -38,7 +41,7 @@ def cuts(count: int, room: Path) -> dict[str, Any]:
     return {"tried": done, "operations": len(recording.entries), "resumed_to_the_end": done // 20, "wrong": found}
 
 
-def faults(count: int, room: Path) -> dict[str, Any]:
+def faults(count: int, room: Path) -> Figures:
     """Each action at every operation, or at as many of them as asked for."""
     expected = small_run.result(small_run.start(room / "straight"))
     operations = len(failing.operations(room / "all"))
@@ -52,7 +55,7 @@ def faults(count: int, room: Path) -> dict[str, Any]:
     return {"tried": len(pairs[:count]), "operations": operations, "of": len(pairs), "wrong": wrong}
 
 
-def full(count: int, room: Path) -> dict[str, Any]:
+def full(count: int, room: Path) -> Figures:
     expected = small_run.result(small_run.start(room / "straight"))
     wrong, ends = [], 0
     for number in range(count):
@@ -63,58 +66,132 @@ def full(count: int, room: Path) -> dict[str, Any]:
     return {"tried": count, "disk_full": ends, "wrong": wrong}
 
 
-def damages(count: int, room: Path) -> dict[str, Any]:
+def damages(count: int, room: Path) -> Figures:
     run = small_run.start(room / "run")
     missed = [str(each) for each in damaged.overlooked(run, count, seed=0)]
     alarms = sum(bool(damaged.false_alarms(run)) for _ in range(max(1, count // 10)))
     return {"tried": count, "intact": max(1, count // 10), "false_alarms": alarms, "wrong": missed}
 
 
-def forked(what: str, engine: str, count: int) -> dict[str, Any]:
-    env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    line = [sys.executable, str(Path(__file__).with_name("forked.py")), what, engine, str(count), str(int(time.time()))]
-    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"wrong": [done.stderr[-2000:]]}
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+def memory(count: int, room: Path) -> Figures:
+    import short_memory  # which imports torch: programs that fork are started before
+
+    return short_memory.hunt(count, room)
+
+
+def program(file: str, *args: str) -> Callable[[int, Path], Figures]:
+    """A program beside this one, with the count as its next argument and a seed of its own as the last."""
+
+    def run(count: int, room: Path) -> Figures:
+        env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        env |= {"TMPDIR": str(room)}
+        line = [sys.executable, str(Path(__file__).with_name(file)), *args, str(count), str(int(time.time()))]
+        done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return {"wrong": [done.stderr[-2000:]]}
+        found: Figures = json.loads(done.stdout)
+        return found
+
+    return run
+
+
+ALL = 0
+PARTS: dict[str, tuple[int, Callable[[int, Path], Figures]]] = {
+    "kills torch": (500, program("forked.py", "kills", "torch")),
+    "kills mlx": (200, program("forked.py", "kills", "mlx")),
+    "kills small": (500, program("forked.py", "kills", "small")),
+    "edges torch": (ALL, program("forked.py", "edges", "torch")),
+    "edges small": (ALL, program("forked.py", "edges", "small")),
+    "endings": (ALL, program("endings.py")),
+    "stops torch": (100, program("forked.py", "stops", "torch")),
+    "disks after a cut": (10_000, cuts),
+    "write faults": (2000, faults),
+    "full disks": (200, full),
+    "damages": (10_000, damages),
+    "kernel faults small": (ALL, program("syscalls.py", "small")),
+    "kernel faults torch": (ALL, program("syscalls.py", "torch")),
+    "clock jumps": (500, clocks.hunt),
+    "short memory": (30, memory),
+    "cold starts": (20, whole_runs.cold),
+    "saving": (60, lambda count, room: whole_runs.saving(room, count)),
+}
+"""Name -> (how often in full, what runs it); `ALL`: each there is."""
+SAMPLE = 6
+"""Of a part that tries all there is, when a share is asked for."""
+
+
+def amount(name: str, scale: float) -> int:
+    count = PARTS[name][0]
+    if name == "saving":
+        return count
+    return (0 if scale >= 1 else SAMPLE) if count == ALL else max(1, round(count * scale))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="Share of the full counts.")
+    parser.add_argument("--only", action="append", choices=[*PARTS], help="This part, even if the file holds it.")
+    parser.add_argument("--estimate", action="store_true", help="Also say how long each part takes in full.")
     parser.add_argument("--write", action="store_true", help="Write docs/evidence/faults.json.")
     asked = parser.parse_args()
-    figures: dict[str, Any] = {}
-    for name, run in zip(GOALS, (cuts, faults, full, damages, whole_runs.cold), strict=True):
-        with tempfile.TemporaryDirectory() as room:
-            figures[name] = timed(run, max(1, round(GOALS[name] * asked.scale)), Path(room))
-        print(name, json.dumps(figures[name]), flush=True)
-    for (what, engine), count in FORKED.items():
-        figures[f"{what} {engine}"] = timed(forked, what, engine, max(1, round(count * asked.scale)))
-        print(what, engine, json.dumps(figures[f"{what} {engine}"]), flush=True)
-    with tempfile.TemporaryDirectory() as room:
-        figures["saving"] = timed(whole_runs.saving, Path(room))
-    print("saving", json.dumps(figures["saving"]), flush=True)
-    if asked.write:
-        EVIDENCE.write_text(json.dumps(about() | {"scale": asked.scale, "figures": figures}, indent=2) + "\n")
-    sys.exit(any(each["wrong"] for each in figures.values()))
+    commit, failed = head(), False
+    for name in asked.only or PARTS:
+        kept = read().get("parts", {}).get(name, {})
+        if asked.write and not asked.only and (kept.get("commit"), kept.get("scale")) == (commit, asked.scale):
+            figures = kept
+        else:
+            figures = measured(name, asked.scale) | {"scale": asked.scale, "commit": commit}
+            if asked.write:
+                write(name, figures)
+        print(name, json.dumps(figures), flush=True)
+        if asked.estimate:
+            print(f"{name}: about {estimate(name, figures):,.0f} s in full", flush=True)
+        failed |= bool(figures["wrong"])
+    sys.exit(failed)
 
 
-def timed(run: Any, *args: Any) -> dict[str, Any]:
+def measured(name: str, scale: float) -> Figures:
     began = time.monotonic()
-    found: dict[str, Any] = run(*args)
+    with tempfile.TemporaryDirectory() as room:
+        found = PARTS[name][1](amount(name, scale), Path(room))
     return found | {"seconds": round(time.monotonic() - began, 1)}
 
 
-def about() -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+def estimate(name: str, figures: Figures) -> float:
+    """Seconds, from a share; what starts a part is counted as if it grew with it."""
+    done = figures.get("landed", figures.get("stopped", figures.get("tried", 1))) or 1
+    in_full = figures.get("of", PARTS[name][0]) or done
+    return float(figures["seconds"] * in_full / done) if name != "saving" else float(figures["seconds"])
+
+
+def read() -> Figures:
+    found: Figures = json.loads(EVIDENCE.read_text()) if EVIDENCE.exists() else {}
+    return found
+
+
+def write(name: str, figures: Figures) -> None:
+    """Put a part's figures into the file; several of these programs may be at work."""
+    with (Path(tempfile.gettempdir()) / "truetune-every-fault.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        parts = read().get("parts", {}) | {name: figures}
+        body = about() | {"parts": {each: parts[each] for each in PARTS if each in parts}}
+        aside = EVIDENCE.with_suffix(".tmp")
+        aside.write_text(json.dumps(body, indent=2) + "\n")
+        aside.rename(EVIDENCE)
+
+
+def about() -> Figures:
     names = ("torch", "mlx", "numpy", "safetensors")
     return {
         "command": "make faults",
-        "commit": commit.stdout.strip(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
+        "cores": os.cpu_count(),
     }
+
+
+def head() -> str:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return commit.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ import small_run
 from recorded import Recorder
 
 from truetune.data.steps import Steps
+from truetune.engines.base import Snapshot
 from truetune.runs import durable, jsonfile
 from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.disk import Disk
 from truetune.runs.run import Run
+from truetune.train.saver import Saver
 from truetune.train.state import State
 
 Patch = pytest.MonkeyPatch
@@ -198,6 +202,91 @@ def ignores_best(self: Checkpoints, keep: int, best_step: int | None = None) -> 
 
 COLLECT = Checkpoints.collect
 
+
+class Slow(Disk):
+    """Takes its time for a checkpoint, and knows how many are being written."""
+
+    def __init__(self) -> None:
+        self.writing, self.most = set[Path](), 0
+
+    def mkdir(self, path: Path) -> None:
+        if aside(path):
+            self.writing.add(path)
+            self.most = max(self.most, len(self.writing))
+        super().mkdir(path)
+
+    def sync(self, path: Path) -> None:
+        if aside(path):
+            time.sleep(0.02)  # many steps of the small run
+        super().sync(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        super().rename(source, target)
+        self.writing.discard(source)
+
+
+def beside(room: Path, expected: small_run.Result) -> Iterator[str]:
+    """A disk so slow that every save is still at work when the next one is due: one at a time, each acknowledged after
+    its rename, and each as the state was."""
+    disk = Slow()
+    real, durable.disk = durable.disk, disk
+
+    def heard(kind: str, figures: dict[str, Any]) -> None:
+        if kind == "checkpoint" and not list(room.glob(f"run/checkpoints/step-{figures['step']:06d}")):
+            early.append(figures["step"])
+
+    early = list[int]()
+    try:
+        run = small_run.start(room / "run", heard)
+    finally:
+        for thread in threading.enumerate():
+            if thread.name.startswith("save-step-"):
+                thread.join()
+        durable.disk = real
+    yield from ([f"{disk.most} saves at once"] if disk.most > 1 else [])
+    yield from (f"step {step} is acknowledged before it is there" for step in early)
+    kept = Checkpoints(run).list()[0]
+    Checkpoints(run).rewind(kept.step, lambda text: None)
+    yield from [] if small_run.go_on(run, lambda text: None) == expected else ["the resumed run ends otherwise"]
+
+
+def acknowledged_at_once(patch: Patch) -> None:
+    """What is being written counts as saved; before the next one begins it is waited for."""
+
+    def start(self: Saver, step: int, work: Callable[[], None]) -> None:
+        self.join()
+        START(self, step, work)
+        self.told = step  # type: ignore[attr-defined]
+
+    def wait(self: Saver) -> int | None:
+        told, self.told = getattr(self, "told", None), None  # type: ignore[attr-defined]
+        return told
+
+    patch.setattr(Saver, "start", start)
+    patch.setattr(Saver, "wait", wait)
+
+
+def never_waits(self: Saver) -> int | None:
+    if not self.ended():
+        return None
+    return WAIT(self)
+
+
+START, WAIT = Saver.start, Saver.wait
+
+
+def not_copied(self: small_run.Small) -> Snapshot:
+    """The files are made of what the engine holds when they are written."""
+
+    def fill(folder: Path) -> None:
+        time.sleep(0.02)
+        SNAPSHOT(self).write(folder)
+
+    return Snapshot((fill,))
+
+
+SNAPSHOT = small_run.Small.snapshot
+
 BUGS: dict[str, tuple[Bug, Hunt]] = {
     "files not synced": (unsynced(lambda path: aside(path.parent) and path.name != durable.MANIFEST), cuts),
     "manifest not synced": (unsynced(lambda path: path.name == durable.MANIFEST), cuts),
@@ -227,4 +316,8 @@ BUGS: dict[str, tuple[Bug, Hunt]] = {
     "the best forgotten": (without("best_loss", "best_step"), resumes),
     "counters forgotten": (without("examples", "supervised"), resumes),
     "the best collected": (replaced(Checkpoints, "collect", ignores_best), resumes),
+    "acknowledged before it is written": (acknowledged_at_once, beside),
+    "acknowledged before the fsync": (acknowledged_at_once, cuts),
+    "two saves in flight": (replaced(Saver, "wait", never_waits), beside),
+    "not copied before the next step": (replaced(small_run.Small, "snapshot", not_copied), beside),
 }

@@ -8,8 +8,10 @@ import shutil
 import socket
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from shlex import quote
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -26,6 +28,8 @@ OTHERS = 4
 """Runs that are shown beside those that are running."""
 TAIL = 64 * 1024
 """Bytes at the end of metrics.jsonl that are read: some hundred steps, enough for the pace."""
+LONGEST = 3000.0
+"""Seconds between two steps that are believed: a step that seems to take longer, or none, is a clock that was set."""
 
 
 def status(others: int = OTHERS) -> dict[str, Any]:
@@ -136,10 +140,13 @@ def tail(path: Path) -> list[dict[str, Any]]:
 
 def remaining(rows: list[dict[str, Any]], state: Status) -> float | None:
     """Seconds to go at the pace of the last steps, evaluations between them included; None before two of them."""
-    if len(rows) < 2 or not state.steps:
+    taken = [after["time"] - before["time"] for before, after in pairwise(rows)]
+    believed = [seconds for seconds in taken if 0 <= seconds <= LONGEST]
+    if not believed or not state.steps:
         return None
-    pace = (rows[-1]["time"] - rows[0]["time"]) / max(1, rows[-1]["step"] - rows[0]["step"])
-    return float(max(0.0, pace * (state.steps - rows[-1]["step"]) - (time.time() - rows[-1]["time"])))
+    pace = fmean(believed)
+    since = min(max(0.0, time.time() - rows[-1]["time"]), pace)
+    return float(max(0.0, pace * (state.steps - rows[-1]["step"]) - since))
 
 
 def resident(state: Status) -> int | None:

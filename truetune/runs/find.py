@@ -27,7 +27,13 @@ def known(root: Path | None = None) -> list[tuple[Run, Status]]:
     folders = [*(root.iterdir() if root.is_dir() else ()), *index.made_here()]
     unique = dict.fromkeys(folder.resolve() for folder in folders if not folder.name.startswith("."))
     runs = [Run(folder) for folder in unique if is_run(folder)]
-    return sorted(((run, Status.read(run)) for run in runs), key=lambda pair: (-pair[1].created, pair[0].id))
+    return sorted(((run, Status.read(run)) for run in runs), key=newest)
+
+
+def newest(pair: tuple[Run, Status]) -> tuple[int, float, str]:
+    """Sorts the newest first: by the order in which runs were made, where it is known, not by what a clock said."""
+    run, status = pair
+    return -status.order, -status.created, run.id
 
 
 def listing(root: Path | None = None) -> list[dict[str, Any]]:

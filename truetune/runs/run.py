@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from truetune import paths
 from truetune.errors import InputError, UsageError
 from truetune.runs import durable, index, jsonfile
 from truetune.runs.status import Status
@@ -41,12 +42,13 @@ class Run:
         """Make a run folder, whole or not at all, and remember where it is, if it is to be listed. Raises UsageError
         where the folder is in use."""
         refuse_used(folder)
+        order = next_order() if listed else 0
 
         def fill(aside: Path) -> None:
             (aside / "train.yml").write_bytes(train_yml)
             (aside / "resolved.json").write_bytes(jsonfile.dumps(resolved))
             (aside / "env.json").write_bytes(jsonfile.dumps(env))
-            Status.begin(aside)
+            Status.begin(aside, order)
 
         durable.place(folder, fill)
         run = cls(folder)
@@ -147,6 +149,12 @@ def is_run(folder: Path) -> bool:
         return (folder / "resolved.json").is_file()
     except OSError:  # a name longer than the file system takes
         return False
+
+
+def next_order() -> int:
+    """One more than any run has that is known here: what is newer is told by it, and not by a clock."""
+    folders = [*paths.runs().glob("*"), *index.made_here()]
+    return 1 + max((Status.order_of(folder) for folder in folders if is_run(folder)), default=0)
 
 
 def new_id(*parts: str, now: datetime) -> str:

@@ -34,6 +34,8 @@ class Status:
     """When the process started, in seconds after the machine did: a pid that was given out again is not taken for it,
     and a changed clock does not matter."""
     host: str = ""
+    order: int = 0
+    """Higher than that of every run that was known when this one was made: clocks may be wrong."""
     created: float = 0.0
     started: float | None = None
     heartbeat: float | None = None
@@ -47,9 +49,9 @@ class Status:
     finished: float | None = None
 
     @classmethod
-    def begin(cls, folder: Path) -> None:
+    def begin(cls, folder: Path, order: int = 0) -> None:
         """The first status of a run that is being created in `folder`."""
-        (folder / "status.json").write_bytes(jsonfile.dumps(cls(created=time.time()).to_json()))
+        (folder / "status.json").write_bytes(jsonfile.dumps(cls(created=time.time(), order=order).to_json()))
 
     @classmethod
     def read(cls, run: Run) -> Status:
@@ -78,6 +80,14 @@ class Status:
         new = replace(old, **given)
         durable.write_json(run.folder / "status.json", new.to_json(), sync=state != old.state)
         return new
+
+    @classmethod
+    def order_of(cls, folder: Path) -> int:
+        """Of the run in this folder; 0 where it has lost its status."""
+        try:
+            return int((jsonfile.parse((folder / "status.json").read_bytes()) or {}).get("order", 0))
+        except (OSError, TypeError, ValueError):
+            return 0
 
     @classmethod
     def _stored(cls, run: Run) -> Status | None:

@@ -15,7 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from truetune.errors import TrainingError
@@ -166,4 +168,5 @@ def done(run: Run) -> int:
 def pace(run: Run) -> float:
     """Seconds between two steps, saving included."""
     times = [float(row["time"]) for row in Metrics(run.folder / "metrics.jsonl").read("train")]
-    return max((times[-1] - times[0]) / max(1, len(times) - 1), 0.001)
+    taken = [after - before for before, after in pairwise(times)]
+    return max(median(taken), 0.001) if taken else 0.001  # a clock that is set meanwhile makes one of them wrong
