@@ -13,7 +13,7 @@ TrueTuneError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ class TrueTuneError(Exception):
     `code`; of several findings the first one's."""
 
     exit_code = 5
+    beside: Mapping[str, Any] = {}
+    """What its JSON tells besides, for programs."""
 
     def __init__(self, message: str, *, code: str, where: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -63,7 +65,7 @@ class TrueTuneError(Exception):
 
     def to_json(self) -> dict[str, Any]:
         """The `error` object of the JSON contract; several findings stand in `findings`."""
-        body = asdict(self.findings[0])
+        body = asdict(self.findings[0]) | dict(self.beside)
         if len(self.findings) > 1:
             body["findings"] = [asdict(finding) for finding in self.findings]
         return body

@@ -8,32 +8,36 @@ from typing import Any
 import pytest
 
 from truetune import cli
-from truetune.cli.export import lines
+from truetune.cli.export import lines, warning
 
+STAGES = [
+    {"name": "template", "state": "ok", "detail": "12 conversations have the same 345 ids"},
+    {"name": "runtime", "state": "failed", "detail": "mlx_lm does not compute what torch did"},
+    {"name": "quantisation", "state": "not checked", "detail": "it was not asked"},
+]
 FOUND: dict[str, Any] = {
     "folder": "/runs/a b/exports/mlx",
     "model": "/models/base",
     "format": "mlx",
-    "adapter": True,
-    "parity": {"first": "torch", "second": "mlx_lm", "tokens": 124, "largest": 1.2e-6, "tolerance": 1e-4},
-    "stored": None,
+    "parity": {"first": "torch", "second": "mlx_lm", "stages": STAGES},
+    "forced": None,
 }
 
 
 def test_what_to_type_next_can_be_typed() -> None:
-    *_, checked, after = lines(FOUND)
-    assert "mlx_lm computes what torch did" in checked and "124 tokens lie at most 1e-06 apart" in checked
+    first, *stages, after = lines(FOUND)
+    assert first.split() == ["adapter", "/runs/a", "b/exports/mlx"]
+    assert [line[:1] for line in stages] == ["✓", "✗", "·"] and "345 ids" in stages[0]
     assert after.endswith("mlx_lm.generate --model /models/base --adapter-path '/runs/a b/exports/mlx' --prompt \"…\"")
 
 
 def test_a_model_has_no_adapter_path_and_peft_nothing_to_type() -> None:
-    assert "--adapter-path" not in lines(FOUND | {"adapter": False})[-1]
+    assert "--adapter-path" not in lines(FOUND | {"model": FOUND["folder"]})[-1]
     assert "mlx_lm.generate" not in "\n".join(lines(FOUND | {"format": "peft"}))
 
 
-def test_the_number_type_is_told() -> None:
-    stored = {"dtype": "BF16", "largest": 0.031, "mean": 0.004}
-    assert "BF16: at most 0.03 apart from float32, on average 0.004" in "\n".join(lines(FOUND | {"stored": stored}))
+def test_what_was_forced_is_said_loudly() -> None:
+    assert "FORCED" in warning(FOUND) and "runtime: mlx_lm does not compute" in warning(FOUND)
 
 
 @pytest.mark.parametrize(("name", "code"), [("gguf", "export.later"), ("onnx", "export.format")])

@@ -22,6 +22,7 @@ from truetune.engines.torch import tiny
 from truetune.engines.torch.engine import TorchEngine
 from truetune.errors import CheckFailed, UsageError
 from truetune.export import merged
+from truetune.export.bounds import BOUNDS, Bound
 from truetune.models.source import STARTER
 from truetune.testing import examples
 
@@ -93,15 +94,16 @@ def test_it_is_stored_as_its_base_is(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
-    assert found["stored"]["dtype"] == "bfloat16" and 0 < found["stored"]["mean"] < merged.ROUNDED
+    assert found["stored"]["dtype"] == "bfloat16" and 0 < found["stored"]["kl"] < found["stored"]["bound"]["kl"]
 
 
 def test_what_rounding_would_destroy_is_not_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = trained(tmp_path, METHODS["lora"], dtype=torch.bfloat16)
-    monkeypatch.setattr(merged, "ROUNDED", 1e-9)
+    monkeypatch.setitem(BOUNDS, "bfloat16", Bound(kl=1e-12, top1=1.0))
     with pytest.raises(CheckFailed) as caught:
         ft.export(adapter, format="merged", out=tmp_path / "out")
-    assert caught.value.finding.code == "export.rounded" and not (tmp_path / "out").exists()
+    assert caught.value.finding.code == "export.parity" and caught.value.beside["stage"] == "quantisation"
+    assert not (tmp_path / "out").exists()
 
 
 def sabotaged(monkeypatch: pytest.MonkeyPatch, how: str) -> None:

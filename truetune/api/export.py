@@ -9,33 +9,66 @@ from truetune.api import wanted
 
 
 def export(
-    subject: Any = "last", *, format: str, out: str | Path | None = None, base: str | None = None
+    subject: Any = "last",
+    *,
+    format: str,
+    out: str | Path | None = None,
+    base: str | None = None,
+    quant: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Write an export and compare what its program computes with what was trained: {folder, model, and the report}.
+    """Write an export and compare what its program does with what was trained: {folder, model, receipt, and a report}.
 
     subject  a run (`last`, an id, `RUN:best`, what `train` returned), an adapter's folder, or a model
     format   `mlx`: as mlx_lm loads it; `peft`: as PEFT loads it; `merged`: a whole model, the adapter folded in
     out      a folder that is not there yet, or is empty; a run's own is by default `exports/FORMAT` in the run
     base     the model of an adapter that mlx_lm made, where its files do not say
+    quant    the number type to store: of `merged` f32, f16, bf16; of `mlx` 4bit, 8bit, bf16, f16, f32, which make a
+             whole model; None = as the format has it
+    force    put it in place though the comparison fails; report, card and receipt record that
+    dry_run  only check whether it can be exported: {schema, dry_run, format, of, folder, base}. Of a model that is not
+             trained yet this asks whether what is trained on it could be
 
-    The report: {schema, format, of, base: {name, revision}, adapter: bool, truetune, parity: {first, second, tokens,
-    largest, mean, tolerance, ok}, stored}. Parity is measured in float32; `stored` says how far the number type of the
-    stored weights is from that, where it is another: {dtype, largest, mean}.
+    The report: {schema, format, of, base: {name, revision}, adapter: bool, template, effect, truetune, forced, parity:
+    {first, second, ok, stage, stages: [{name, state, detail, …}], tokens, largest, mean, kl, top1, tolerance}, stored}.
+    Parity is measured in float32; `stored` says how far the number type of the stored weights is from what was trained,
+    where it is another: {dtype, kl, top1, largest, mean, bound}.
 
-    Raises UsageError and InputError before anything is written, CheckFailed `export.parity` where the two compute
-    differently and `export.rounded` (nothing is left behind), ResourceError.
+    Raises UsageError and InputError before anything is written, CheckFailed `export.parity` where the export is not
+    what was trained (nothing is left behind), ResourceError.
     """
-    from truetune.export import gate, origin
+    from dataclasses import replace
 
-    gate.refuse_format(format)
+    from truetune.engines.parity import MLX_LM
+    from truetune.export import gate, origin, proof
+    from truetune.export.run_trained import Trained
+    from truetune.export.runtime import Options
+
+    options = Options(quant=quant)
+    name = gate.module(format, options)
     found = origin.find(wanted.address(subject), base)
-    target = gate.place(found, format, Path(out).expanduser() if out else None)
-    report = gate.write(found, format, _target(gate.TARGETS[format]), target)
-    return report | {"folder": str(target), "model": str(found.side.model if report["adapter"] else target)}
+    if dry_run:
+        found = replace(found, planned=found.subject is not None and not found.subject.tuned)
+    how = _module(name)
+    gate.check(found, how, options)
+    place = Path(out).expanduser() if out else None
+    target = gate.place(found, format, place) if place or found.run or not dry_run else None
+    if dry_run:
+        base_of = {"name": found.base.name, "revision": found.base.revision}
+        told = {"format": format, "of": found.name, "base": base_of, "quant": quant}
+        return {"schema": 1, "dry_run": True, "folder": str(target) if target else None, **told}
+    assert target is not None
+    trained = _module("truetune.export.run_mlx").trained if found.side.engine == MLX_LM else Trained
+    report = gate.write(found, format, how, target, options, force=force, trained=trained)
+    stage = proof.write(found, target, report)
+    whole = format in gate.WHOLE and quant is not None
+    model = found.side.model if report["adapter"] and not whole else target
+    return report | {"folder": str(target), "model": str(model), "receipt": stage}
 
 
-def _target(name: str) -> Any:
-    """The module of a format. Raises ResourceError `export.not_installed`."""
+def _module(name: str) -> Any:
+    """A module of a format or a program. Raises ResourceError `export.not_installed`."""
     from importlib import import_module
 
     from truetune.engines import keep_out_kernels

@@ -1,4 +1,4 @@
-"""`ft export`: what was trained, as mlx_lm or PEFT loads it, checked against what was trained."""
+"""`ft export`: what was trained, as another program loads it, checked against what was trained."""
 
 from __future__ import annotations
 
@@ -18,40 +18,64 @@ from truetune.cli.common import Output
 @click.option(
     "--out", "place", type=click.Path(), metavar="DIR", help="A new folder. Of a run, by default, exports/FORMAT."
 )
+@click.option("--quant", metavar="TYPE", help="The number type to store: merged f32, f16, bf16; mlx also 4bit, 8bit.")
 @click.option("--base", metavar="MODEL", help="The model of an adapter that mlx_lm made, if its files do not say.")
+@click.option("--force", is_flag=True, help="Put it in place though it is not what was trained, and record that.")
+@common.dry_run
 @common.options
-def command(out: Output, subject: str, format: str, place: str | None, base: str | None) -> None:
-    """Write an adapter or a model for another program, and compare what that computes with what was trained.
+def command(
+    out: Output,
+    subject: str,
+    format: str,
+    place: str | None,
+    quant: str | None,
+    base: str | None,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Write an adapter or a model for another program, and compare what that does with what was trained.
 
-    An adapter that mlx_lm made comes the other way: ft export ./FOLDER --format peft --out DIR. Exit code 1, and
-    nothing written, where the two compute differently.
+    The other program is asked stage by stage: template, tokenizer, ends, weights, probabilities, greedy answers. Exit
+    code 1, and nothing written, where one of them is not what was trained; the message names it.
+
+    --dry-run says whether it can be exported, and writes nothing: of a base too, before anything is trained on it. An
+    adapter that mlx_lm made comes the other way: ft export ./FOLDER --format peft --out DIR.
     """
+    asked = {"format": format, "out": place, "base": base, "quant": quant}
+    if dry_run:
+        found = load("export")(subject, **asked, dry_run=True)
+        out.document(found)
+        out.print(f"{found['of']} can be exported as {format}{f', {quant}' if quant else ''}. Nothing was written.")
+        return
     with out.progress.status("writing and comparing …"):
-        found = load("export")(subject, format=format, out=place, base=base)
+        found = load("export")(subject, **asked, force=force)
     out.document(found)
+    if found["forced"]:
+        out.note(warning(found), style="bold red")
     for line in lines(found):
         out.print(line)
 
 
+def warning(found: dict[str, Any]) -> str:
+    failed = next(one for one in found["parity"]["stages"] if one["state"] == "failed")
+    return (
+        f"FORCED: this export is not what was trained. What broke is its {failed['name']}: {failed['detail']}. "
+        "report.json, the card and the receipt say so."
+    )
+
+
 def lines(found: dict[str, Any]) -> list[str]:
-    parity, what = found["parity"], "adapter" if found["adapter"] and found["format"] != "merged" else "model"
-    told = [
-        f"{what:<9} {found['folder']}",
-        f"checked   {parity['second']} computes what {parity['first']} did: the log-probabilities of "
-        f"{parity['tokens']} tokens lie at most {parity['largest']:.1g} apart ({parity['tolerance']:g} is allowed)",
-    ]
-    if stored := found["stored"]:
-        who = (
-            "mlx_lm computes in the type of the stored weights" if found["format"] == "mlx" else "stored as its base is"
-        )
-        told.append(
-            f"note      {who}, {stored['dtype']}: at most {stored['largest']:.1g} apart from float32, on average "
-            f"{stored['mean']:.1g}"
-        )
-    return told + ([f"next      {generate(found)}"] if found["format"] == "mlx" else [])
+    what = "adapter" if "--adapter-path" in following(found) or found["format"] == "peft" else "model"
+    told = [f"{what:<13} {found['folder']}"]
+    for one in found["parity"]["stages"]:
+        mark = {"ok": "✓", "failed": "✗", "not checked": "·"}[one["state"]]
+        told.append(f"{mark} {one['name']:<12}{one['detail']}")
+    return told + ([f"next          {following(found)}"] if following(found) else [])
 
 
-def generate(found: dict[str, Any]) -> str:
+def following(found: dict[str, Any]) -> str:
     """What to type next."""
-    adapter = f" --adapter-path {quote(found['folder'])}" if found["adapter"] else ""
+    if found["format"] != "mlx":
+        return ""
+    adapter = f" --adapter-path {quote(found['folder'])}" if found["model"] != found["folder"] else ""
     return f'mlx_lm.generate --model {quote(found["model"])}{adapter} --prompt "…"'

@@ -6,58 +6,45 @@ base, and what that rounds away is measured too, and bounded.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from truetune.engines import adapter as adapters
-from truetune.engines import family, parity
-from truetune.engines.parity import Side
+from truetune.engines.parity import MLX_LM
 from truetune.engines.prompts import PROMPTS
+from truetune.engines.torch import files as tensors
 from truetune.engines.torch import folded
-from truetune.errors import CheckFailed, UsageError
+from truetune.errors import UsageError
 from truetune.export import files
 from truetune.export.origin import Origin
-from truetune.models import facts, gate
+from truetune.export.peft import rows
+from truetune.export.run_transformers import Transformers
+from truetune.export.runtime import Options, Part, Runtime
+from truetune.models import facts, gate, header, weights
 from truetune.runs import jsonfile
 
-STORED = {"F16": "float16", "BF16": "bfloat16"}
-"""Number types narrower than float32, by their names in safetensors."""
-ROUNDED = 0.05
-"""Mean difference of log-probabilities, in nats, that rounding to the base's number type may make."""
+QUANTS = ("f32", "f16", "bf16")
+STORED = {"F16": "float16", "BF16": "bfloat16", "f16": "float16", "bf16": "bfloat16"}
+"""Number types narrower than float32, by their names in safetensors and in `QUANTS`."""
 
 
-def write(origin: Origin, folder: Path) -> Side:
-    """Into an existing folder, in float32; returns who is to load it.
-
-    Raises UsageError `export.no_adapter`, `export.unmergeable`, and what the loading of both raises.
-    """
-    side = origin.side
-    refuse(origin)
-    assert side.adapter is not None
-    places = (side.model, side.adapter)
-    for place in places:
-        files.companions(place, folder)
-    made = folded.folded(*places, bits=side.bits, rows=rows(side.adapter))
-    made.save_pretrained(folder)
-    return Side("torch", folder)
-
-
-def refuse(origin: Origin) -> None:
+def check(origin: Origin, options: Options) -> None:
     """Raises UsageError for what is no adapter that a weight can hold."""
     side = origin.side
     if side.adapter is None:
+        if origin.planned:
+            return
         raise UsageError(
             "this is a whole model already",
             code="export.no_adapter",
             where=origin.name,
             hint=f"Its folder is what transformers loads: {side.model}.",
         )
-    if side.engine == parity.MLX_LM:
+    if side.engine == MLX_LM:
         raise UsageError(
             "this adapter is in mlx_lm's layout",
             code="export.unmergeable",
@@ -73,36 +60,58 @@ def refuse(origin: Origin) -> None:
         )
 
 
-def rows(adapter: Path) -> int:
-    """How many rows the embedding must have for the tokens that an adapter brings; 0 where it brings none."""
-    found = family.indices(adapters.read_config(adapter, adapters.KINDS).get("trainable_token_indices"))
-    return max((number + 1 for ids in found.values() for number in ids), default=0)
+def write(origin: Origin, folder: Path, options: Options) -> None:
+    """Into an existing folder, in float32. Raises what the loading of both raises."""
+    side = origin.side
+    assert side.adapter is not None
+    made = folded.folded(side.model, side.adapter, bits=side.bits, rows=rows(side.adapter))
+    made.save_pretrained(folder)
+    files.spoken(origin, folder)
 
 
-def store(
-    origin: Origin, folder: Path, side: Side, texts: parity.Texts, exact: NDArray[np.float32]
-) -> dict[str, Any] | None:
-    """Put the weights into the number type of the base: {dtype, largest, mean} of what that rounds away; None where it
-    is float32. Raises CheckFailed `export.rounded` where that is more than `ROUNDED`."""
-    dtype = STORED.get(facts.read(origin.side.model).dtype)
-    if dtype is None:
-        return None
-    narrow(folder, getattr(torch, dtype))
-    found = parity.apart(side, exact, side, parity.scores(side, texts))
-    if found.mean > ROUNDED:
-        raise CheckFailed(
-            f"stored as {dtype}, the log-probabilities lie {found.mean:.2g} apart on average, {ROUNDED:g} is allowed",
-            code="export.rounded",
-            where=origin.name,
-            hint="Nothing was written. Export the adapter as it is: --format peft.",
-        )
-    return {"dtype": dtype, "largest": found.largest, "mean": found.mean}
+def reduce(origin: Origin, folder: Path, options: Options) -> str | None:
+    """Put the weights into the number type that was asked for, else that of the base; None where it is float32."""
+    dtype = STORED.get(options.quant or facts.read(origin.side.model).dtype)
+    if dtype is not None:
+        narrow(folder, getattr(torch, dtype))
+    return dtype
 
 
 def narrow(folder: Path, dtype: torch.dtype) -> None:
     """Write every tensor of a model folder in `dtype`, a file at a time."""
     for path in sorted(folder.glob("*.safetensors")):
-        tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
-        save_file(tensors, path, metadata={"format": "pt"})
+        stored = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+        save_file(stored, path, metadata={"format": "pt"})
     config = gate.parse(folder / "config.json")
     (folder / "config.json").write_bytes(jsonfile.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}))
+
+
+def runtime(origin: Origin, folder: Path, exact: bool) -> Runtime:
+    """The stored numbers are computed with in float32 in any case, so that the figures are those of the rounding."""
+    return Transformers(folder)
+
+
+def parts(origin: Origin, folder: Path) -> Iterator[Part]:
+    """Every tensor beside what PEFT folds from the run's own files."""
+    side = origin.side
+    assert side.adapter is not None
+    changed = touched(side.adapter)
+    made = folded.folded(side.model, side.adapter, bits=side.bits, rows=rows(side.adapter)).state_dict()
+    for path in weights.shards(folder):
+        for name, found in tensors.load(path, "model.damaged").items():
+            wanted = made[name].float().numpy() if name in made else np.zeros(0, np.float32)
+            yield Part(name, wanted, found.float().numpy(), any(one in name for one in changed))
+
+
+def touched(adapter: Path) -> set[str]:
+    """Names of the modules that an adapter changes."""
+    names = [tensor.name.removeprefix(adapters.PREFIX) for tensor in header.read(adapter / adapters.WEIGHTS)]
+    return {name.split(".lora_")[0].removesuffix(".ia3_l").removesuffix(".weight") for name in names}
+
+
+def usage(origin: Origin, place: Path) -> str:
+    return (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"folder = {str(place)!r}\ntokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder)"
+    )

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from shlex import quote
 
 from truetune import engines
 from truetune.engines import adapter as adapters
-from truetune.engines import parity
-from truetune.engines.parity import MLX_LM, Side
+from truetune.engines.parity import MLX_LM
 from truetune.errors import InputError, UsageError
 from truetune.export import files
 from truetune.export.origin import Origin
+from truetune.export.run_mlx import MlxLm
+from truetune.export.runtime import Options, Part, Runtime
 from truetune.models import facts
 
+QUANTS: tuple[str, ...] = ()
+STORED = {"F16": "float16", "BF16": "bfloat16"}
 
-def write(origin: Origin, folder: Path) -> Side:
-    """Into an existing folder; returns who is to load it.
 
-    Raises UsageError `export.same`, `export.packed`, InputError `export.lacks`, and what the exchange raises.
-    """
+def check(origin: Origin, options: Options) -> None:
+    """Raises UsageError `export.same`, `export.packed`, InputError `export.lacks`."""
     side = origin.side
     if side.engine == MLX_LM:
         raise UsageError(
@@ -37,7 +35,7 @@ def write(origin: Origin, folder: Path) -> Side:
             f"the adapter was trained beside a base packed into {side.bits} bits, which MLX packs otherwise",
             code="export.packed",
             where=origin.name,
-            hint="Export it as PEFT's: --format peft; or train with method.type lora.",
+            hint="Export the whole model: --format mlx --quant 4bit; or the adapter as PEFT's: --format peft.",
         )
     if side.adapter and adapters.read_config(side.adapter, adapters.KINDS)["peft_type"] != "LORA":
         raise InputError(
@@ -46,7 +44,12 @@ def write(origin: Origin, folder: Path) -> Side:
             where=origin.name,
             hint="Export it as PEFT's: --format peft.",
         )
-    lacking = engines.module("mlx").lacks(side.model)
+    refuse_lacking(origin)
+
+
+def refuse_lacking(origin: Origin) -> None:
+    """Raises InputError `export.lacks` for a model that MLX computes otherwise."""
+    lacking = engines.module("mlx").lacks(origin.side.model)
     if lacking:
         raise InputError(
             f"MLX does not compute {lacking} as transformers does",
@@ -54,21 +57,33 @@ def write(origin: Origin, folder: Path) -> Side:
             where=origin.name,
             hint="Export it as PEFT's: --format peft.",
         )
+
+
+def write(origin: Origin, folder: Path, options: Options) -> None:
+    """Into an existing folder. Raises what the exchange raises."""
+    side = origin.side
     if side.adapter is None:
         files.model(side.model, folder)
-        return Side(MLX_LM, folder)
-    engines.module("mlx").exchange.to_mlx_lm(side.adapter, folder)
-    files.companions(side.adapter, folder)
-    return Side(MLX_LM, side.model, folder)
+    else:
+        engines.module("mlx").exchange.to_mlx_lm(side.adapter, folder)
+        files.spoken(origin, folder)
 
 
-def store(
-    origin: Origin, folder: Path, side: Side, texts: parity.Texts, exact: NDArray[np.float32]
-) -> dict[str, Any] | None:
+def reduce(origin: Origin, folder: Path, options: Options) -> str | None:
     """mlx_lm computes in the number type of the stored weights, if nobody tells it otherwise."""
-    dtype = facts.read(origin.side.model).dtype
-    if dtype == "F32":
-        return None
-    coarse = replace(side, exact=False)
-    found = parity.apart(side, exact, coarse, parity.scores(coarse, texts))
-    return {"dtype": dtype, "largest": found.largest, "mean": found.mean}
+    return STORED.get(facts.read(origin.side.model).dtype)
+
+
+def runtime(origin: Origin, folder: Path, exact: bool) -> Runtime:
+    adapter = origin.side.adapter is not None
+    return MlxLm(origin.side.model if adapter else folder, folder if adapter else None, exact)
+
+
+def parts(origin: Origin, folder: Path) -> Iterator[Part] | None:
+    return None
+
+
+def usage(origin: Origin, place: Path) -> str:
+    model = origin.side.model if origin.side.adapter else place
+    adapter = f" --adapter-path {quote(str(place))}" if origin.side.adapter else ""
+    return f'mlx_lm.generate --model {quote(str(model))}{adapter} --prompt "…"'

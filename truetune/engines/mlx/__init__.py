@@ -3,7 +3,19 @@
 from truetune.engines.mlx import blas, exchange
 from truetune.engines.mlx.decode import open_decoder
 from truetune.engines.mlx.device import choose, free
+from truetune.engines.mlx.distributions import distributions
 from truetune.engines.mlx.engine import open_engine
 from truetune.engines.mlx.family import ignored, lacks, packs
 
-__all__ = ["blas", "choose", "exchange", "free", "ignored", "lacks", "open_decoder", "open_engine", "packs"]
+__all__ = [
+    "blas",
+    "choose",
+    "distributions",
+    "exchange",
+    "free",
+    "ignored",
+    "lacks",
+    "open_decoder",
+    "open_engine",
+    "packs",
+]

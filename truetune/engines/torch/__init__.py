@@ -3,7 +3,8 @@
 from truetune.engines.torch.config import ignored
 from truetune.engines.torch.decode import open_decoder
 from truetune.engines.torch.device import Choice, choose, free
+from truetune.engines.torch.distributions import distributions
 from truetune.engines.torch.engine import open_engine
 from truetune.engines.torch.model import packs
 
-__all__ = ["Choice", "choose", "free", "ignored", "open_decoder", "open_engine", "packs"]
+__all__ = ["Choice", "choose", "distributions", "free", "ignored", "open_decoder", "open_engine", "packs"]
