@@ -58,6 +58,10 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.runs import run_stop as run_stop
     from truetune.api.runs import runs_compare as runs_compare
     from truetune.api.runs import runs_list as runs_list
+    from truetune.api.serve import adapter_load as adapter_load
+    from truetune.api.serve import adapter_switch as adapter_switch
+    from truetune.api.serve import adapter_unload as adapter_unload
+    from truetune.api.serve import serve as serve
     from truetune.api.status import status as status
     from truetune.api.train import preview as preview
     from truetune.api.train import train as train

@@ -52,7 +52,7 @@ ROOMS = {
     "httpx": (),
     "httpx2": ("augment/",),
     "urllib.request": (),
-    "http.client": ("data/remote.py", "export/gguf/worker.py"),
+    "http.client": ("data/remote.py", "export/gguf/worker.py", "serve/client.py"),
     "gguf": ("export/",),
     "xllamacpp": ("export/gguf/worker.py",),
     "llama_cpp": ("export/gguf/quantiser.py",),

@@ -17,7 +17,7 @@ from truetune.api.adapters import (
     adapters_list,
 )
 from truetune.api.arithmetic import adapter_compress, adapters_merge
-from truetune.cli import common
+from truetune.cli import common, live
 from truetune.cli.common import Output
 from truetune.cli.runs import moment
 from truetune.errors import UsageError
@@ -37,6 +37,10 @@ def command() -> None:
 
     Every run that finishes is registered as the next version of its name: output.name, or what the run is called by.
     """
+
+
+for verb in (live.load, live.switch, live.unload):
+    command.add_command(verb)
 
 
 @command.command("list")
