@@ -269,6 +269,31 @@ def serving(repos: Repos) -> Iterator[tuple[str, list[str]]]:
         yield hub.address, hub.asked
 
 
+def here(hub: Hub, tmp_path: Path, monkeypatch: Any) -> None:
+    """From now on this process knows this hub alone, with a cache and a home of its own. What huggingface_hub has read
+    from the environment when it was imported is set anew."""
+    from huggingface_hub import close_session, constants
+
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    close_session()
+    values = {
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "ENDPOINT": hub.address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "DOWNLOAD_CHUNK_SIZE": 2**14,  # what is written at once: 10 MB, and no file of a test is as large
+        "HF_TOKEN_PATH": str(tmp_path / "hf" / "token"),
+    }
+    for name, value in values.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("TRUETUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
 def settings(tmp_path: Path, address: str, **environment: str) -> dict[str, str]:
     """The environment of a program that knows this hub alone, with a cache and a home of its own."""
     keep = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}

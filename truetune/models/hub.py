@@ -110,7 +110,7 @@ def explain(error: Exception, name: str, revision: str | None) -> TrueTuneError:
 
 def no_revision(name: str, revision: str | None) -> InputError:
     hint = "name a branch, a tag or a commit of it, or none: the newest"
-    return InputError(f"the model has no revision `{revision}`", code="model.no_revision", where=name, hint=hint)
+    return InputError(f"the model has no revision {revision!r}", code="model.no_revision", where=name, hint=hint)
 
 
 def _full(place: Path) -> ResourceError:

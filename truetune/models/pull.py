@@ -1,9 +1,9 @@
 """Pulls a model of the hub into the local cache: one commit, only the files that are loaded, each held to its hash.
 
-A file arrives in the cache as `blobs/HASH.incomplete`, goes on there after a break, and takes its place only when it is
-what the hub's listing of the commit announced: sha256 of large files, git's blob id of small ones. The layout is
-huggingface_hub's own, so other programs find the model too. What decides how a model reads and writes comes first and
-is checked; weights come last, and the name of the revision is written when everything is there.
+A file arrives in the cache as `blobs/HASH.incomplete`, ten megabytes at a time, goes on there after a break, and takes
+its place only when it is what the hub's listing of the commit announced: sha256 of large files, git's blob id of small
+ones. The layout is huggingface_hub's own, so other programs find the model too. What decides how a model reads and
+writes comes first and is checked; weights come last, and the name of the revision is written when everything is there.
 """
 
 from __future__ import annotations
