@@ -22,7 +22,7 @@ def culprit(failed: Stage, base: Distance | None, parts: Iterator[Part] | None) 
     base   how far the export lies from the base without the adapter; None where there is no adapter, or it is not known
     parts  the export's tensors beside those that should stand there; None where they cannot be told
     """
-    if base is not None and base.largest <= TOLERANCE:
+    if base is not None and base.largest <= failed.figures.get("tolerance", TOLERANCE):
         return blamed(BASE, "it computes what the base does: the adapter is not in it", failed)
     if parts is None:
         return blamed(RUNTIME, failed.detail, failed, seen=False)

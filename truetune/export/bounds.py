@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 TOLERANCE = 1e-4
 """Of log-probabilities in float32, in nats up to one nat, beyond that as a share: another order of sums explains it."""
+TABLE = 5e-3
+"""As `TOLERANCE`, of llama.cpp for models with GELU, which it looks up in a table of float16."""
 TIE = 1e-3
 """Nats between the two likeliest tokens below which either of them may be the greedy one."""
 DECIDED = 0.5

@@ -25,11 +25,13 @@ TARGETS = {
     "mlx": "truetune.export.mlx",
     "peft": "truetune.export.peft",
     "merged": "truetune.export.merged",
+    "gguf": "truetune.export.gguf.model",
+    "gguf-lora": "truetune.export.gguf.adapter",
 }
 """Format -> module of a `Target`, imported when it is wanted: PEFT takes seconds."""
 WHOLE = {"mlx": "truetune.export.mlx_model"}
 """Formats whose `--quant` asks for a whole model -> the module of that."""
-LATER = ("gguf", "hub", "ollama")
+LATER = ("hub", "ollama")
 REPORT = "report.json"
 
 
@@ -234,7 +236,7 @@ def report(
             "ok": failed is None,
             "stage": failed.name if failed else None,
             "stages": [one.to_json() for one in found],
-            "tolerance": TOLERANCE,
+            "tolerance": computed.get("tolerance", TOLERANCE),
             **{key: computed.get(key) for key in ("tokens", "largest", "mean", "kl", "top1")},
         },
         "stored": {"dtype": stored, **(rounding.figures if rounding else {})} if stored else None,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from truetune.export.bounds import TOLERANCE
 from truetune.export.origin import Origin
 
 Ids = Sequence[int]
@@ -32,7 +33,9 @@ class Runtime:
     """
 
     name = ""
-    """As the report calls it: `torch`, `mlx_lm`, `transformers`."""
+    """As the report calls it: `torch`, `mlx_lm`, `transformers`, `llama.cpp`."""
+    tolerance = TOLERANCE
+    """How far its log-probabilities may lie apart though it computes what was trained, as in `bounds`."""
 
     def ids(self, messages: Messages) -> list[int] | None:
         """A conversation up to where the answer begins, by the program's own template and tokenizer. Raises Refused."""

@@ -67,6 +67,7 @@ class Said:
     ends: frozenset[int] | None
     answers: Sequence[list[int] | None]
     logs: Sequence[Logs] | None
+    tolerance: float = TOLERANCE
     stopped: Mapping[int, bool | None] = field(default_factory=dict)
     """End of the trained side -> whether the program really stops there."""
 
@@ -95,6 +96,7 @@ def hear(runtime: Runtime, asked: Asked, ends: Iterable[int] | None) -> Said:
         runtime.ends(),
         [runtime.answer(prompt, GREEDY) for prompt in asked.prompts],
         runtime.logs(asked.texts),
+        runtime.tolerance,
         stopped,
     )
 
@@ -231,11 +233,11 @@ def exact(trained: Said, found: Said, asked: Asked) -> tuple[Stage, Distance | N
     if found.logs is None or trained.logs is None:
         return Stage(RUNTIME, "not checked", f"{found.name} cannot be asked for probabilities"), None
     distance = apart(trained.logs, found.logs)
-    figures = distance.to_json() | {"tolerance": TOLERANCE}
-    if not distance.largest <= TOLERANCE:
+    figures = distance.to_json() | {"tolerance": found.tolerance}
+    if not distance.largest <= found.tolerance:
         detail = (
             f"{found.name} does not compute what {trained.name} did: log-probabilities lie up to "
-            f"{distance.largest:.2g} apart, and {TOLERANCE:g} is allowed"
+            f"{distance.largest:.2g} apart, and {found.tolerance:g} is allowed"
         )
         return Stage(RUNTIME, "failed", detail, figures), distance
     other = greedy(trained, found, asked)

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 
 from truetune.errors import CheckFailed
+from truetune.export.bounds import TABLE, TOLERANCE
 from truetune.export.gguf.child import Child, need
 from truetune.export.runtime import Ids, Logs, Messages, Refused, Runtime
 from truetune.models import gguf_header
 
 CONTEXT = 512
 """Tokens that the program is opened for: more than the gate's texts have."""
-TOLD = 1024
+TOLD = 256
 """Tokens of each place whose likelihood is asked for, of a larger vocabulary the likeliest."""
 SMALL = 2**28
 """Bytes of a file below which one thread is faster than several that wait for each other."""
+GELU = ("gpt2", "gemma2", "gemma3")
+"""Architectures with an activation that llama.cpp looks up in a table of float16."""
 FORCED = 1e4
 """Logit that makes a token certain."""
 
@@ -43,6 +46,7 @@ class LlamaCpp(Runtime):
         self.speaks = "tokenizer.chat_template" in head.keys
         self.lora: dict[str, Any] = {"lora": [{"id": 0, "scale": 1.0}]} if adapters else {}
         small = path.stat().st_size < SMALL
+        self.tolerance = TABLE if architecture in GELU else TOLERANCE
         self.child = Child("worker")
         settings = {
             "model": str(path.resolve()),

@@ -25,10 +25,12 @@ HELLO = ({"role": "user", "content": "Hello"},)
 
 @dataclass(frozen=True)
 class About:
-    """What a file says of where it comes from. `texts` are keys as they stand, such as `general.license`."""
+    """What a file says of where it comes from. `texts` are keys as they stand, such as `general.license`; `base` is
+    the name of the model that was trained, and its revision."""
 
     name: str
     texts: Mapping[str, str] = field(default_factory=dict)
+    base: tuple[str, str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,19 @@ class Written:
     notes: tuple[str, ...]
 
 
-def write(folder: Path, file: Path, kind: str, about: About, template: Template | None) -> Written:
-    """Write a model folder, with its tokenizer and `template`, into a new file; `kind` is one of `tensors.TYPES`.
+def write(
+    folder: Path, file: Path, kind: str, about: About, template: Template | None, words_of: Path | None = None
+) -> Written:
+    """Write a model folder with a tokenizer and `template` into a new file; `kind` is one of `tensors.TYPES`.
 
-    `template` None: the model goes on with texts. Raises InputError `export.architecture`, `export.setting`,
-    `export.tensor`, `export.tokenizer`, `export.ends`, and what reading the folder raises.
+    `words_of` is the tokenizer's folder, where it is another one. `template` None: the model goes on with texts.
+    Raises InputError `export.architecture`, `export.setting`, `export.tensor`, `export.tokenizer`, `export.ends`, and
+    what reading the folder raises.
     """
     found = checked(folder)
     listed = tensors.entries(found, folder)
-    words = vocabulary.read(folder, rows(listed))
-    encode = tokenizer.load(folder)
+    words = vocabulary.read(words_of or folder, rows(listed))
+    encode = tokenizer.load(words_of or folder)
     ends = endings(encode, template)
     writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[found.family.arch])
     try:
@@ -86,6 +91,11 @@ def describe(writer: gguf.GGUFWriter, about: About, kind: str, words: Vocabulary
     writer.add_name(name)
     for key, text in about.texts.items():
         writer.add_string(key, text)
+    if about.base:
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, about.base[0])
+        if about.base[1]:
+            writer.add_base_model_version(0, about.base[1])
     writer.add_file_type(tensors.FILES[kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 

@@ -1,0 +1,106 @@
+"""To GGUF: what llama.cpp, and all that stands on it, loads as one file.
+
+The adapter is folded into its base in float32 and written as float32: that must be what was trained. Then it is stored
+in the number type that was asked for, without `--quant` in that of the base.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
+
+from truetune.export import files, merged, peft
+from truetune.export.gguf import back, reduced, tensors, vocabulary
+from truetune.export.gguf import write as writing
+from truetune.export.gguf.child import need
+from truetune.export.gguf.runtime import LlamaCpp
+from truetune.export.gguf.write import About
+from truetune.export.origin import Origin
+from truetune.export.runtime import Options, Part, Runtime
+from truetune.models import facts
+from truetune.runs import receipt
+from truetune.train.card import licence
+
+FILE = "model.gguf"
+MADE, WORDS = ".merged", ".words"
+"""Folders that stand beside the file while it is written."""
+QUANTS = (*tensors.TYPES, *reduced.KQUANTS)
+OWN = {"F16": "f16", "BF16": "bf16"}
+"""Number types of a base, by their names in safetensors."""
+
+
+def check(origin: Origin, options: Options) -> None:
+    """Raises ResourceError `export.not_installed`, UsageError `export.unmergeable`, InputError `export.architecture`,
+    `export.setting`, `export.tensor`, `export.tokenizer`."""
+    need("xllamacpp", "gguf", "the comparison with llama.cpp")
+    if options.quant in reduced.KQUANTS:
+        need("llama_cpp", "kquants", f"the number type {options.quant}")
+    side = origin.side
+    if side.adapter is not None:
+        merged.check(origin, options)
+    listed = tensors.entries(writing.checked(side.model), side.model)
+    grown = peft.rows(side.adapter) if side.adapter else 0
+    words = side.adapter if side.adapter and (side.adapter / files.TOKENIZER).is_file() else side.model
+    vocabulary.read(words, max(writing.rows(listed), grown))
+
+
+def write(origin: Origin, folder: Path, options: Options) -> None:
+    """`model.gguf` in an existing folder, in float32. Raises what `check`, the folding and `gguf.write` raise."""
+    create(origin, folder)
+
+
+def create(origin: Origin, folder: Path) -> writing.Written:
+    """As `write`; returns what was written."""
+    words = folder / WORDS
+    words.mkdir()
+    files.spoken(origin, words)
+    model = origin.side.model
+    try:
+        if origin.side.adapter is not None:
+            model = folder / MADE
+            model.mkdir()
+            merged.write(origin, model, Options())
+        return writing.write(model, folder / FILE, "f32", about(origin), origin.template, words)
+    finally:
+        for place in (words, folder / MADE):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def about(origin: Origin) -> About:
+    """Where it comes from: name, licence and base, and the receipt's digest that the run's card names, too."""
+    texts = {f"general.{key}": text for key, text in licence(origin.base.folder).items() if key == "license"}
+    digest = receipt.digest(origin.run, "train") if origin.run else None
+    if digest:
+        texts["truetune.receipt"] = f"sha256:{digest}"
+    name = origin.run.id if origin.run else Path(origin.name).name
+    return About(
+        name,
+        texts,
+        (origin.base.name if origin.base.kind != "folder" else origin.base.folder.name, origin.base.revision),
+    )
+
+
+def reduce(origin: Origin, folder: Path, options: Options) -> str | None:
+    """Store the number type that was asked for, else that of the base; None where it is float32."""
+    kind = options.quant or OWN.get(facts.read(origin.side.model).dtype, "f32")
+    if kind == "f32":
+        return None
+    reduced.reduce(folder / FILE, kind)
+    return kind
+
+
+def runtime(origin: Origin, folder: Path, exact: bool) -> Runtime:
+    """llama.cpp computes in float32 with whatever is stored, so that the figures are those of the rounding."""
+    return LlamaCpp(folder / FILE)
+
+
+def parts(origin: Origin, folder: Path) -> Iterator[Part]:
+    """Every tensor of the file, turned back into transformers' layout, beside what should stand there."""
+    return back.parts(origin, folder / FILE)
+
+
+def usage(origin: Origin, place: Path) -> str:
+    notes = [f"# {note}" for note in writing.checked(origin.side.model).notes]
+    return "\n".join([f"llama-server -m {quote(str(place / FILE))}", *notes])
