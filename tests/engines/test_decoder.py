@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from truetune import engines
 from truetune.engines import adapter
+from truetune.engines.adjust import Said
 from truetune.engines.base import EngineSpec, Method, OutOfMemory
 from truetune.engines.decoder import DecoderSpec, Sampling
 from truetune.engines.torch import lora, sample, slots, tiny
@@ -160,7 +161,16 @@ def test_a_row_alone_and_in_a_crowd_has_the_same_bits(llama, tmp_path, chunk):
 
 
 @pytest.mark.parametrize(
-    "limits", [{"top_k": 5}, {"top_p": 0.7}, {"top_k": 30, "top_p": 0.8}, {"top_p": 0.9999}, {"top_p": 0.0}]
+    "limits",
+    [
+        {"top_k": 5},
+        {"top_p": 0.7},
+        {"top_k": 30, "top_p": 0.8},
+        {"top_p": 0.9999},
+        {"top_p": 0.0},
+        {"min_p": 0.1},
+        {"top_p": 0.9, "min_p": 0.02},
+    ],
 )
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 def test_what_may_be_drawn_is_what_transformers_leaves(limits, temperature):
@@ -171,12 +181,63 @@ def test_what_may_be_drawn_is_what_transformers_leaves(limits, temperature):
     chain = [oracle.TemperatureLogitsWarper(temperature)]
     chain += [oracle.TopKLogitsWarper(limits["top_k"])] if "top_k" in limits else []
     chain += [oracle.TopPLogitsWarper(limits["top_p"])] if "top_p" in limits else []
+    chain += [oracle.MinPLogitsWarper(limits["min_p"])] if "min_p" in limits else []
     for logits in torch.randn(20, 1000) * 3:
         expected = logits[None]
         for warper in chain:
             expected = warper(None, expected)
         found = sample.kept(logits, sampling)
         assert torch.allclose(found / found.sum(), expected.softmax(-1)[0], atol=1e-6)
+
+
+def test_repetition_is_punished_as_transformers_does():
+    from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+
+    torch.manual_seed(1)
+    said = Said([3, 5, 5, 900])
+    for token in (5, 7, 7):
+        said.add(token)
+    settings = Sampling(repetition_penalty=1.3)
+    for logits in torch.randn(20, 1000) * 3:
+        expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[3, 5, 5, 900, 5, 7, 7]]), logits[None])[0]
+        assert torch.allclose(sample.adjusted(logits, settings, said, None), expected)
+
+
+def test_a_prompt_that_begins_as_an_earlier_one_has_the_same_bits(models, tmp_path):
+    """What is kept of prompts saves reading and changes nothing; it belongs to one adapter's content, and to so many
+    bytes."""
+    folder, ids = models("llama"), asks(1, seed=3)[0].ids * 4
+    plain = TorchDecoder(DecoderSpec(folder, chunk=8))
+    decoder = TorchDecoder(DecoderSpec(folder, chunk=8, cache=2**16))
+
+    def first(one, some, adapter=None):
+        slot = one.admit(some, adapter, Sampling(max_new_tokens=3))
+        with torch.no_grad():
+            one.core.forward()
+        logits, cached = one.admitted[slot].row.logits, one.cached(slot)
+        while one.decode():
+            pass
+        return logits, cached
+
+    for some, hoped in ((ids, 0), (ids, (len(ids) - 1) // 8 * 8), (ids[:17], 16), (ids[:16], 8), ([1, *ids], 0)):
+        logits, cached = first(decoder, some)
+        assert cached == hoped
+        assert torch.equal(logits, first(plain, some)[0])
+    for seed in (1, 2):
+        place = write(folder, tmp_path / str(seed), seed)
+        for one in (plain, decoder):
+            one.load("mine", place)
+        assert first(decoder, ids, "mine")[1] == 0
+        logits, cached = first(decoder, ids, "mine")
+        assert cached > 0
+        assert torch.equal(logits, first(plain, ids, "mine")[0])
+    for seed in range(5):
+        first(decoder, asks(1, seed=seed)[0].ids * 3)
+        assert 0 < decoder.prefixes.size <= 2**16
+    decoder.spare()
+    assert (decoder.prefixes.size, decoder.core.store.keys) == (0, {})
+    scored = decoder.admit(ids, None, Sampling(max_new_tokens=1, prompt_logprobs=0))
+    assert decoder.cached(scored) == 0
 
 
 def test_a_vanishing_temperature_is_greedy():

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from truetune.engines.decoder import Token
 from truetune.evaluate.voice import Text
@@ -88,9 +88,13 @@ class Answer:
         self.told += len(text)
         return Event(self.choice, text, tokens, event.prompt, event.reason, event.stop, self.made)
 
-    def given_up(self, event: Event) -> Event:
-        """The last event of an answer that ends by something else than its tokens; what was held stays untold."""
-        return Event(self.choice, reason=event.reason, made=self.made, error=event.error)
+    def whole(self, before: Event | None) -> Event:
+        """The last event of an answer that its grammar ends, with what would be told before it."""
+        self.text.end()
+        rest = self.last(len(self.text.said) + 1, Event(self.choice, reason="stop"))
+        if before is None:
+            return rest
+        return replace(rest, text=before.text + rest.text, tokens=before.tokens + rest.tokens, prompt=before.prompt)
 
 
 def begun(text: str, stop: str) -> int:

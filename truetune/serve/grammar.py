@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -22,31 +23,41 @@ from truetune.models.tokenizer import Tokenizer
 SIZE = 2**16
 """Most bytes of a schema."""
 DEPTH = 64
-FUEL = {
-    "initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 200_000, "step_max_items": 50_000, "max_items_in_row": 2_000,
-    "max_lexer_states": 50_000, "max_grammar_size": 100_000, "verbose_errors": False,
-}  # fmt: skip
+FUEL = llguidance.LLParserLimits(
+    initial_lexer_fuel=1_000_000,
+    step_lexer_fuel=200_000,
+    step_max_items=50_000,
+    max_items_in_row=2_000,
+    max_lexer_states=50_000,
+    max_grammar_size=100_000,
+    verbose_errors=False,
+)
 """About 20 ms to begin and 15 ms at each token at most, by llguidance's own figures."""
 
 
 class Schema:
     """A compiled schema; each answer that follows it begins anew."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
-        self.matcher, self.vocabulary = matcher, vocabulary
+    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int, eos: int) -> None:
+        self.matcher, self.vocabulary, self.eos = matcher, vocabulary, eos
         self.lock = Lock()
 
-    def begin(self) -> Following:
+    def begin(self, stops: frozenset[int]) -> Following:
+        """For an answer that ends with one of these tokens."""
         with self.lock:
-            return Following(self.matcher.deep_copy(), self.vocabulary)
+            return Following(self.matcher.deep_copy(), self.vocabulary, self.eos, stops)
 
 
 class Following:
     """A schema on its way through one answer."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
-        self.matcher, self.vocabulary = matcher, vocabulary
+    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int, eos: int, stops: frozenset[int]) -> None:
+        self.matcher, self.vocabulary, self.eos = matcher, vocabulary, eos
+        self.ends = np.array([token for token in sorted(stops) if token < vocabulary], np.int64)
+        self.stops = stops
         self.failed: TrueTuneError | None = None
+        self.done = False
+        """Whether nothing can follow any more."""
 
     def allowed(self) -> NDArray[np.bool_] | None:
         """bool [tokens]: which may come next; None once it has failed."""
@@ -54,11 +65,18 @@ class Following:
         if self.matcher.is_error():
             self.fail()
             return None
-        return np.unpackbits(bits, bitorder="little")[: self.vocabulary].view(np.bool_)
+        found = np.unpackbits(bits, bitorder="little")[: self.vocabulary].view(np.bool_)
+        whole = found[self.eos]
+        found[self.eos] = False
+        found[self.ends] = whole
+        return found
 
     def take(self, token: int) -> None:
-        if not self.failed and not self.matcher.consume_token(token):
+        if self.failed or token in self.stops:
+            return
+        if not self.matcher.consume_token(token):
             self.fail()
+        self.done = not self.failed and self.matcher.is_stopped()
 
     def fail(self) -> None:
         self.failed = UsageError(
@@ -74,36 +92,34 @@ class Grammars:
     def __init__(self, tokenizer: Tokenizer, vocabulary: int, most: int) -> None:
         self.tokenizer, self.most = tokenizer, most
         self.vocabulary = min(vocabulary, tokenizer.vocabulary)
-        self.kept: OrderedDict[tuple[str, tuple[int, ...]], Schema] = OrderedDict()
-        self.words: dict[tuple[int, ...], llguidance.LLTokenizer] = {}
+        self.kept: OrderedDict[str, Schema] = OrderedDict()
         self.lock = Lock()
 
-    def compile(self, schema: Mapping[str, Any], stops: frozenset[int]) -> Schema:
-        """A schema whose answers end with one of these tokens. Raises UsageError `generation.schema`."""
-        text, ends = checked(schema), tuple(sorted(stops))
+    def compile(self, schema: Mapping[str, Any]) -> Schema:
+        """Raises UsageError `generation.schema`."""
+        text = checked(schema)
         with self.lock:
-            if (text, ends) in self.kept:
-                self.kept.move_to_end((text, ends))
-                return self.kept[text, ends]
-            words = self.words.get(ends) or self.words.setdefault(ends, self.read(ends))
-        found = Schema(matcher(text, words), self.vocabulary)
+            if text in self.kept:
+                self.kept.move_to_end(text)
+                return self.kept[text]
+        found = Schema(matcher(text, self.words), self.vocabulary, self.words.eos_token)
         with self.lock:
-            self.kept[text, ends] = found
+            self.kept[text] = found
             while len(self.kept) > self.most:
                 self.kept.popitem(last=False)
         return found
 
-    def read(self, ends: tuple[int, ...]) -> llguidance.LLTokenizer:
-        """The vocabulary as llguidance wants it."""
-        return llguidance.LLTokenizer(
-            self.tokenizer.backend.to_str(), n_vocab=self.vocabulary, eos_token=[*ends] or [*self.tokenizer.eos_ids]
-        )
+    @cached_property
+    def words(self) -> llguidance.LLTokenizer:
+        """The vocabulary as llguidance wants it; its end-of-text token stands for whatever ends an answer."""
+        eos = self.tokenizer.eos_ids[0] if self.tokenizer.eos_ids else None
+        return llguidance.LLTokenizer(self.tokenizer.backend.to_str(), n_vocab=self.vocabulary, eos_token=eos)
 
 
 def matcher(text: str, words: llguidance.LLTokenizer) -> llguidance.LLMatcher:
     try:
         grammar = llguidance.LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
-        found = llguidance.LLMatcher(words, grammar, log_level=0, limits=llguidance.LLParserLimits(**FUEL))
+        found = llguidance.LLMatcher(words, grammar, log_level=0, limits=FUEL)
     except ValueError as error:
         raise refused(str(error)) from None
     if found.is_error():

@@ -42,7 +42,7 @@ class Job:
         request = self.request
         self.answers = {i: Answer(i, self.tokenizer, request.stops) for i in range(request.n)}
         if request.grammar:
-            self.rules = {i: request.grammar.begin() for i in range(request.n)}
+            self.rules = {i: request.grammar.begin(request.sampling.stops) for i in range(request.n)}
 
     @property
     def adapter(self) -> str | None:

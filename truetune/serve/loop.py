@@ -231,6 +231,8 @@ class Loop:
             return
         if rule and rule.failed:
             event = Event(choice, reason="error", error=rule.failed)
+        elif rule and rule.done:
+            event = replace(event, reason="stop") if event and event.reason else job.answers[choice].whole(event)
         if event and event.reason:
             self.end_answer(job, choice, event)
         elif event:

@@ -9,14 +9,16 @@ from truetune.engines.decoder import Constraint, Sampling, Scored
 from truetune.errors import TrueTuneError
 
 Reason = Literal["", "stop", "length", "cancelled", "timeout", "error"]
-"""Why an answer ended: at a stop token or stop string, as long as allowed, given up by who asked, out of time, or by
-an error; empty while it goes on."""
+"""Why an answer ended: at a stop token, a stop string or where its grammar does; as long as allowed; given up by who
+asked; out of time; by an error. Empty while it goes on."""
 
 
 class Grammar(Protocol):
     """What answers may say: the same for many rows, each of which begins anew."""
 
-    def begin(self) -> Ruled: ...
+    def begin(self, stops: frozenset[int]) -> Ruled:
+        """For an answer that ends with one of these tokens."""
+        ...
 
 
 class Ruled(Constraint, Protocol):
@@ -24,6 +26,8 @@ class Ruled(Constraint, Protocol):
 
     failed: TrueTuneError | None
     """Why it cannot go on, if so."""
+    done: bool
+    """Whether nothing can follow any more."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Event:
     """With an answer's first event, where `sampling.prompt_logprobs` asks for it: one per token of the prompt."""
     reason: Reason = ""
     stop: str | int | None = None
-    """The stop string, or the stop token's id, that ended it."""
+    """The stop string, or the stop token's id, that ended it; None where its grammar did."""
     made: int = 0
     """With the last event: tokens that were computed for this answer, those included that are no part of the text."""
     cached: int = 0

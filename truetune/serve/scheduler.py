@@ -148,10 +148,11 @@ class Scheduler:
             version.uses -= 1
         self.loop.sweep()
 
-    def grammar(self, schema: Mapping[str, Any], stops: frozenset[int]) -> Schema:
-        """Compile a JSON schema for `Request.grammar` of answers that end with one of these tokens; not in an event
-        loop, for it may take a second. Raises UsageError `generation.schema`."""
-        return self.grammars.compile(schema, stops)
+    def grammar(self, schema: Mapping[str, Any]) -> Schema:
+        """Compile a JSON schema for `Request.grammar`; not in an event loop, for it may take a second.
+
+        Raises UsageError `generation.schema`."""
+        return self.grammars.compile(schema)
 
     def adapters(self) -> list[dict[str, Any]]:
         """JSON-ready, by name: digest, mixed, and where it is: `device`, `memory` or `disk`."""

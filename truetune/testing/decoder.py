@@ -111,6 +111,19 @@ def likely(drawn: NDArray[np.int64], expected: NDArray[np.float64]) -> bool:
     return square < free * float(1 - spread + 3.72 * spread**0.5) ** 3
 
 
+class Only:
+    """A constraint that lets through one token after another."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.tokens = list(tokens)
+
+    def allowed(self) -> NDArray[np.bool_]:
+        return np.arange(VOCAB) == self.tokens[0]
+
+    def take(self, token: int) -> None:
+        assert token == self.tokens.pop(0)
+
+
 class DecoderContract:
     """Every promise of `Decoder`, over tiny models of `VOCAB` tokens. Subclasses say how to open one."""
 
@@ -206,6 +219,100 @@ class DecoderContract:
             alone = [token.id for step in found for token in step if token.slot == slots[row]]
             assert alone == answer(self.cleared(decoder), rows[row])
         assert answer(decoder, rows[-1])[:6] == [t.id for step in found[3:] for t in step if t.slot == slots[1]]
+
+    def test_prompts_read_in_parts_give_the_same_tokens(self, folder: Path) -> None:
+        """With `most`, rows that go on get a token in every call while a long prompt is read beside them."""
+        decoder = self.open(DecoderSpec(folder, slots=SLOTS, chunk=4))
+        rows = [Ask(ask.ids[:3], None, Sampling(max_new_tokens=16)) for ask in asks(3)]
+        expected = [answer(decoder, row) for row in rows]
+        long = Ask(list(range(1, 40)), None, Sampling(max_new_tokens=2))
+        expected.append(answer(decoder, long))
+        slots = [decoder.admit(row.ids, None, row.sampling) for row in rows]
+        found: dict[int, list[int]] = {slot: [] for slot in slots}
+        while not all(found.values()):
+            for token in decoder.decode(4):
+                found[token.slot].append(token.id)
+        slots.append(decoder.admit(long.ids, None, long.sampling))
+        found[slots[-1]] = []
+        calls = 0
+        while not found[slots[-1]]:
+            step = decoder.decode(4)
+            calls += 1
+            assert {slot for slot in slots[:-1] if len(found[slot]) < 16} <= {token.slot for token in step}
+            for token in step:
+                found[token.slot].append(token.id)
+        assert calls >= 8
+        while step := decoder.decode(4):
+            for token in step:
+                found[token.slot].append(token.id)
+        assert [found[slot] for slot in slots] == expected
+
+    def test_answers_to_one_prompt(self, decoder: Decoder) -> None:
+        """Forked rows say what rows of their own would; giving one up leaves the others, the first one too."""
+        ids = asks()[0].ids
+        drawn = [Sampling(temperature=1.0, seed=seed, max_new_tokens=6) for seed in range(SLOTS)]
+        expected = [answer(decoder, Ask(ids, None, one)) for one in drawn]
+        for given_up in (None, 0, 2):
+            first = decoder.admit(ids, None, drawn[0])
+            slots = [first, *(decoder.fork(first, one) for one in drawn[1:])]
+            if given_up is not None:
+                decoder.release(slots[given_up])
+            found: dict[int, list[int]] = {slot: [] for slot in slots}
+            while step := decoder.decode():
+                for token in step:
+                    found[token.slot].append(token.id)
+            hoped = [[] if place == given_up else one for place, one in enumerate(expected)]
+            assert [found[slot] for slot in slots] == hoped
+        begun = decoder.admit(ids, None, drawn[0])
+        decoder.decode()
+        with pytest.raises(ValueError):
+            decoder.fork(begun, drawn[1])
+
+    def test_log_probabilities_are_those_of_score(self, folder: Path) -> None:
+        """Of the answer and of the prompt, with the likeliest tokens; whatever is done to the logits before a draw."""
+        decoder = self.open(DecoderSpec(folder, slots=SLOTS, chunk=5))
+        for ids in (asks()[0].ids, asks()[1].ids):
+            sampling = Sampling(
+                temperature=2.0, top_k=9, presence_penalty=1.0, max_new_tokens=4, logprobs=3, prompt_logprobs=2
+            )
+            decoder.admit(ids, None, sampling)
+            said = [token for _ in range(4) for token in decoder.decode()]
+            (expected,) = decoder.score([text([*ids, *(token.id for token in said)])], None)
+            scores = [*said[0].prompt, *(token.scored for token in said)]
+            assert scores[0] is None
+            assert [len(token.prompt) for token in said] == [len(ids), 0, 0, 0]
+            assert np.allclose([one.logprob for one in scores[1:] if one], expected[1:], atol=1e-4)
+            for place, one in enumerate(scores[1:], 1):
+                assert one is not None
+                assert len(one.top) == (2 if place < len(ids) else 3)
+                assert [value for _, value in one.top] == sorted((value for _, value in one.top), reverse=True)
+                assert one.top[0][1] >= one.logprob
+        whole = chances(decoder, ids)
+        decoder.admit(ids, None, Sampling(max_new_tokens=1, logprobs=1))
+        (token,) = decoder.decode()
+        assert token.scored is not None
+        assert token.scored.top == ((token.id, token.scored.logprob),)
+        assert np.isclose(np.exp(token.scored.logprob), whole.max(), rtol=1e-3)
+
+    def test_settings_change_what_is_said(self, decoder: Decoder) -> None:
+        """A bias, the penalties, an end that may not come yet, and a constraint."""
+        ids = asks()[0].ids
+        free = answer(decoder, Ask(ids))
+        assert answer(decoder, Ask(ids, None, Sampling(max_new_tokens=3, bias=((7, 1e4),)))) == [7, 7, 7]
+        once = Sampling(max_new_tokens=3, bias=((7, 1e4),), presence_penalty=2e4)
+        assert answer(decoder, Ask(ids, None, once)).count(7) == 1
+        twice = Sampling(max_new_tokens=4, bias=((7, 3e4),), frequency_penalty=2e4)
+        assert answer(decoder, Ask(ids, None, twice)).count(7) == 2
+        repeated = Sampling(max_new_tokens=8, repetition_penalty=1e6)
+        assert not {*answer(decoder, Ask(free * 3, None, repeated))} & {*free}
+        early = Sampling(max_new_tokens=5, stops=frozenset(free[:1]))
+        assert answer(decoder, Ask(ids, None, early)) == free[:1]
+        late = answer(decoder, Ask(ids, None, replace(early, min_new_tokens=3)))
+        assert len(late) >= 3 and free[0] not in late[:2]
+        likeliest = Sampling(temperature=1.0, min_p=1.0, max_new_tokens=8)
+        assert answer(decoder, Ask(ids, None, likeliest)) == free
+        slot = decoder.admit(ids, None, Sampling(max_new_tokens=4), Only((3, 5, 9, 3)))
+        assert [token.id for _ in range(4) for token in decoder.decode() if token.slot == slot] == [3, 5, 9, 3]
 
     def cleared(self, decoder: Decoder) -> Decoder:
         while decoder.decode():

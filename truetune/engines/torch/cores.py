@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -38,6 +38,8 @@ class Row:
     """How many of the likeliest tokens are wanted for each place of the prompt; None = no scores at all."""
     scored: list[Scored | None] = field(default_factory=list)
     """Of the prompt's tokens, as far as it was read; None for the first."""
+    begun: bool = False
+    """Whether the prompt has been read: what follows is read token by token, and in another way."""
     turn: int = 0
     """When it was last read from, or joined: who waits longest is next."""
     blocks: list[bytes] = field(default_factory=list)
@@ -57,7 +59,7 @@ class Row:
         """Another row that goes on from here, without its place or cache."""
         assert self.logits is not None
         logits, scored = self.logits.clone(), list(self.scored)
-        return Row([*self.unread], self.adapter, self.length, logits, top=self.top, scored=scored, start=self.start)
+        return replace(self, unread=[*self.unread], logits=logits, scored=scored, cache=None)
 
 
 def core(
@@ -130,7 +132,7 @@ class Batched:
         """Give every row its logits; with `most`, rows whose prompts are not yet read to their end go without, and one
         forward reads about so many of their tokens. A row that has logits keeps them, so that a failed forward can be
         repeated."""
-        steps = [row for row in self.places if row.length and len(row.unread) == 1]
+        steps = [row for row in self.places if row.begun and row.unread]
         for rows in self.groups(steps):
             self.step(rows)
         while prompts := sorted((row for row in self.places if row.unread), key=lambda row: row.turn):
@@ -181,7 +183,7 @@ class Batched:
             row.read(piece.tokens)
             self.keep(row, piece)
         for i, found in zip(ended, logits, strict=True):
-            parts[i][0].logits = found
+            parts[i][0].logits, parts[i][0].begun = found, True
 
     def scores(self, row: Row, hidden: torch.Tensor) -> list[Scored]:
         """Of the tokens after those whose hidden states [N, H] these are, as far as they belong to the prompt."""
@@ -264,7 +266,7 @@ class Alone:
     def forward(self, most: int = 0) -> None:
         """As `Batched.forward`."""
         for row in self.rows:
-            if row.length and len(row.unread) == 1:
+            if row.begun and row.unread:
                 self.read(row)
         while prompts := [row for row in self.rows if row.unread]:
             self.turn += 1
@@ -283,7 +285,7 @@ class Alone:
         row.turn = self.turn
         row.read(len(ids))
         if whole:
-            row.logits = logits[-1]
+            row.logits, row.begun = logits[-1], True
 
     def run(self, ids: Sequence[int], adapter: str | None, cache: Cache, last: bool) -> torch.Tensor:
         """float32 logits of the next tokens of a row, of the last one only where the model can."""
