@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ TARGETS = {
 """Format -> module of a `Target`, imported when it is wanted: PEFT takes seconds."""
 WHOLE = {"mlx": "truetune.export.mlx_model"}
 """Formats whose `--quant` asks for a whole model -> the module of that."""
-LATER = ("hub", "ollama")
+LATER = ("ollama",)
 REPORT = "report.json"
 
 
@@ -89,7 +90,7 @@ class Heard:
     said: Said
     base: Sequence[Logs] | None
 
-    @property
+    @cached_property
     def effect(self) -> Distance | None:
         """How far the adapter moves the base."""
         return stages.apart(self.said.logs, self.base) if self.said.logs and self.base else None
@@ -156,7 +157,7 @@ def compared(origin: Origin, how: Target, folder: Path, heard: Heard) -> tuple[l
     """The stages of what stands in float32, and who was asked; where it computes otherwise, with what broke it."""
     with how.runtime(origin, folder, True) as runtime, out_of_memory():
         said, called = stages.hear(runtime, heard.asked, heard.said.ends), runtime.name
-    computed, _ = stages.exact(heard.said, said, heard.asked)
+    computed = stages.exact(heard.said, said, heard.asked)
     if computed.state == "failed":
         apart = stages.apart(said.logs, heard.base) if said.logs and heard.base else None
         rest = bisect.culprit(computed, apart, how.parts(origin, folder))
