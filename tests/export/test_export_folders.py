@@ -141,7 +141,7 @@ def test_a_model_that_mlx_lacks(windowed: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "code"),
     [
-        ({"format": "hub"}, "2 export.later"),
+        ({"format": "hub"}, "2 export.repo"),
         ({"format": "onnx"}, "2 export.format"),
         ({"format": "mlx"}, "2 export.no_out"),
         ({"format": "mlx", "out": "."}, "2 export.exists"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ def export(
     quant: str | None = None,
     force: bool = False,
     dry_run: bool = False,
+    repo: str | None = None,
+    what: str | None = None,
+    private: bool = False,
+    approve: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Write an export and compare what its program does with what was trained: {folder, model, receipt, and a report}.
 
@@ -30,6 +35,12 @@ def export(
     dry_run  only check whether it can be exported: {schema, dry_run, format, of, folder, base}. Of a model that is not
              trained yet this asks whether what is trained on it could be
 
+    repo     of format `hub`: `OWNER/NAME`, which an adapter, a merged model or a GGUF file is pushed to
+    what     of format `hub`: `adapter`, `merged` or `gguf`; None = the adapter, of full fine-tuning the model
+    private  of format `hub`: make a new repository one that only its owner can read
+    approve  of format `hub`: is shown {repo, private, what, files: {name: bytes}} before anything is sent, and raises
+             to stop; `publish` says what comes back
+
     The report: {schema, format, of, base: {name, revision}, adapter: bool, template, effect, truetune, forced, parity:
     {first, second, ok, stage, stages: [{name, state, detail, …}], tokens, largest, mean, kl, top1, tolerance}, stored}.
     Parity is measured in float32; `stored` says how far the number type of the stored weights is from what was trained,
@@ -40,12 +51,25 @@ def export(
     """
     from dataclasses import replace
 
-    from truetune.engines.parity import MLX_LM
+    from truetune.api import publish
     from truetune.export import gate, origin, proof
-    from truetune.export.run_trained import Trained
     from truetune.export.runtime import Options
 
     options = Options(quant=quant)
+    publish.refuse_mixed(format, out, {"repo": repo, "what": what, "private": private})
+    if format == "hub":
+        found = origin.find(wanted.address(subject), base)
+        return publish.publish(
+            found,
+            options,
+            lambda kind, how, place: _made(found, kind, how, gate.place(found, kind, place), options, force),
+            lambda kind: _module(gate.module(kind, options)),
+            repo=repo,
+            what=what,
+            private=private,
+            dry_run=dry_run,
+            approve=approve,
+        )
     name = gate.module(format, options)
     found = origin.find(wanted.address(subject), base)
     if dry_run:
@@ -59,12 +83,21 @@ def export(
         told = {"format": format, "of": found.name, "base": base_of, "quant": quant}
         return {"schema": 1, "dry_run": True, "folder": str(target) if target else None, **told}
     assert target is not None
-    trained = _module("truetune.export.run_mlx").trained if found.side.engine == MLX_LM else Trained
-    report = gate.write(found, format, how, target, options, force=force, trained=trained)
+    report = _made(found, format, how, target, options, force)
     stage = proof.write(found, target, report)
     whole = format in gate.WHOLE and quant is not None
     model = found.side.model if report["adapter"] and not whole else target
     return report | {"folder": str(target), "model": str(model), "receipt": stage}
+
+
+def _made(found: Any, format: str, how: Any, target: Path, options: Any, force: bool) -> dict[str, Any]:
+    """Write an export at a place; returns its report."""
+    from truetune.engines.parity import MLX_LM
+    from truetune.export import gate
+    from truetune.export.run_trained import Trained
+
+    trained = _module("truetune.export.run_mlx").trained if found.side.engine == MLX_LM else Trained
+    return gate.write(found, format, how, target, options, force=force, trained=trained)
 
 
 def _module(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from shlex import quote
 from typing import Any
 
@@ -10,17 +11,23 @@ import click
 from truetune.api import load
 from truetune.cli import common
 from truetune.cli.common import Output
+from truetune.errors import UsageError
+from truetune.report.words import size
 
 
 @click.command()
 @click.argument("subject", default="last", metavar="[RUN|ADAPTER|MODEL]", shell_complete=common.complete_run)
-@click.option("--format", required=True, metavar="FORMAT", help="mlx (as mlx_lm loads it), peft, or merged.")
+@click.option("--format", required=True, metavar="FORMAT", help="mlx (as mlx_lm loads it), peft, merged, or hub.")
 @click.option(
     "--out", "place", type=click.Path(), metavar="DIR", help="A new folder. Of a run, by default, exports/FORMAT."
 )
 @click.option("--quant", metavar="TYPE", help="The number type to store: merged f32, f16, bf16; mlx also 4bit, 8bit.")
 @click.option("--base", metavar="MODEL", help="The model of an adapter that mlx_lm made, if its files do not say.")
 @click.option("--force", is_flag=True, help="Put it in place though it is not what was trained, and record that.")
+@click.option("--repo", metavar="OWNER/NAME", help="Of the format hub: the repository that it is pushed to.")
+@click.option("--what", metavar="KIND", help="Of the format hub: adapter, merged or gguf.")
+@click.option("--private", is_flag=True, help="Of the format hub: a new repository that only its owner can read.")
+@click.option("--yes", is_flag=True, help="Publish without asking.")
 @common.dry_run
 @common.options
 def command(
@@ -32,6 +39,8 @@ def command(
     base: str | None,
     force: bool,
     dry_run: bool,
+    yes: bool,
+    **hub: Any,
 ) -> None:
     """Write an adapter or a model for another program, and compare what that does with what was trained.
 
@@ -40,8 +49,13 @@ def command(
 
     --dry-run says whether it can be exported, and writes nothing: of a base too, before anything is trained on it. An
     adapter that mlx_lm made comes the other way: ft export ./FOLDER --format peft --out DIR.
+
+    --format hub --repo OWNER/NAME pushes an adapter, a merged model or a GGUF file with its card, after asking.
     """
-    asked = {"format": format, "out": place, "base": base, "quant": quant}
+    asked = {"format": format, "out": place, "base": base, "quant": quant} | hub
+    if format == "hub":
+        publish(out, subject, asked | {"force": force}, dry_run, yes)
+        return
     if dry_run:
         found = load("export")(subject, **asked, dry_run=True)
         out.document(found)
@@ -54,6 +68,44 @@ def command(
         out.note(warning(found), style="bold red")
     for line in lines(found):
         out.print(line)
+
+
+def publish(out: Output, subject: str, asked: dict[str, Any], dry_run: bool, yes: bool) -> None:
+    """Show what would be sent, ask, send it, and say where it is."""
+
+    def approve(plan: dict[str, Any]) -> None:
+        status.stop()
+        whose = "private, or as the repository is" if plan["private"] else "for everybody to read"
+        out.note(f"to {plan['repo']}, {whose}: {', '.join(plan['files'])} ({size(sum(plan['files'].values()))})")
+        if plan["forced"]:
+            out.note(f"FORCED: what is published is not what was trained ({plan['forced']})", style="bold red")
+        if not yes:
+            agreed(out)
+        status.start()
+
+    status = out.progress.status("writing, comparing and sending …")
+    with status:
+        found = load("export")(subject, **asked, dry_run=dry_run, approve=approve)
+    out.document(found)
+    if not dry_run:
+        out.print(f"published     {found['url']}")
+        return
+    for name, bytes in found["files"].items():
+        out.print(f"{size(bytes):>10}  {name}")
+    out.print(f"Nothing was sent. Without --dry-run these go to {found['repo']}.")
+
+
+def agreed(out: Output) -> None:
+    """Ask whoever sits there. Raises UsageError `export.unconfirmed` where nobody does, or nobody wants it."""
+    there = sys.stdin.isatty() and not out.json
+    if there and click.confirm("Publish this?", err=True):
+        return
+    raise UsageError(
+        "nothing was published: it was not agreed to",
+        code="export.unconfirmed",
+        where="--yes",
+        hint="Say --yes to publish without being asked; --dry-run lists what would be sent.",
+    )
 
 
 def warning(found: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ def write(origin: Origin, folder: Path, report: Mapping[str, Any]) -> str | None
         "stored": report["stored"]["dtype"] if report["stored"] else None,
         "stages": parity["stages"],
         "compared": [parity["first"], parity["second"]],
+        "hub": report.get("hub"),
     }
     stage = stage_of(run, folder)
     receipt.write(run, stage, body)
