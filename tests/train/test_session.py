@@ -62,13 +62,14 @@ def test_a_resume_without_a_name_sees_that_train_yml_has_changed():
     folders: list[Path] = []
     with pytest.raises(Stopped):
         ft.train(listener=stop)
-    write(max_steps=8, batch_size=4)
+    write(max_steps=6, batch_size=2)
     with pytest.raises(UsageError) as error:
         ft.train(resume=True)
     assert error.value.finding.code == "resume.changed"
-    assert "training.max_steps" in error.value.finding.message
-    write(max_steps=4, batch_size=4)
-    assert ft.train(resume=True).figures["steps"] == 4
+    assert "training.batch_size (4 → 2)" in error.value.finding.message
+    assert "max_steps" not in error.value.finding.message
+    write(max_steps=6, batch_size=4)
+    assert ft.train(resume=True).figures["steps"] == 6
 
 
 def test_a_resume_sees_that_the_base_has_changed_before_its_first_receipt(here):

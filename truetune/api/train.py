@@ -151,21 +151,26 @@ def _go_on(
 ) -> TrainedRun:
     from truetune.train.stops import Starting
 
-    if isinstance(config, Mapping) or any(values) or overrides:
+    if isinstance(config, Mapping) or any(values):
         raise UsageError(
             "a run goes on with the settings it started with",
             code="resume.settings",
-            hint="Leave out --model, --data, --method and --set; to train with others, start a new run.",
+            hint="Leave out --model, --data and --method; to train with others, start a new run. "
+            "What may change, such as training.epochs, is changed in train.yml or by --set.",
         )
     with Starting():
         from truetune.api.handle import TrainedRun
-        from truetune.train import carry
+        from truetune.train import carry, changes
         from truetune.train.reopen import reopen
 
-        run, chosen = _resumable(config, from_)
+        run, chosen, wanted = _resumable(config, from_, overrides)
         gathered = reopen(run)
         checkpoint = _checkpoint(run, chosen, listener)
         state = carry.start_state(gathered, run, checkpoint)
+        if wanted.fields:
+            with run.lock():
+                gathered = changes.apply(gathered, run, state, wanted)
+            listener("warning", {"text": changes.told(state.step, wanted.fields, gathered.resolved["plan"])})
         engine = carry.open_engine(gathered, state)
     with closing(engine), _logging(gathered.config.output.log, listener, asked=False) as heard:
         heard("run", {"id": run.id, "folder": str(run.folder)} | _facts(gathered))
@@ -181,16 +186,17 @@ def _ended(run: Any, listener: Listener) -> None:
         enter(run, listener)
 
 
-def _resumable(config: str | Path | None, from_: str | None) -> tuple[Any, Any]:
-    """The run to go on with, and the checkpoint that was chosen by name, if one was. Changes nothing."""
+def _resumable(config: str | Path | None, from_: str | None, overrides: Sequence[str]) -> tuple[Any, Any, Any]:
+    """The run to go on with, the checkpoint that was chosen by name, if one was, and what is wanted otherwise. Changes
+    nothing."""
     from truetune.runs.find import parse
+    from truetune.train import changes
 
     path = Path(config or "train.yml")
     run, checkpoint = parse(from_) if from_ else (_newest(path), None)
-    if config is not None or not from_:
-        _refuse_changes(run, path)
-    _refuse_ended(run, chosen=checkpoint is not None)
-    return run, checkpoint
+    wanted = changes.asked(run, path if config is not None or not from_ else None, overrides, named)
+    _refuse_ended(run, chosen=checkpoint is not None or wanted.longer)
+    return run, checkpoint, wanted
 
 
 def _checkpoint(run: Any, chosen: Any, listener: Listener) -> Any:
@@ -260,34 +266,9 @@ def _refuse_ended(run: Any, *, chosen: bool) -> None:
             "this run is finished",
             code="resume.finished",
             where=run.id,
-            hint=f"To go on from its adapter, start a new run with model.adapter: {run.folder / 'adapter'}.",
+            hint=f"To let it go on: --from {run.id} --set training.epochs=N. To begin anew from its adapter: "
+            f"model.adapter: {run.folder / 'adapter'}.",
         )
-
-
-def _refuse_changes(run: Any, path: Path) -> None:
-    """The file must still say what the run was started with."""
-    from truetune.config import load
-
-    now, then = named(load(path)).config.model_dump(mode="json"), run.resolved["written"]
-    changed = sorted(
-        key for key in _flat(now).keys() | _flat(then).keys() if _flat(now).get(key) != _flat(then).get(key)
-    )
-    if changed:
-        raise UsageError(
-            f"train.yml has changed since the run started: {', '.join(changed)}",
-            code="resume.changed",
-            where=str(path),
-            hint=f"Put the old values back (they are in {run.folder / 'train.yml'}), or start a new run.",
-        )
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`, one level deep, as train.yml is."""
-    return {
-        f"{section}.{key}" if isinstance(part, dict) else section: value
-        for section, part in values.items()
-        for key, value in (part.items() if isinstance(part, dict) else [(section, part)])
-    }
 
 
 def _facts(gathered: Any) -> dict[str, Any]:

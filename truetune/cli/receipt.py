@@ -174,6 +174,9 @@ def train_lines(body: dict[str, Any], kind: str) -> Iterator[tuple[str, str]]:
     )
     if body["resumes"]:
         yield "resumed", "after step " + ", ".join(map(str, body["resumes"]))
+    for change in body.get("changes", ()):
+        fields = ", ".join(f"{key} {before} → {after}" for key, (before, after) in change["fields"].items())
+        yield "changed", visible(f"from step {change['step']} on: {fields}")
     for event in body["oom"]:
         yield "memory", "ran short: " + ", ".join(f"{key} {value:,}" for key, value in event.items())
     yield from file_lines(body)

@@ -2,6 +2,7 @@
 
 train.yml      what the user wrote, byte for byte
 resolved.json  every value of the run; the file that makes a folder a run
+changes.json   {changes: [{key: [before, after]}, …], resolved, train_yml}: what resumes changed, and what holds since
 env.json       versions, device, seed, `here` (where it was started), `source`: {path, sha256} of its train.yml, and
                `base`: the model as it was then, {name, revision, folder, files {relative: sha256}}
 """
@@ -26,6 +27,7 @@ from truetune.runs.status import Status
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """Names of runs, models and adapters, to be matched in full; nothing that fits can leave its folder."""
+CHANGES = "changes.json"
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"
 
 
@@ -87,7 +89,32 @@ class Run:
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        return jsonfile.load(self.folder / "resolved.json")
+        """Every value: as the run was started, or as the last resume that changed some has it."""
+        values: dict[str, Any] = self._changed.get("resolved") or jsonfile.load(self.folder / "resolved.json")
+        return values
+
+    @property
+    def changes(self) -> list[dict[str, list[Any]]]:
+        """{key: [before, after]} of each resume that changed something."""
+        return list(self._changed.get("changes", ()))
+
+    @property
+    def train_yml_now(self) -> bytes:
+        """The train.yml of the start, or of the last resume that changed something."""
+        text: str | None = self._changed.get("train_yml")
+        return self.train_yml if text is None else text.encode()
+
+    def change(self, fields: dict[str, list[Any]], resolved: dict[str, Any], train_yml: bytes) -> None:
+        """Let other values hold from now on; what the run was started with stays beside them."""
+        body = {"changes": [*self.changes, fields], "resolved": resolved, "train_yml": train_yml.decode()}
+        durable.write_json(self.folder / CHANGES, {"schema": 1} | body)
+        for name in ("_changed", "resolved"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def _changed(self) -> dict[str, Any]:
+        path = self.folder / CHANGES
+        return jsonfile.load(path) if path.exists() else {}
 
     @cached_property
     def env(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
-from truetune.train import card, receipts, result
+from truetune.train import binding, card, changes, receipts, result
 from truetune.train.loop import Loop
 from truetune.train.reading import reader
 from truetune.train.resolve import engine_spec, plan, promised, rules
@@ -40,7 +40,9 @@ def start_state(session: Session, run: Run | None = None, checkpoint: Checkpoint
     if run:
         receipt.refuse_changed_base(run, session.source.folder)
     if run and checkpoint:
-        return State.from_json(Checkpoints(run).load_state(checkpoint))
+        body = Checkpoints(run).load_state(checkpoint)
+        binding.refuse_other(run, body, checkpoint)
+        return State.from_json(body)
     return State(token_budget=session.resolved["memory"]["token_budget"])
 
 
@@ -120,6 +122,8 @@ def take_up(run: Run, state: State) -> None:
     for path in (run.folder / "metrics.jsonl", run.folder / "samples.jsonl"):
         if path.exists():
             Metrics(path).resume(state.step)
+    for change in changes.noted(run, state):
+        Metrics(run.folder / "metrics.jsonl").append("event", state.step, event="settings", fields=change["fields"])
     checkpoints = Checkpoints(run)
     if any(checkpoint.step == state.best_step for checkpoint in checkpoints.list()):
         checkpoints.mark_best(state.best_step or 0, state.best_loss or 0.0)
@@ -159,6 +163,7 @@ def settle(run: Run, engine: TrainEngine, state: State, best: bool) -> tuple[int
     if not best or state.best_step is None or state.best_step == state.step:
         return state.step, state.eval_loss if state.eval_step == state.step else None
     checkpoint = Checkpoints(run).find(f"step-{state.best_step}")
+    binding.refuse_other(run, Checkpoints(run).load_state(checkpoint), checkpoint)
     engine.restore(checkpoint.folder)
     return state.best_step, state.best_loss
 

@@ -27,7 +27,7 @@ from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
-from truetune.train import reference
+from truetune.train import binding, reference
 from truetune.train.guards import Guards
 from truetune.train.plan import Course, Due
 from truetune.train.reading import Reader
@@ -86,6 +86,7 @@ class Loop:
         self.signals = Stops(run)
         self.guards = Guards(run.id)
         self.saver = Saver()
+        self.bound = binding.of(run)
         self.saved: dict[str, Any] = {}
         """The state of the last checkpoint, which may still be on its way to the disk."""
         self.owes_save = False
@@ -274,7 +275,8 @@ class Loop:
         """A checkpoint, on the disk when this returns; older ones beyond `keep` go."""
         for log in (self.metrics, self.samples.file):
             durable.settle(log.path)  # a checkpoint never stands without the lines of the steps before it
-        self.checkpoints.save(state["step"], partial(taken.write, check=self.saver.check), state)
+        kept = state | {binding.KEY: self.bound}
+        self.checkpoints.save(state["step"], partial(taken.write, check=self.saver.check), kept)
         best = state["best_step"] if self.rules.best else None
         if best == state["step"] and state["best_loss"] is not None:
             self.checkpoints.mark_best(best, state["best_loss"])

@@ -11,7 +11,7 @@ from truetune.data.prepare import Prepared
 from truetune.engines.base import TrainEngine
 from truetune.errors import TrainingError
 from truetune.runs import durable, receipt
-from truetune.runs.run import Run
+from truetune.runs.run import CHANGES, Run
 from truetune.train import reference
 from truetune.train.state import State
 
@@ -35,6 +35,7 @@ def write_train(
     config = run.resolved["config"]
     changed, of = engine.changed()
     kept = [*sorted(result.rglob("*")), *sorted((run.folder / reference.FOLDER).glob("*"))]
+    kept += [run.folder / CHANGES]
     made = [str(path.relative_to(run.folder)) for path in kept if path.is_file()]
     body = {
         "base": base,
@@ -51,6 +52,7 @@ def write_train(
         "grad_norm": {"min": state.min_grad_norm, "max": state.max_grad_norm},
         "changed_tensors": {"changed": changed, "of": of},
         "resumes": state.resumes,
+        "changes": state.changes,
         "oom": state.oom,
         "memory": {"peak": engine.usage().peak},
     }

@@ -40,6 +40,8 @@ class State:
     seconds: float = 0.0
     oom: list[dict[str, int]] = field(default_factory=list)
     resumes: list[int] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    """{step, fields {key: [before, after]}} of each resume that changed settings."""
 
     def count(self, examples: int, result: StepResult) -> None:
         """Take one step into account."""

@@ -1,0 +1,124 @@
+"""A run goes on with more steps, other cadences or less memory, and with nothing else; and with no checkpoint that is
+another run's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from test_loop import EVERY_TWO, loop, losses
+
+import truetune as ft
+from truetune.engines.base import EngineSpec, Method
+from truetune.engines.torch import tiny
+from truetune.engines.torch.engine import TorchEngine
+from truetune.errors import InputError, UsageError
+from truetune.runs import alike
+from truetune.runs.checkpoints import Checkpoints
+from truetune.runs.metrics import Metrics
+from truetune.runs.run import Run
+from truetune.runs.verify import verify
+from truetune.train.state import State
+
+
+def settings(folder: Path, name: str, steps: int, **sections: Any) -> dict[str, Any]:
+    rows = ({"prompt": f"What does code {i} mean?", "completion": f"Oil part {i * 7 % 13}."} for i in range(24))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "model": "starter",
+        "data": str(folder / "rows.jsonl"),
+        "method": {"r": 4, "dropout": 0.0},
+        "training": {"max_steps": steps, "epochs": 100, "scheduler": "constant", "warmup": 0, "batch_size": 2},
+        "evaluation": {"every": None, "samples": 0},
+        "checkpoints": {"every": "2 steps", "best": False},
+        "output": {"dir": str(folder / name), "log": []},
+    } | sections
+
+
+def trained(folder: Path, name: str, steps: int, **sections: Any) -> Run:
+    return Run(ft.train(settings(folder, name, steps, **sections)).folder)
+
+
+def test_more_steps_are_as_if_they_had_been_asked_for_at_once(tmp_path: Path) -> None:
+    """Of a finished run, with a constant rate; two times, the second with another cadence and less memory."""
+    straight, run = trained(tmp_path, "straight", 6), trained(tmp_path, "run", 2)
+    said = list[str]()
+
+    def heard(kind: str, figures: dict[str, Any]) -> None:
+        if kind == "warning":
+            said.append(figures["text"])
+
+    ft.train(from_=str(run.folder), overrides=["training.max_steps=4"], listener=heard)
+    assert "training.max_steps (2 → 4)" in said[0] and "4 steps now" in said[0]
+    more = ["training.max_steps=6", "checkpoints.every=1 steps", "resources.memory=900MB"]
+    ft.train(from_=str(run.folder), overrides=more)
+    run = Run(run.folder)
+    differs = {part: name for part, name in alike.compare(straight, run).items() if name}
+    assert differs == {"state": "changes", "log": "eval 2"}  # it was measured where it ended first
+    logged, own = dict(alike.log(straight)), dict(alike.log(run))
+    assert logged.items() <= own.items()
+    assert run.resolved["memory"]["free"] == 900_000_000 and run.resolved["plan"]["steps"] == 6
+    receipt = json.loads((run.folder / "receipts/train.json").read_text())
+    assert [(each["step"], sorted(each["fields"])) for each in receipt["changes"]] == [
+        (2, ["training.max_steps"]),
+        (4, ["checkpoints.every", "resources.memory", "training.max_steps"]),
+    ]
+    assert "changes.json" in receipt["files"]
+    assert receipt["supervised"]["promised"] == receipt["supervised"]["counted"]
+    assert [item for item in verify(run) if item.failed] == []
+    events = Metrics(run.folder / "metrics.jsonl").read("event")
+    assert [(row["step"], row["event"]) for row in events] == [(2, "settings"), (4, "settings")]
+
+    with pytest.raises(UsageError) as error:
+        ft.train(from_=str(run.folder), overrides=["training.learning_rate=1e-3", "method.r=8", "training.epochs=9"])
+    assert error.value.code == "resume.changed"
+    assert "method.r (4 → 8), training.learning_rate (0.0002 → 0.001)" in error.value.message
+    assert "epochs" not in error.value.message
+    for overrides, code in ((["training.max_steps=3"], "resume.over"), ([], "resume.finished")):
+        with pytest.raises(UsageError) as error:
+            ft.train(from_=str(run.folder), overrides=overrides)
+        assert error.value.code == code
+    assert json.loads((run.folder / "changes.json").read_text())["resolved"] == run.resolved
+
+    other = trained(tmp_path, "other", 1, method={"r": 8, "dropout": 0.0})
+    shutil.copytree(run.folder / "checkpoints/step-000006", other.folder / "checkpoints/step-000006")
+    with pytest.raises(InputError, match=r"method\.r is 4 there and 8 here") as refused:
+        ft.train(from_=f"{other.folder}:step-6", overrides=["training.max_steps=9"])
+    assert refused.value.code == "checkpoint.other_run"
+
+
+def test_a_resume_under_another_token_budget_is_equal_within_rounding(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tiny.make(tmp_path_factory.mktemp("model"), "llama")
+    straight, run = (Run.create(tmp_path / name, train_yml=b"", resolved={}, env={}) for name in ("a", "b"))
+
+    def part(into: Run, budget: int, state: State) -> Any:
+        made = loop(into, folder, rules=EVERY_TWO, state=state)
+        method = Method(r=4, alpha=8, dropout=0.0)
+        made.engine = TorchEngine(EngineSpec(model=folder, method=method, token_budget=budget))
+        return made
+
+    part(straight, 64, State(token_budget=64)).fit()
+    first = part(run, 64, State(token_budget=64))
+    first.listener = lambda kind, figures: run.request_stop() if figures.get("step") == 4 else None
+    assert first.fit() == "the stop file"
+    run.clear_stop()
+    kept = Checkpoints(run)
+    last = kept.find("last")
+    again = part(run, 20, State.from_json(kept.load_state(last)))
+    again.engine.restore(last.folder)
+    again.metrics.resume(last.step)
+    plans = [each.engine.prepare(each.train[:5]) for each in (first, again)]
+    assert len(plans[0].micro_batches) < len(plans[1].micro_batches)
+    assert again.fit() == "done"
+    one, other = losses(straight), losses(run)
+    assert one.keys() == other.keys() and one != other
+    assert np.allclose([*one.values()], [*other.values()], rtol=1e-5)
