@@ -70,6 +70,8 @@ class Said:
     tolerance: float = TOLERANCE
     stopped: Mapping[int, bool | None] = field(default_factory=dict)
     """End of the trained side -> whether the program really stops there."""
+    closing: frozenset[int] = frozenset()
+    """Of the trained side, the ends that its answers were trained to close with."""
 
 
 def prepare(runtime: Runtime, talks: Sequence[Messages], vocabulary: int) -> tuple[Asked, Said]:
@@ -82,7 +84,7 @@ def prepare(runtime: Runtime, talks: Sequence[Messages], vocabulary: int) -> tup
     answers = [runtime.answer(prompt, GREEDY) for prompt in prompts]
     texts = [*drawn]
     texts += [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True) if answer]
-    said = Said(runtime.name, ids, encoded, runtime.ends(), answers, runtime.logs(texts))
+    said = Said(runtime.name, ids, encoded, runtime.ends(), answers, runtime.logs(texts), closing=runtime.closing())
     return Asked(talks, prompts, texts), said
 
 
@@ -160,20 +162,27 @@ def tokenizer(trained: Said, found: Said) -> Stage:
 
 
 def ends(trained: Said, found: Said) -> Stage:
-    """Every end that was trained is one of the program's, and ends its answers."""
-    if not trained.ends:
+    """What closes the trained answers is one of the program's ends, and really ends its answers. Other tokens at which
+    the trained side stops, of its model's config files, are told where the program goes on behind them."""
+    if not trained.closing:
         return Stage(ENDS, "not checked", "what was trained knows no end")
-    missing = sorted(trained.ends - found.ends) if found.ends is not None else []
-    deaf = sorted(end for end, stopped in found.stopped.items() if stopped is False)
-    figures = {"trained": sorted(trained.ends), "found": None if found.ends is None else sorted(found.ends)}
-    if missing or deaf:
-        detail = f"{found.name} does not stop at token {(missing or deaf)[0]}, which ends the trained answers"
+    figures = {"trained": sorted(trained.ends or ()), "found": None if found.ends is None else sorted(found.ends)}
+    lost = trained.closing - found.ends if found.ends is not None else frozenset()
+    deaf = {end for end, stopped in found.stopped.items() if stopped is False}
+    if missing := sorted(lost | (deaf & trained.closing)):
+        detail = f"{found.name} does not stop at token {missing[0]}, which ends the trained answers"
         return Stage(ENDS, "failed", detail, figures)
-    really = sum(stopped is True for stopped in found.stopped.values())
+    really = sorted(end for end, stopped in found.stopped.items() if stopped)
     if found.ends is None and not really:
         return Stage(ENDS, "not checked", f"{found.name} cannot be asked where it stops", figures)
-    detail = f"{found.name} stops at {', '.join(map(str, sorted(trained.ends)))}, tried {really} of {len(trained.ends)}"
-    return Stage(ENDS, "ok", detail, figures | {"tried": really})
+    detail = f"{found.name} stops at {listed(trained.closing)}"
+    detail += f", and really does at {listed(really)}" if really else ""
+    detail += f", but not at {listed(deaf)}" if deaf else ""
+    return Stage(ENDS, "ok", detail, figures | {"tried": len(found.stopped)})
+
+
+def listed(ids: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(ids)))
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,13 @@ class Child:
 def need(module: str, extra: str, what: str) -> None:
     """Raises ResourceError `export.not_installed` where a library is not here."""
     if importlib.util.find_spec(module) is None:
-        raise ResourceError(
-            f"{what} needs {module}, which is not installed",
-            code="export.not_installed",
-            where="format",
-            hint=f'Install it: pip install "truetune[{extra}]".',
-        )
+        raise missing(module, extra, what)
+
+
+def missing(library: str, extra: str, what: str) -> ResourceError:
+    return ResourceError(
+        f"{what} needs {library}, which is not installed",
+        code="export.not_installed",
+        where="format",
+        hint=f'Install it: pip install "truetune[{extra}]".',
+    )

@@ -14,7 +14,7 @@ from shlex import quote
 from truetune.export import files, merged, peft
 from truetune.export.gguf import back, reduced, tensors, vocabulary
 from truetune.export.gguf import write as writing
-from truetune.export.gguf.child import need
+from truetune.export.gguf.child import missing, need
 from truetune.export.gguf.runtime import LlamaCpp
 from truetune.export.gguf.write import About
 from truetune.export.origin import Origin
@@ -35,8 +35,8 @@ def check(origin: Origin, options: Options) -> None:
     """Raises ResourceError `export.not_installed`, UsageError `export.unmergeable`, InputError `export.architecture`,
     `export.setting`, `export.tensor`, `export.tokenizer`."""
     need("xllamacpp", "gguf", "the comparison with llama.cpp")
-    if options.quant in reduced.KQUANTS:
-        need("llama_cpp", "kquants", f"the number type {options.quant}")
+    if options.quant in reduced.KQUANTS and not reduced.installed():
+        raise missing("llama-cpp-python", "kquants", f"the number type {options.quant}")
     side = origin.side
     if side.adapter is not None:
         merged.check(origin, options)

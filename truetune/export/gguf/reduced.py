@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import gguf
@@ -17,6 +18,11 @@ KQUANTS = {
     "q2_k": "Q2_K", "q4_0": "Q4_0", "iq4_nl": "IQ4_NL",
 }  # fmt: skip
 """Names of `--quant` -> llama.cpp's names, for its own quantiser."""
+
+
+def installed() -> bool:
+    """Whether llama.cpp's own quantiser is here."""
+    return importlib.util.find_spec("llama_cpp") is not None
 
 
 def reduce(file: Path, kind: str) -> None:
