@@ -74,12 +74,17 @@ def written(
 
 def stop_ids(template: Template, tokenizer: Tokenizer) -> frozenset[int]:
     """Every token at which an answer ends: the tokenizer's own, and the one that this template puts after an answer."""
+    end = end_id(template, tokenizer)
+    return frozenset(tokenizer.eos_ids) | ({end} if end is not None else set())
+
+
+def end_id(template: Template, tokenizer: Tokenizer) -> int | None:
+    """The token that this template puts after an answer; None where it wants another first turn, or tools."""
     probe = Conversation((Turn("user", "Hello"), Turn("assistant", "Hi")))
     try:
-        end = tokenizer.id(answers(probe, template, tokenizer, "last")[0].end)
-    except RowError:  # it wants another first turn, or tools: its end is then the tokenizer's
-        end = None
-    return frozenset(tokenizer.eos_ids) | ({end} if end is not None else set())
+        return tokenizer.id(answers(probe, template, tokenizer, "last")[0].end)
+    except RowError:
+        return None
 
 
 class Question:

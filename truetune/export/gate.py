@@ -205,7 +205,8 @@ HINTS = {
     stages.ENDS: "Its answers would not end; use another format, or set eos_token_id in generation_config.json.",
     stages.BASE: "Export again from the base that the run names.",
     stages.WEIGHTS: "Export again; if it stays so, this is a bug, and report.json shows where.",
-    stages.RUNTIME: "The two libraries read the settings of this model otherwise: use the other format.",
+    stages.RUNTIME: "The two libraries read the settings of this model otherwise; use another format, or for MLX "
+    "export the whole model: --quant bf16.",
     stages.QUANT: "Store more bits: --quant with a wider number type.",
 }
 """Stage -> what to do."""

@@ -66,7 +66,21 @@ def write(origin: Origin, folder: Path, options: Options) -> None:
     assert side.adapter is not None
     made = folded.folded(side.model, side.adapter, bits=side.bits, rows=rows(side.adapter))
     made.save_pretrained(folder)
+    older(folder / "config.json")
     files.spoken(origin, folder)
+
+
+def older(path: Path) -> None:
+    """Say the rotary embedding in the words of before transformers 5, too: mlx_lm and others read those, and take a
+    default where they are missing."""
+    config = gate.parse(path)
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" not in rope or "rope_theta" in config:
+        return
+    config["rope_theta"] = rope["rope_theta"]
+    if rope.get("rope_type", "default") != "default":
+        config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    path.write_bytes(jsonfile.dumps(config))
 
 
 def reduce(origin: Origin, folder: Path, options: Options) -> str | None:

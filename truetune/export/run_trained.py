@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from truetune import engines
+from truetune.data.turns import end_id
 from truetune.engines.decoder import Decoder, DecoderSpec, Sampling
 from truetune.evaluate.talk import out_of_memory
 from truetune.evaluate.voice import ADAPTER, Voice
@@ -45,6 +46,11 @@ class Trained(Runtime):
 
     def ends(self) -> frozenset[int]:
         return self.voice.stops
+
+    def closing(self) -> frozenset[int]:
+        template = self.origin.template
+        end = end_id(template, self.tokenizer) if template else self.tokenizer.eos_id
+        return self.ends() if end is None else frozenset([end])
 
     def logs(self, texts: Sequence[Ids]) -> list[Logs]:
         return self.computed(texts, self.adapter)

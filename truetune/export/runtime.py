@@ -50,6 +50,10 @@ class Runtime:
         """The tokens at which the program says that it stops."""
         return None
 
+    def closing(self) -> frozenset[int]:
+        """Of the trained side, those of its ends that its answers were trained to close with."""
+        return self.ends() or frozenset()
+
     def stops(self, ids: Ids, token: int) -> bool | None:
         """Does the program really stop where `token` is forced to be the first one of the answer to `ids`?"""
         return None
