@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import yaml
+
 COMMIT = "c0ffee" + "0" * 34
 GATED = "owner/gated"
 Repos = Mapping[str, Mapping[str, bytes]]
@@ -163,6 +165,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(401, b"{}", {})
         if path == "/api/repos/create":
             return self.create(json.loads(body))
+        if path == "/api/validate-yaml":
+            return self.validate(json.loads(body)["content"])
         name = "/".join(path.removeprefix("/api/models").strip("/").split("/")[:2]).removesuffix(".git")
         if path.endswith("/info/lfs/objects/batch"):
             return self.batch(json.loads(body))
@@ -182,9 +186,17 @@ class Handler(BaseHTTPRequestHandler):
         with self.hub.lock:
             there = name in self.hub.repos
             self.hub.repos.setdefault(name, {})
-        self.hub.about.setdefault(name, {})["private"] = bool(wanted.get("private"))
+        if not there:
+            self.hub.about[name] = {"private": wanted.get("visibility") == "private"}
         url = json.dumps({"url": f"{self.hub.address}/{name}", "id": name, "name": name}).encode()
         self.answer(409 if there else 200, url, {})
+
+    def validate(self, card: str) -> None:
+        """As the hub does before a commit: front matter in YAML, with a licence in small letters."""
+        front = yaml.safe_load(card.split("---\n")[1]) if card.startswith("---\n") else None
+        fine = isinstance(front, dict) and all(isinstance(front.get(key, ""), str) for key in ("license", "base_model"))
+        errors = [] if fine else [{"message": "the front matter is not valid"}]
+        self.answer(200 if fine else 400, json.dumps({"errors": errors, "warnings": []}).encode(), {})
 
     def batch(self, wanted: dict[str, Any]) -> None:
         objects = [

@@ -114,11 +114,12 @@ def readme(origin: Origin, folder: Path, text: str, report: Mapping[str, Any] | 
     text = text or "\n\n".join([card.front(origin, {"format": "merged"}), f"# {repo}"])
     text = text.replace(f'folder = "{folder.name}"  # the path to it', f'folder = "{repo}"')
     text = text.replace('folder = "adapter"  # the path to it', f'folder = "{repo}"')
+    text = card.OWN.sub("", text).rstrip() if report else text
     if origin.run and "## Figures" not in text and receipt.digest(origin.run, "train"):
         text = text.rstrip() + "\n\n## Figures\n\n" + "\n".join(figures(receipt.read(origin.run)))
     if report:
         told = card.exported(origin, report, usage)
-        text = card.OWN.sub("", text).rstrip() + "\n\n" + unplaced(origin, folder, told, repo)
+        text = text.rstrip() + "\n\n" + unplaced(origin, folder, told, repo)
     return with_data(text.rstrip() + "\n", sets(origin))
 
 
@@ -139,7 +140,7 @@ def with_data(text: str, names: list[str]) -> str:
 
 def push(repo: str, files: Mapping[str, Content], *, private: bool, token: str, message: str) -> Pushed:
     """Make the repository if there is none, and commit the files. Raises InputError `export.denied`,
-    `model.unreachable`, UsageError `export.public`."""
+    `model.unreachable`, UsageError `export.public`, `export.card`."""
     api = huggingface_hub.HfApi(token=token)
     try:
         api.create_repo(repo, private=private, exist_ok=True)
@@ -154,6 +155,13 @@ def push(repo: str, files: Mapping[str, Content], *, private: bool, token: str, 
         made = api.create_commit(repo, operations, commit_message=message)
     except hub.NETWORK as error:
         raise denied(repo, error) from error
+    except ValueError as error:  # what its library says of a card or a name
+        raise UsageError(
+            f"the hub does not take this: {' '.join(str(error).split())[:300]}",
+            code="export.card",
+            where=repo,
+            hint="Correct the front matter of README.md in the folder that is published, and try again.",
+        ) from error
     return Pushed(repo, str(made.oid), str(made.commit_url), private)
 
 
