@@ -66,7 +66,7 @@ def streamed_into(folder: Path, *, exact: bool = True) -> tuple[streamed.Fold, P
     target = folder / f"made-{exact}"
     target.mkdir()
     shutil.copyfile(folder / "model/config.json", target / "config.json")
-    streamed.write(fold, target, exact=exact)
+    streamed.write(fold, target, wide="changed" if exact else "")
     return fold, target
 
 
@@ -157,7 +157,7 @@ if sys.argv[2] == "whole":
     kept = bytearray(sum(path.stat().st_size for path in model.glob("*.safetensors")))
 else:
     fold = streamed.plan(model, Path(sys.argv[1]) / "adapter")
-    streamed.write(fold, target, exact=False)
+    streamed.write(fold, target)
     print(sampled.check(fold, target).failed or "equal")
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 from truetune import __version__
 from truetune.errors import CheckFailed, InputError, UsageError
 from truetune.evaluate.talk import out_of_memory
-from truetune.export import bisect, card, probes, stages
+from truetune.export import bisect, card, probes, stages, toolarge
 from truetune.export.bounds import TOLERANCE
 from truetune.export.origin import Origin
 from truetune.export.run_trained import Trained
@@ -116,15 +116,19 @@ def write(
     JSON has `stage` and `stages`): then there is no folder, but with `force` there is one, and the report, card and
     receipt say so. InputError `adapter.no_effect`. Besides, what the format and the programs raise, and ResourceError.
     """
-    heard = listen(origin, trained)
+    reason = toolarge.why(origin, how)
+    heard = Heard(Asked((), (), ()), toolarge.silent(), None) if reason else listen(origin, trained)
     reports: list[dict[str, Any]] = []
 
     def fill(folder: Path) -> None:
         how.write(origin, folder, options)
-        found, name_of = compared(origin, how, folder, heard)
+        found, name_of = compared(origin, how, folder, heard) if not reason else ([], toolarge.NAME)
         refuse_other(found, target, force)
         stored = how.reduce(origin, folder, options)
-        if stored:
+        if reason:
+            found = [base_stage(origin), *toolarge.checked(origin, how, folder, reason)]
+            refuse_other(found, target, force)
+        elif stored:
             found = [*found, *reduced(origin, how, folder, heard, stored)]
             refuse_other(found, target, force)
         made = report(origin, name, heard, name_of, found, stored)

@@ -1,11 +1,13 @@
 """To a whole model: the adapter folded into its base, for all that loads a folder of safetensors.
 
 It is folded in float32 and compared as such: that must be what was trained. Then it is stored in the number type of its
-base, and what that rounds away is measured too, and bounded.
+base, and what that rounds away is measured too, and bounded. An adapter of LoRA's family is folded tensor by tensor
+from the base's files into ones that are cut in the same way (`streamed`); PEFT folds the others in memory.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +21,13 @@ from truetune.engines.prompts import PROMPTS
 from truetune.engines.torch import files as tensors
 from truetune.engines.torch import folded
 from truetune.errors import UsageError
-from truetune.export import files
+from truetune.export import files, streamed
+from truetune.export import sampled as sampling
 from truetune.export.origin import Origin
 from truetune.export.peft import rows
 from truetune.export.run_transformers import Transformers
 from truetune.export.runtime import Options, Part, Runtime
+from truetune.export.sampled import Sampled
 from truetune.models import facts, gate, header, weights
 from truetune.runs import jsonfile
 
@@ -61,7 +65,33 @@ def check(origin: Origin, options: Options) -> None:
 
 
 def write(origin: Origin, folder: Path, options: Options) -> None:
-    """Into an existing folder, in float32. Raises what the loading of both raises."""
+    """Into an existing folder, what the adapter changes in float32, with `--quant f32` all of it. Raises what the
+    loading of both raises."""
+    fold = plan(origin)
+    if fold is None:
+        whole(origin, folder)
+        return
+    streamed.write(fold, folder, wide="all" if options.quant == "f32" else "changed")
+    shutil.copyfile(origin.side.model / "config.json", folder / "config.json")
+    older(folder / "config.json")
+    files.spoken(origin, folder)
+
+
+def plan(origin: Origin) -> streamed.Fold | None:
+    """How it is folded without loading it; None where it can't be."""
+    side = origin.side
+    assert side.adapter is not None
+    return streamed.plan(side.model, side.adapter, side.bits)
+
+
+def sampled(origin: Origin, folder: Path) -> Sampled | None:
+    """The check that needs no memory for the model; None for what is folded in memory."""
+    fold = plan(origin)
+    return sampling.check(fold, folder) if fold else None
+
+
+def whole(origin: Origin, folder: Path) -> None:
+    """Into an existing folder, all in float32 and by transformers' own names, folded in memory by PEFT."""
     side = origin.side
     assert side.adapter is not None
     made = folded.folded(side.model, side.adapter, bits=side.bits, rows=rows(side.adapter))
@@ -85,8 +115,16 @@ def older(path: Path) -> None:
 
 def reduce(origin: Origin, folder: Path, options: Options) -> str | None:
     """Put the weights into the number type that was asked for, else that of the base; None where it is float32."""
-    dtype = STORED.get(options.quant or facts.read(origin.side.model).dtype)
-    if dtype is not None:
+    own = STORED.get(facts.read(origin.side.model).dtype)
+    dtype = STORED.get(options.quant) if options.quant else own
+    if dtype is None:
+        named(folder, "float32")
+        return None
+    fold = plan(origin)
+    if fold is not None and dtype == own:
+        streamed.write(fold, folder, wide="")
+        named(folder, dtype)
+    else:
         narrow(folder, getattr(torch, dtype))
     return dtype
 
@@ -96,8 +134,14 @@ def narrow(folder: Path, dtype: torch.dtype) -> None:
     for path in sorted(folder.glob("*.safetensors")):
         stored = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
         save_file(stored, path, metadata={"format": "pt"})
+    named(folder, str(dtype).removeprefix("torch."))
+
+
+def named(folder: Path, dtype: str) -> None:
+    """Say in config.json what the weights are stored in."""
     config = gate.parse(folder / "config.json")
-    (folder / "config.json").write_bytes(jsonfile.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}))
+    config.pop("torch_dtype", None)  # the older word for it
+    (folder / "config.json").write_bytes(jsonfile.dumps(config | {"dtype": dtype}))
 
 
 def runtime(origin: Origin, folder: Path, exact: bool) -> Runtime:

@@ -62,7 +62,7 @@ def group(origin: Origin) -> int:
 def write(origin: Origin, folder: Path, options: Options) -> None:
     """The whole model in float32, or as its base stores it where there is no adapter to fold."""
     if origin.side.adapter:
-        merged.write(origin, folder, options)
+        merged.whole(origin, folder)
     else:
         files.model(origin.side.model, folder)
         files.spoken(origin, folder)

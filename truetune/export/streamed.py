@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -23,6 +24,8 @@ from truetune.models.tensorfile import Place
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Number types of weights that are folded into, by their names in safetensors."""
+Wide = Literal["", "changed", "all"]
+"""Which tensors are stored in float32 where they were narrower."""
 BLOCK = 1 << 21
 """Numbers that are folded at once."""
 ROUNDING = {"F64": 1e-5, "F32": 1e-5, "F16": 2.0**-10, "BF16": 2.0**-7}
@@ -82,13 +85,13 @@ def shape(pair: lowrank.Pair, transposed: bool) -> tuple[int, int]:
     return (inputs, outputs) if transposed else (outputs, inputs)
 
 
-def write(fold: Fold, folder: Path, *, exact: bool) -> None:
-    """The weights and their index into an existing folder. `exact` stores what was changed in float32, for a
-    comparison; else each tensor has the number type that it had. Raises InputError, OSError."""
+def write(fold: Fold, folder: Path, *, wide: Wide = "") -> None:
+    """The weights and their index into an existing folder. Stored in float32 are those that were `changed`, for a
+    comparison, or `all`; the others have the number type that they had. Raises InputError, OSError."""
     shards = weights.shards(fold.model)
     for path in shards:
         found = tensorfile.places(path)
-        tensors = [kept(fold, place, exact) for place in found]
+        tensors = [kept(fold, place, wide) for place in found]
         texts = header.parts(path)[1]
         tensorfile.write(folder / path.name, tensors, streamed(fold, found, tensors), texts or {"format": "pt"})
     index = fold.model / weights.INDEX
@@ -99,16 +102,19 @@ def write(fold: Fold, folder: Path, *, exact: bool) -> None:
         (folder / weights.INDEX).write_text(json.dumps(body, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def kept(fold: Fold, place: Place, exact: bool) -> header.Tensor:
+def kept(fold: Fold, place: Place, wide: Wide) -> header.Tensor:
     tensor = place.tensor
-    wide = exact and tensor.name in fold.changed and tensor.dtype != "F64"
-    return header.Tensor(tensor.name, "F32" if wide else tensor.dtype, tensor.shape)
+    widened = wide == "all" or (wide == "changed" and tensor.name in fold.changed)
+    narrow = tensor.dtype in ("F16", "BF16")
+    return header.Tensor(tensor.name, "F32" if widened and narrow else tensor.dtype, tensor.shape)
 
 
 def streamed(fold: Fold, found: list[Place], tensors: list[header.Tensor]) -> Iterator[bytes]:
     for place, tensor in zip(found, tensors, strict=True):
         if tensor.name in fold.changed:
             yield from folded(fold, place, tensor.dtype)
+        elif tensor.dtype != place.tensor.dtype:
+            yield from (octets(stored(place, *part).to(DTYPES[tensor.dtype])) for part in blocks(place))
         else:
             yield from tensorfile.copied(place)
 
@@ -121,7 +127,12 @@ def folded(fold: Fold, place: Place, dtype: str) -> Iterator[bytes]:
         rows = added(fold, place, first, last)
         if factor is not None:
             rows *= factor[None] if fold.transposed else factor[first:last, None]
-        yield rows.to(DTYPES[dtype]).contiguous().view(torch.uint8).numpy().tobytes()
+        yield octets(rows.to(DTYPES[dtype]))
+
+
+def octets(tensor: torch.Tensor) -> bytes:
+    found: bytes = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+    return found
 
 
 def rescaled(fold: Fold, place: Place) -> torch.Tensor | None:

@@ -22,6 +22,7 @@ and are not measured yet.
 
 from __future__ import annotations
 
+import resource
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
@@ -235,7 +236,7 @@ def available(device: int | None = None, cgroups: Path = Path("/sys/fs/cgroup"))
     """Bytes that training may use: a GPU's free memory as given, else the machine's, within the container's limit."""
     if device is not None:
         return device
-    return min([int(psutil.virtual_memory().available), *(free for _, free in _limits(cgroups))])
+    return min([int(psutil.virtual_memory().available), *(free for _, free in _limits(cgroups)), *_allowed()])
 
 
 def installed(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -260,6 +261,17 @@ def _limits(root: Path) -> list[tuple[int, int]]:
             continue
         found.append((most, max(0, most - now + cache)))
     return found
+
+
+def _allowed() -> list[int]:
+    """What `ulimit -v` and `-d` leave this process."""
+    try:
+        used = [int(pages) * resource.getpagesize() for pages in Path("/proc/self/statm").read_text().split()]
+    except OSError:  # not on Linux
+        return []
+    limits = ((resource.RLIMIT_AS, used[0]), (resource.RLIMIT_DATA, used[5]))
+    most = [(resource.getrlimit(kind)[0], now) for kind, now in limits]
+    return [max(0, limit - now) for limit, now in most if limit != resource.RLIM_INFINITY]
 
 
 def _own_group() -> str:

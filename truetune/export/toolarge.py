@@ -1,0 +1,40 @@
+"""A model that the memory here does not hold: nothing can be asked of it, and its tensors are checked instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from truetune.export import stages
+from truetune.export.origin import Origin
+from truetune.export.stages import Said, Stage
+from truetune.models import facts, memory
+
+ROOM = 1.2
+"""What computing with a model needs beside its weights in float32, at the least: times so much."""
+NAME = "not run: memory"
+"""Who was asked, as the report says."""
+
+
+def why(origin: Origin, how: Any) -> str:
+    """Why nothing can be asked of it; empty where it can, or where this format has no other check."""
+    if not hasattr(how, "sampled") or how.plan(origin) is None:
+        return ""
+    need, free = int(facts.read(origin.side.model).parameters * 4 * ROOM), memory.available()
+    return "" if need <= free else f"it needs {memory.readable(need)} of memory, and {memory.readable(free)} is free"
+
+
+def silent() -> Said:
+    """A side that cannot be asked."""
+    return Said(NAME, (), (), None, (), None)
+
+
+def checked(origin: Origin, how: Any, folder: Any, reason: str) -> list[Stage]:
+    """The stages: what needs the model is not checked, and why; its weights are, tensor by tensor."""
+    found = how.sampled(origin, folder)
+    words = [Stage(name, "not checked", reason) for name in (stages.TEMPLATE, stages.TOKENIZER, stages.ENDS)]
+    detail = found.failed or (
+        f"{found.tensors} tensors: {found.rows:,} rows of the {found.changed} that the adapter changes computed again, "
+        "all others the base's to the byte"
+    )
+    weights = Stage(stages.WEIGHTS, "failed" if found.failed else "ok", detail, found.to_json())
+    return [*words, weights, Stage(stages.RUNTIME, "not checked", reason)]
