@@ -173,7 +173,7 @@ async def ask(service: Service, served: Served, body: Drawing, found: Sequence[p
     """Take on all prompts of a request, or none."""
     drawn = await service.work(prompts.drawing, served, body)
     schema = prompts.schema(body)
-    grammar = await service.work(service.scheduler.grammar, schema, drawn.stops) if schema is not None else None
+    grammar = await service.work(service.scheduler.grammar, schema) if schema is not None else None
     n, silent, echoed = body.n or 1, body.max_tokens == 0, False
     if isinstance(body, CompletionBody):
         drawn, echoed = prompts.scoring(body, drawn), bool(body.echo)

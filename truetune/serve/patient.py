@@ -32,6 +32,9 @@ class Patient(H11Protocol):
         self.deadline.cancel()
         super().connection_lost(exc)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing is logged of a request that the guard refuses."""
+
     def give_up(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.write(TOO_SLOW % (len(BODY), BODY))

@@ -85,7 +85,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: App, service: Service, grace: float, ready: Callable[[], None], *, log: bool) -> None:
         super().__init__(
             uvicorn.Config(
-                app,  # type: ignore[arg-type]
+                app,
                 http=Patient,
                 ws="none",
                 lifespan="off",
