@@ -68,8 +68,11 @@ def test_a_jump_is_an_event_of_the_log(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(small_run, "STEPS", 26)
     run = Run.create(tmp_path / "run", train_yml=b"", resolved={}, env={})
-    small_run.build(run, Jumping(), State(token_budget=64), unheard).fit()
+    said: list[str] = []
+    heard = lambda kind, figures: said.append(figures["text"]) if kind == "warning" else None  # noqa: E731
+    small_run.build(run, Jumping(), State(token_budget=64), heard).fit()
     (event,) = Metrics(run.folder / "metrics.jsonl").read("event")
+    assert len(event["rows"]) == small_run.BATCH and "; its rows: row " in said[0]
     assert (event["event"], event["step"], event["loss"], event["usual"]) == ("loss_jump", 25, 9.0, 1.0)
 
 

@@ -148,6 +148,7 @@ PROOFS: dict[str, Shown] = {
     "training.warmup": Shown(2, "rates"),
     "training.weight_decay": Shown(0.5, "weights"),
     "training.max_grad_norm": Shown(0.001, "weights", {"training.optimizer": "sgd"}),
+    "training.not_finite": Refused("skip", "train.nothing_learned", {"method.alpha": 1e38}),
     "training.optimizer": Shown("lion", "losses"),
     "training.neftune_alpha": Shown(20, "losses"),
     "training.ema": Shown(0.5, "weights"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,10 +186,74 @@ def test_an_example_that_never_fits_is_named(run, folder, monkeypatch):
         raise torch.OutOfMemoryError("planted")
 
     monkeypatch.setattr(each.engine.forward, "loss", never)
+    each.where = lambda rows: [f"support.jsonl:{row + 2}" for row in rows]
     with pytest.raises(ResourceError) as error:
         each.fit()
     assert error.value.finding.code == "memory.example_too_long"
-    assert "row" in error.value.finding.message
+    longest = max(HELD_OUT, key=lambda example: example.tokens)
+    assert f"support.jsonl:{longest.row + 2} ({longest.tokens} tokens)" in error.value.finding.message
+    assert each.state.checkpointing  # that was tried before
+
+
+def test_activations_are_computed_again_where_one_example_does_not_fit(tmp_path, monkeypatch, folder):
+    """Single examples run out of memory, until their activations are no longer kept: the same losses, and a resume
+    begins like that."""
+    monkeypatch.setenv("TRUETUNE_HOME", str(tmp_path / "home"))
+    calm, tight = (Run.create(tmp_path / name, train_yml=b"", resolved={}, env={}) for name in ("a", "b"))
+    loops = [loop(run, folder, steps=4) for run in (calm, tight)]
+    for each in loops:
+        each.engine.token_budget = 1  # one example at a time
+    engine, failed = loops[1].engine, []
+    real = engine.forward.loss
+
+    def tighter(batch):
+        if torch.is_grad_enabled() and not engine.spec.gradient_checkpointing:
+            failed.append(1)
+            raise torch.OutOfMemoryError("planted")
+        return real(batch)
+
+    monkeypatch.setattr(engine.forward, "loss", tighter)
+    for each in loops:
+        each.fit()
+    assert failed == [1] and loops[1].state.oom == [{"step": 0, "gradient_checkpointing": 1}]
+    one, other = losses(calm), losses(tight)
+    assert [*one.values()] == [*other.values()]
+    assert not engine.keep_less()
+    state = State.from_json(Checkpoints(tight).load_state(Checkpoints(tight).find("last")))
+    assert state.checkpointing
+
+
+def broken(rows):
+    """These of the examples give a loss that is no number."""
+    return [Example(e.ids, np.where(e.weights > 0, np.float32("nan"), 0), e.row) if e.row in rows else e for e in TRAIN]
+
+
+def test_a_step_that_is_no_number_is_left_out_and_counted(run, folder):
+    """By `skip`: one step an epoch holds a row that gives no number. The others are taken, and the counts are exact."""
+    state, said = State(token_budget=64), []
+    rules = replace(EVERY_TWO, skip=True)
+    heard = lambda kind, figures: said.append(figures["text"]) if kind == "warning" else None  # noqa: E731
+    each = loop(run, folder, rules=rules, state=state, train=broken({7}), listener=heard)
+    assert each.fit() == "done"
+    steps = [number + 1 for number in range(8) if 7 in [TRAIN[i].row for i in each.course.order.indices(number)]]
+    assert [skipped["step"] for skipped in state.skipped] == steps and len(steps) == 2
+    assert all(7 in skipped["rows"] for skipped in state.skipped)
+    taken = [i for number in range(8) if number + 1 not in steps for i in each.course.order.indices(number)]
+    assert (state.step, state.examples) == (8, len(taken))
+    assert state.supervised == sum(TRAIN[int(i)].supervised for i in taken)
+    events = Metrics(run.folder / "metrics.jsonl").read("event")
+    assert [(row["event"], row["step"]) for row in events] == [("not_finite", step) for step in steps]
+    assert len(said) == 2 and "row 8" in " ".join(said)
+    assert sorted(losses(run)) == [step for step in range(1, 9) if step not in steps]
+
+
+def test_many_steps_in_a_row_that_are_no_number_stop_the_run(run, folder):
+    rules, state = replace(EVERY_TWO, skip=True), State(token_budget=64)
+    with pytest.raises(TrainingError, match="5th in a row") as error:
+        loop(run, folder, rules=rules, state=state, train=broken(range(100))).fit()
+    assert error.value.finding.code == "train.not_finite"
+    assert [skipped["step"] for skipped in state.skipped] == [1, 2, 3, 4]
+    assert Checkpoints(run).list()[-1].step == 4
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_last_checkpoint_whole(run, folder):

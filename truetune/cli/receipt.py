@@ -15,7 +15,7 @@ from truetune.cli.common import Output
 from truetune.data.objectives import counted
 from truetune.errors import CheckFailed, InputError
 from truetune.report import words
-from truetune.runs.receipt import EVALUATE, PROVE
+from truetune.runs.receipt import EVALUATE, EXPORT, PROVE
 
 MARKS = {"ok": ("✓", "green"), "changed": ("✗", "bold red"), "absent": ("–", "yellow"), "not checked": ("·", "dim")}
 FATES = {
@@ -103,12 +103,14 @@ def page(stages: dict[str, dict[str, Any]]) -> list[tuple[Text, str]]:
         "train": partial(train_lines, kind=kind),
         "eval": partial(eval_lines, kind=kind),
         PROVE: prove_lines,
+        EVALUATE: evaluate_lines,
+        EXPORT: export_lines,
     }
     lines: list[tuple[Text, str]] = []
     for stage, body in stages.items():
         before = None
         try:
-            writer = evaluate_lines if stage.startswith(EVALUATE) else writers.get(stage, file_lines)
+            writer = writers.get("".join(stage.partition("-")[:2]), file_lines)
             for label, text in writer(body):
                 lines.append((Text("" if label == before else label, style="cyan"), text))
                 before = label
@@ -174,6 +176,8 @@ def train_lines(body: dict[str, Any], kind: str) -> Iterator[tuple[str, str]]:
     )
     if body["resumes"]:
         yield "resumed", "after step " + ", ".join(map(str, body["resumes"]))
+    for skipped in body.get("skipped", ()):
+        yield "skipped", f"step {skipped['step']:,}, which was no number, with its {len(skipped['rows'])} rows"
     for change in body.get("changes", ()):
         fields = ", ".join(f"{key} {before} → {after}" for key, (before, after) in change["fields"].items())
         yield "changed", visible(f"from step {change['step']} on: {fields}")
@@ -209,6 +213,16 @@ def evaluate_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f"{body['checkpoint']} on {words.counted(body['rows'], 'row')}, {rows}{trained}: {', '.join(figures)}",
     )
     yield from file_lines(body)
+
+
+def export_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    first, second = body["compared"]
+    states = [one["name"] for one in body["stages"] if one["state"] == "ok"]
+    failed = f"; forced: {body['forced']} failed" if body["forced"] else ""
+    stored = f" stored as {body['stored']}" if body["stored"] else ""
+    yield "exported", f"{visible(body['export']['folder'])}  {visible(body['format'])}{stored}"
+    checked = f"{second} does what {first} did: {', '.join(states) or 'nothing was checked'}{failed}"
+    yield "", f"{tick(not body['forced'])} {visible(checked)}"
 
 
 def file_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:

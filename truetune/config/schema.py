@@ -352,6 +352,10 @@ class Training(Section):
     max_grad_norm: Annotated[Number, Field(gt=0)] | None = 1.0
     """Longest gradient; a longer one is scaled down to it. null = never."""
 
+    not_finite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is no number: stop or skip. skip = it changes nothing, and is counted; five in a
+    row stop the run."""
+
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "muon", "sgd"] = (
         "adamw"
     )

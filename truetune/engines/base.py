@@ -232,6 +232,12 @@ def snapshot(engine: TrainEngine) -> Snapshot:
     return taken() if taken else Snapshot((engine.save,), copied=False)
 
 
+def keep_less(engine: TrainEngine) -> bool:
+    """Have any engine keep less for the backward pass; False where it can keep no less."""
+    wanted = getattr(engine, "keep_less", None)
+    return bool(wanted and wanted())
+
+
 class TrainEngine(Protocol):
     """One model on one device (or one share of them) that can take steps.
 
@@ -278,6 +284,12 @@ class TrainEngine(Protocol):
     def snapshot(self) -> Snapshot:
         """What `save` writes, copied into the host's memory; a thread writes it while training goes on. Where that
         memory does not hold it, it is no copy. An engine that is brought in may lack this verb."""
+        ...
+
+    def keep_less(self) -> bool:
+        """From now on compute each layer again in the backward pass, instead of keeping what is in it: the same
+        gradient with less memory. False where it does so already, or cannot. An engine that is brought in may lack
+        this verb."""
         ...
 
     def restore(self, folder: Path) -> None:

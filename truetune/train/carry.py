@@ -15,7 +15,7 @@ from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
-from truetune.train import binding, card, changes, receipts, result
+from truetune.train import ancestry, binding, card, changes, receipts, result, whereabouts
 from truetune.train.loop import Loop
 from truetune.train.reading import reader
 from truetune.train.resolve import engine_spec, plan, promised, rules
@@ -48,7 +48,12 @@ def start_state(session: Session, run: Run | None = None, checkpoint: Checkpoint
 
 def open_engine(session: Session, state: State) -> TrainEngine:
     """The engine with the model loaded. Before the run's folder is made: what cannot load leaves nothing behind."""
-    spec = engine_spec(session.resolved, adapter_of(session), state.token_budget)
+    adapter = adapter_of(session)
+    if adapter:
+        ancestry.refuse_other_base(adapter, session.source.folder)
+    spec = engine_spec(session.resolved, adapter, state.token_budget)
+    if state.checkpointing:
+        spec = replace(spec, gradient_checkpointing=True)
     return engines.open_engine(session.resolved["config"]["resources"]["engine"], spec)
 
 
@@ -146,6 +151,7 @@ def build(session: Session, run: Run, engine: TrainEngine, state: State, listene
         listener,
         reader(session.tokenizer, session.template),
         learned.reference,
+        whereabouts.of(prepared.report),
     )
 
 
@@ -171,7 +177,8 @@ def settle(run: Run, engine: TrainEngine, state: State, best: bool) -> tuple[int
 def finish(session: Session, loop: Loop, target: Path, step: int, loss: float | None) -> None:
     """The receipts of the training, and the card that names the last of them."""
     run, state = loop.run, loop.state
-    promise = promised(loop.course, session.prepared, state.step)
+    skipped = {each["step"] for each in state.skipped}
+    promise = promised(loop.course, session.prepared, state.step, skipped)
     base = receipt.named_base(run) or described(session.source)  # a run of before bases were recorded names none
     receipts.write_train(run, state, loop.engine, promise, base, target, step)
     if loss is not None:

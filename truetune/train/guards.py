@@ -16,6 +16,8 @@ LOOK = 10
 """Steps after which something must have been learned."""
 WINDOW = 20
 """Steps that say what loss is usual."""
+SKIPS = 5
+"""Steps in a row that are no number, after which a run that skips them stops."""
 DEVIATIONS, TIMES = 6.0, 1.5
 """A loss is a jump where it is so many standard deviations above the usual one, and so many times as high."""
 

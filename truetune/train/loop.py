@@ -18,6 +18,7 @@ from truetune.engines.base import (
     Snapshot,
     StepResult,
     TrainEngine,
+    keep_less,
     snapshot,
 )
 from truetune.errors import Forced, InputError, ResourceError, TrainingError
@@ -28,13 +29,14 @@ from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
 from truetune.train import binding, reference
-from truetune.train.guards import Guards
+from truetune.train.guards import SKIPS, Guards
 from truetune.train.plan import Course, Due
 from truetune.train.reading import Reader
 from truetune.train.samples import Samples, chosen
 from truetune.train.saver import Saver
 from truetune.train.state import State
 from truetune.train.stops import Stops
+from truetune.train.whereabouts import Where, listed, numbers
 
 Sums = TypeVar("Sums")
 
@@ -56,6 +58,8 @@ class Rules:
     """Longest of these answers."""
     patience: int | None = None
     min_delta: float = 0.0
+    skip: bool = False
+    """Whether a step that is no number is left out, instead of ending the run."""
 
 
 class Loop:
@@ -73,8 +77,11 @@ class Loop:
         listener: Listener = lambda kind, figures: None,
         reader: Reader | None = None,
         compares: bool = False,
+        where: Where = numbers,
     ) -> None:
-        """`compares`: whether the objective needs what the model before training thinks of the rows."""
+        """`compares`: whether the objective needs what the model before training thinks of the rows; `where` names rows
+        for people."""
+        self.where = where
         self.run, self.engine, self.course, self.rules, self.state = run, engine, course, rules, state
         self.train, self.validation, self.compares = train, validation, compares
         self.listener = listener
@@ -155,7 +162,8 @@ class Loop:
         try:
             result = self.take(examples, lr)
         except NotFinite as error:
-            raise self.not_finite(str(error)) from None
+            self.skip(examples, str(error))
+            return
         state.count(len(examples), result)
         seconds = time.monotonic() - started
         state.seconds += seconds
@@ -172,8 +180,23 @@ class Loop:
             **result.figures,
         )
         if usual := self.guards.jump(result.loss):
-            self.record("event", event="loss_jump", loss=result.loss, usual=usual)
+            rows = [example.row for example in examples]
+            self.record("event", event="loss_jump", loss=result.loss, usual=usual, rows=rows)
+            said = f"the loss of step {state.step} is {result.loss:.4g}, and {usual:.4g} is usual"
+            self.listener("warning", {"text": f"{said}; its rows: {listed(self.where(rows))}"})
         self.guards.learning(state, self.engine)
+        self.look_around()
+
+    def skip(self, examples: Sequence[Example], what: str) -> None:
+        """Leave out a step that is no number, where the rules say so and it is none of many. Raises TrainingError."""
+        state, rows = self.state, [example.row for example in examples]
+        if not self.rules.skip or state.skipped_in_a_row + 1 >= SKIPS:
+            raise self.not_finite(what, rows)
+        state.step += 1
+        state.skipped.append({"step": state.step, "rows": rows})
+        self.record("event", event="not_finite", reason=what, rows=rows)
+        said = f"step {state.step} is not a number ({what}) and was left out"
+        self.listener("warning", {"text": f"{said}; its rows: {listed(self.where(rows))}"})
         self.look_around()
 
     def take(self, examples: Sequence[Example], lr: float) -> StepResult:
@@ -190,16 +213,16 @@ class Loop:
                 self.shrink(plan)
 
     def shrink(self, plan: Plan) -> None:
-        """Halve the token budget, or say which row does not fit even alone."""
+        """Halve the token budget; for single examples compute activations again instead of keeping them; or say which
+        row does not fit even so."""
         sizes = [sum(plan.examples[i].tokens for i in part) for part in plan.micro_batches]
         if all(len(part) == 1 for part in plan.micro_batches):
-            longest = max(plan.examples, key=lambda example: example.tokens)
-            raise ResourceError(
-                f"the device's memory does not hold row {longest.row + 1} ({longest.tokens} tokens) even alone",
-                code="memory.example_too_long",
-                where=self.run.id,
-                hint=f"Set data.max_length below {longest.tokens}, or choose a smaller model.",
-            )
+            if not keep_less(self.engine):
+                raise self.too_long(max(plan.examples, key=lambda example: example.tokens))
+            self.state.checkpointing = True
+            self.state.oom.append({"step": self.state.step, "gradient_checkpointing": 1})
+            self.record("event", event="out_of_memory", gradient_checkpointing=True)
+            return
         self.engine.token_budget = self.state.token_budget = min(self.engine.token_budget, max(sizes)) // 2
         event = {"step": self.state.step, "token_budget": self.engine.token_budget}
         self.state.oom.append(event)
@@ -303,13 +326,25 @@ class Loop:
             }
             Status.update(self.run, **progress, figures=self.figures)
 
-    def not_finite(self, what: str) -> TrainingError:
+    def too_long(self, longest: Example) -> ResourceError:
+        (name,) = self.where([longest.row])
+        return ResourceError(
+            f"the device's memory does not hold {name} ({longest.tokens} tokens) even alone",
+            code="memory.example_too_long",
+            where=self.run.id,
+            hint=f"Set data.max_length below {longest.tokens} (data.too_long says what becomes of longer rows), free "
+            "memory on the device, or choose a smaller model.",
+        )
+
+    def not_finite(self, what: str, rows: Sequence[int]) -> TrainingError:
         self.saver.join()
         kept = self.checkpoints.list()
         hint = f"The checkpoint of step {kept[-1].step} is whole. " if kept else ""
+        many = f"; it is the {SKIPS}th in a row" if self.rules.skip else ""
         return TrainingError(
-            f"step {self.state.step + 1} is not a number ({what}); its update was not applied",
+            f"step {self.state.step + 1} is not a number ({what}){many}; its update was not applied",
             code="train.not_finite",
             where=self.run.id,
-            hint=hint + "Lower training.learning_rate, or look at the rows of this step.",
+            hint=f"{hint}Lower training.learning_rate, or look at the rows of this step "
+            f"({listed(self.where(rows))}); `training.not_finite: skip` leaves such steps out.",
         )

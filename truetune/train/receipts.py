@@ -53,6 +53,7 @@ def write_train(
         "changed_tensors": {"changed": changed, "of": of},
         "resumes": state.resumes,
         "changes": state.changes,
+        "skipped": state.skipped,
         "oom": state.oom,
         "memory": {"peak": engine.usage().peak},
     }

@@ -3,7 +3,7 @@ a run (and its resume) is built."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -169,10 +169,11 @@ def plan(config: Config, examples: int) -> Course:
     )
 
 
-def promised(path: Course, prepared: Prepared, steps: int) -> dict[str, int]:
-    """What reaches the loss in the first `steps` steps, by the data: examples, tokens and supervised tokens."""
+def promised(path: Course, prepared: Prepared, steps: int, without: Collection[int] = ()) -> dict[str, int]:
+    """What reaches the loss in the first `steps` steps, by the data: examples, tokens and supervised tokens. `without`
+    are steps (1, 2, …) that were skipped."""
     lengths, supervised = prepared.train.lengths, prepared.train.supervised_counts
-    taken = [path.order.indices(step) for step in range(steps)]
+    taken = [path.order.indices(step) for step in range(steps) if step + 1 not in without]
     return {
         "examples": sum(len(step) for step in taken),
         "tokens": int(sum(int(lengths[step].sum()) for step in taken)),
@@ -252,4 +253,5 @@ def rules(config: Config) -> Rules:
         sample_tokens=min(config.generation.max_new_tokens, SAMPLE_TOKENS),
         patience=early.patience if early else None,
         min_delta=early.min_delta if early else 0.0,
+        skip=config.training.not_finite == "skip",
     )

@@ -14,6 +14,7 @@ ALLOWED = {
     "checkpoints.every",
     "checkpoints.keep",
     "checkpoints.best",
+    "training.not_finite",
     "output.log",
     "resources.memory",
 }

@@ -39,6 +39,10 @@ class State:
     token_budget: int = 0
     seconds: float = 0.0
     oom: list[dict[str, int]] = field(default_factory=list)
+    checkpointing: bool = False
+    """Whether gradient checkpointing was switched on on the way, because one example did not fit without."""
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    """{step, rows} of each step whose loss or gradient was no number; it changed nothing."""
     resumes: list[int] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
     """{step, fields {key: [before, after]}} of each resume that changed settings."""
@@ -53,6 +57,15 @@ class State:
         self.last_loss = result.loss
         self.min_grad_norm = lowest(self.min_grad_norm, result.grad_norm)
         self.max_grad_norm = max(self.max_grad_norm or 0.0, result.grad_norm)
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """How many of the last steps were skipped."""
+        steps = {each["step"] for each in self.skipped}
+        count = 0
+        while self.step - count in steps:
+            count += 1
+        return count
 
     def judge(self, measured: LossSum, min_delta: float) -> bool:
         """Take an evaluation into account; true where it is the best so far."""

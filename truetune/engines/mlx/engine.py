@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,12 @@ class MlxEngine:
         if size > memory.available() // 2:
             return Snapshot((self.save,), copied=False)
         return Snapshot((*self.adapted.parts(self.parameters), *state.parts(self.optimizer, self.key)))
+
+    def keep_less(self) -> bool:
+        walk = self.forward.walk
+        before, walk.saving = walk.saving, True
+        self.spec = replace(self.spec, gradient_checkpointing=True)
+        return not before
 
     def restore(self, folder: Path) -> None:
         self.parameters, self.key = state.restore(folder, self.optimizer, self.adapted.file, self.adapted.taken)

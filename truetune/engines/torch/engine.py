@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from truetune.data.example import Example
-from truetune.engines import adapter, base, family
+from truetune.engines import adapter, base, family, prompts
 from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, Snapshot, StepResult, Usage
 from truetune.engines.torch import (
     answers,
@@ -178,6 +179,13 @@ class TorchEngine:
             with suppress(OutOfMemory), device.running_out():
                 return state.snapshot(self.adapted, self.optimizer, self.rng, self.mean)
         return Snapshot((self.save,), copied=False)
+
+    def keep_less(self) -> bool:
+        if self.spec.gradient_checkpointing or self.spec.method.type in prompts.LAYERED:
+            return False  # it would drop the keys and values that prefixes train
+        offload.checkpoint(self.model, offload=False)
+        self.spec = replace(self.spec, gradient_checkpointing=True)
+        return True
 
     def restore(self, folder: Path) -> None:
         self.rng = state.restore(folder, self.adapted, self.optimizer, self.mean)
