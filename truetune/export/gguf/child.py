@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,9 @@ from truetune.errors import CheckFailed, ResourceError
 START = "import sys; sys.path[:0] = [{root!r}]; from truetune.export.gguf import {name}; {name}.main()"
 ROOT = str(Path(truetune.__file__).parents[1])
 TAIL = 300
-"""Characters of what the program said last that a message repeats."""
+"""Characters of what the program said that a message repeats."""
+COMPLAINT = re.compile(r"^\S+ E (.*)|(GGML_ASSERT.*)")
+"""A line of its log about an error."""
 
 
 class Child:
@@ -55,10 +58,12 @@ class Child:
         self.process.wait(10)
         self.said.seek(0)
         lines = [line for line in self.said.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        words = [line for line in lines if "error" in line.lower() or "assert" in line.lower()] or lines
-        last = "".join(letter if letter.isprintable() else " " for letter in (words or ["nothing"])[-1])
+        words = (
+            [found[1] or found[2] for line in lines if (found := COMPLAINT.search(line))] or lines[-1:] or ["nothing"]
+        )
+        said = "".join(letter if letter.isprintable() else " " for letter in words[0])
         return CheckFailed(
-            f"llama.cpp does not load or run it; it says: {last[-TAIL:]}",
+            f"llama.cpp does not load or run it; it says: {said[:TAIL]}",
             code="export.runtime",
             where="gguf",
             hint="Nothing was written. Export with --format merged, and say which model this is.",

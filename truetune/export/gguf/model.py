@@ -61,7 +61,7 @@ def create(origin: Origin, folder: Path) -> writing.Written:
         if origin.side.adapter is not None:
             model = folder / MADE
             model.mkdir()
-            merged.write(origin, model, Options())
+            merged.whole(origin, model)
         return writing.write(model, folder / FILE, "f32", about(origin), origin.template, words)
     finally:
         for place in (words, folder / MADE):
