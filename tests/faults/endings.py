@@ -13,7 +13,6 @@ import re
 import resource
 import signal
 import sys
-import tempfile
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import whole_runs
 from forked import beside
-from killing import Announcing, Board, Moment, Striker
+from killing import Announcing, Board, Moment, Striker, in_memory
 
 import truetune as ft
 from truetune.engines.torch import engine as engine  # what is imported here, no forked process imports
@@ -133,8 +132,8 @@ def struck(folder: Path, moment: Moment, board: Board, expected: dict[str, Any])
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as room:
-        found = endings(int(sys.argv[1]), Path(room), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    with in_memory() as place:
+        found = endings(int(sys.argv[1]), Path(place), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     print(json.dumps(found))
 
 

@@ -27,6 +27,7 @@ import failing
 import power
 import small_run
 import whole_runs
+from killing import in_memory
 
 ROOT = Path(__file__).parents[2]
 EVIDENCE = ROOT / "docs" / "evidence" / "faults.json"
@@ -84,7 +85,6 @@ def program(file: str, *args: str) -> Callable[[int, Path], Figures]:
 
     def run(count: int, room: Path) -> Figures:
         env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        env |= {"TMPDIR": str(room)}
         line = [sys.executable, str(Path(__file__).with_name(file)), *args, str(count), str(int(time.time()))]
         done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -152,7 +152,7 @@ def main() -> None:
 
 def measured(name: str, scale: float) -> Figures:
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as room:
+    with tempfile.TemporaryDirectory() if name == "saving" else in_memory() as room:
         found = PARTS[name][1](amount(name, scale), Path(room))
     return found | {"seconds": round(time.monotonic() - began, 1)}
 

@@ -14,7 +14,6 @@ import re
 import resource
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections import Counter
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import small_run
-from killing import KINDS, Announcing, Board, Moment, Striker, watched
+from killing import KINDS, Announcing, Board, Moment, Striker, in_memory, watched
 
 from truetune.engines.base import EngineSpec, Method
 from truetune.runs import alike, durable
@@ -303,8 +302,8 @@ HUNTS = {"kills": hunt, "edges": edges, "stops": polite}
 def main() -> None:
     what, engine, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
     seed = int(sys.argv[4]) if len(sys.argv) > 4 else 0
-    with tempfile.TemporaryDirectory() as room:
-        found = HUNTS[what](engine, count, Path(room), seed)
+    with in_memory() as place:
+        found = HUNTS[what](engine, count, Path(place), seed)
     print(json.dumps(found))
 
 

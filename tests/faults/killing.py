@@ -6,6 +6,7 @@ import mmap
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from truetune.runs.disk import Disk
 KINDS = ("saving", "computing", "evaluating", "step", "closing")
 """saving: an operation on a checkpoint, on what is marked as best, or on an old one that goes. computing: a micro-batch
 of training. evaluating: one of an evaluation. step: a step is done. closing: another operation on the run's files."""
+MEMORY = "/dev/shm"
 MICRO = ("_refuse_overflow", "_loss")
 """What engines call once for each micro-batch; one that has neither computes in one piece."""
 
@@ -33,6 +35,12 @@ class Moment:
     at: float = 0.0
     name: str = ""
     sign: int = signal.SIGKILL
+
+
+def in_memory() -> tempfile.TemporaryDirectory[str]:
+    """A folder in memory where there is such a place: a kill leaves what the system holds, so the disk's own speed
+    would only cost time."""
+    return tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
 
 
 class Board:

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections import Counter
@@ -24,6 +23,7 @@ from typing import Any
 
 import small_run
 from forked import BUDGET, beside, maker, model
+from killing import in_memory
 
 from truetune.errors import ResourceError
 from truetune.runs.checkpoints import Checkpoints
@@ -174,8 +174,8 @@ def main() -> None:
     if text := missing():
         print(json.dumps({"tried": 0, "skipped": text, "wrong": []}))
         return
-    with tempfile.TemporaryDirectory() as room:
-        found = hunt(sys.argv[1], int(sys.argv[2]), Path(room), int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    with in_memory() as place:
+        found = hunt(sys.argv[1], int(sys.argv[2]), Path(place), int(sys.argv[3]) if len(sys.argv) > 3 else 0)
     print(json.dumps(found))
 
 
