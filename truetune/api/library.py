@@ -36,17 +36,18 @@ def models_list() -> dict[str, Any]:
     return {"cache": str(hub.cache()), "models": models}
 
 
-def models_info(model: str, *, revision: str | None = None) -> dict[str, Any]:
+def models_info(model: str, *, revision: str | None = None, exports: bool = False) -> dict[str, Any]:
     """What a model is, from its config.json and the headers of its weights; nothing is loaded.
 
     model    `starter`, a folder or a hub id (`OWNER/NAME@REVISION`); of one that is not here, config.json is downloaded
+    exports  also ask every format whether what is trained on it can be exported, which loads their libraries
 
     `{"name", "kind", "revision", "folder", "here", "bytes", "model_type", "architecture", "parameters", "exact",
     "dtype", "bits", "layers", "hidden", "vocabulary", "context", "licence", "template": {"origin", "sha256"} | None,
     "ends": [token, …] | None, "training": [{"method", "bits", "total", "fits", "longest", …}], "memory",
-    "serving": {"weights", "per_token", "context", "total"}, "exports": {format: reason or ""}}`. `here` says whether
-    the weights are on this machine, `bits` is 0 for weights that are not packed, a reason is why an export to this
-    format is refused. Raises as `models_fit`.
+    "serving": {"weights", "per_token", "context", "total"}, "exports": {format: reason or ""} | None}`. `here` says
+    whether the weights are on this machine, `bits` is 0 for weights that are not packed, a reason is why an export to
+    this format is refused. Raises as `models_fit`.
     """
     from truetune.api import room
     from truetune.api.models import split, token
@@ -86,7 +87,7 @@ def models_info(model: str, *, revision: str | None = None) -> dict[str, Any]:
         "training": room.training(known, free, gpu),
         "memory": free,
         "serving": room.serving(known),
-        "exports": _exports(name, place),
+        "exports": _exports(place, here) if exports else None,
     }
 
 
@@ -163,9 +164,16 @@ def _of_hub(place: Path) -> bool:
     return place.parent.name == "snapshots" and place.is_relative_to(hub.cache())
 
 
-def _exports(name: str, place: Path) -> dict[str, str]:
+def _exports(place: Path, here: bool) -> dict[str, str]:
     """Format -> why what is trained on this model cannot be exported to it; empty where it can."""
-    from truetune import engines
+    from truetune.api.export import export
+    from truetune.errors import TrueTuneError
+    from truetune.export import gate
 
-    lacking = engines.module("mlx").lacks(place) if engines.installed("mlx") else "anything here: mlx is not installed"
-    return {"mlx": f"MLX lacks {lacking}" if lacking else ""}
+    found = dict.fromkeys(gate.TARGETS, "" if here else "its weights are not here")
+    for format in gate.TARGETS if here else ():
+        try:
+            export(str(place), format=format, dry_run=True)
+        except TrueTuneError as error:
+            found[format] = error.message
+    return found

@@ -36,11 +36,12 @@ def status(others: int = OTHERS) -> dict[str, Any]:
     """The machine, every running run, and the `others` last touched besides.
 
     `{"time", "machine": {"processor", "cores", "load", "memory": {"total", "used", "free"}, "disk": {"folder",
-    "total", "free"}, "gpus": [{"name"}] | None}, "runs": [...], "more"}`: sizes in bytes, load as the mean of the last
-    minute, `gpus` null where the system does not list them; `more` counts runs not shown. A run has id, folder, state,
-    step, steps, loss, eval_loss, tokens_per_second, memory (of its process, null where there is none here),
+    "total", "free"}, "gpus": [{"name"}] | None}, "runs": [...], "more", "pulls": [...]}`: sizes in bytes, load of the
+    last minute, `gpus` null where the system does not list them; `more` counts runs not shown. A run has id, folder,
+    state, step, steps, loss, eval_loss, tokens_per_second, memory (of its process, null where there is none here),
     device_memory (of a GPU, as the run reports it), eta and silent (seconds to go and since its last sign of life),
-    touched (seconds since 1970), error and next (the command to go on with).
+    touched (seconds since 1970), error and next (the command to go on with). `pulls` are the models that are being
+    pulled: {name, commit, bytes, total, pid}.
     """
     from truetune.runs.find import known
 
@@ -52,7 +53,18 @@ def status(others: int = OTHERS) -> dict[str, Any]:
         "machine": machine(),
         "runs": [described(run, state) for run, state in shown],
         "more": len(runs) - len(shown),
+        "pulls": pulls(),
     }
+
+
+def pulls() -> list[dict[str, Any]]:
+    """The models that are being pulled, in the foreground or the background."""
+    if not (paths.home() / "models").is_dir():  # most have none, and need not wait for the hub's library
+        return []
+    from truetune.models import library
+
+    running = [found for found in library.states() if found["state"] == "running"]
+    return [{key: found.get(key) for key in ("name", "commit", "bytes", "total", "pid")} for found in running]
 
 
 def machine() -> dict[str, Any]:

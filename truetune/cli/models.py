@@ -150,13 +150,14 @@ def going(pull: dict[str, Any] | None) -> str:
 @command.command()
 @click.argument("model")
 @revision_option
+@click.option("--exports", is_flag=True, help="Also ask every format of `ft export`; that takes a while.")
 @common.options
-def info(out: Output, model: str, revision: str | None) -> None:
+def info(out: Output, model: str, revision: str | None, exports: bool) -> None:
     """What a model is, what it needs for training and serving, and where what is trained on it can go.
 
     Of a hub model that is not here only config.json is downloaded.
     """
-    found = load("models_info")(model, revision=revision)
+    found = load("models_info")(model, revision=revision, exports=exports)
     out.document(found)
     out.print(found["name"], style="bold")
     out.table(["", ""], [(label, value) for label, value in details(found).items() if value])
@@ -167,7 +168,7 @@ def details(found: dict[str, Any]) -> dict[str, str]:
     stored = f"{found['dtype']}, packed into {found['bits']} bits" if found["bits"] else found["dtype"]
     template, serving = found["template"], found["serving"]
     fits = [f"{name(row)}{'' if row['fits'] else ' (no)'} {readable(row['total'])}" for row in found["training"]]
-    exports = [f"{format}{f' (no: {why})' if why else ''}" for format, why in found["exports"].items()]
+    exports = [f"{format}{f' (no: {why})' if why else ''}" for format, why in (found["exports"] or {}).items()]
     return {
         "where": found["folder"] if found["here"] else "on the hub; only config.json is here",
         "revision": found["revision"] or "",

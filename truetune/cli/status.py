@@ -92,7 +92,7 @@ def looks(interval: float) -> Iterator[dict[str, Any]]:
 
 def screen(found: dict[str, Any]) -> Group:
     """The whole page."""
-    lines = [*about(found["machine"], found["runs"]), Text()]
+    lines = [*about(found["machine"], found["runs"]), *map(pulling, found["pulls"]), Text()]
     if not found["runs"]:
         lines.append(Text("No run yet. `ft demo` shows one in a minute; `ft train` starts one of your own."))
     for run in found["runs"]:
@@ -108,6 +108,11 @@ def about(machine: dict[str, Any], runs: list[dict[str, Any]]) -> Iterator[Text]
     yield row("gpu", graphics(machine["gpus"], sum(run["device_memory"] or 0 for run in runs)))
     yield row("memory", f"{size(memory['used'])} used, {size(memory['free'])} free of {size(memory['total'])}")
     yield row("disk", f"{size(disk['free'])} free of {size(disk['total'])} for {disk['folder']}")
+
+
+def pulling(pull: dict[str, Any]) -> Text:
+    """A model that is on its way, and how much of it is here."""
+    return row("pulling", f"{pull['name']}, {size(pull['bytes'] or 0)} of {size(pull['total'] or 0)}")
 
 
 def graphics(gpus: list[dict[str, Any]] | None, held: int) -> str:

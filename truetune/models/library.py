@@ -68,7 +68,8 @@ def entry(name: str) -> Entry:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             commit = path.read_text("utf-8").strip() if path.is_file() else ""
             commits.get(commit, []).append(path.relative_to(place / "refs").as_posix())
-    files = [(path, path.lstat()) for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
+    inside = [path for part in ("blobs", "snapshots") for path in (place / part).rglob("*")]
+    files = [(path, path.lstat()) for path in inside if path.is_file() and not path.is_symlink()]
     sizes = {path: status.st_size for path, status in files}
     return Entry(
         name,

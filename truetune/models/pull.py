@@ -241,8 +241,9 @@ class Counted:
         self.stream, self.count = stream, tell
 
     def write(self, data: bytes) -> int:
-        self.count(len(data))
-        return self.stream.write(data)
+        written = self.stream.write(data)
+        self.count(written)
+        return written
 
     def tell(self) -> int:
         return self.stream.tell()
