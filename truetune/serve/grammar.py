@@ -122,8 +122,10 @@ def matcher(text: str, words: llguidance.LLTokenizer) -> llguidance.LLMatcher:
         found = llguidance.LLMatcher(words, grammar, log_level=0, limits=FUEL)
     except ValueError as error:
         raise refused(str(error)) from None
-    if found.is_error():
-        raise refused(found.get_error())
+    first = found.deep_copy()
+    first.compute_bitmask()
+    if first.is_error():  # as it was made, or at the first token already
+        raise refused(first.get_error())
     return found
 
 

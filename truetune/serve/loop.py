@@ -253,7 +253,7 @@ class Loop:
         answer = job.answers.pop(choice)
         if choice in job.slots:
             self.release(job, choice)
-        self.most = None
+        self.most, self.stirred = None, True  # there may be room now for one that waits
         made = replace(event, choice=choice, made=answer.made, cached=job.cached)
         job.handle.tell(made)
         self.counts[f"answers_{event.reason}"] += 1
