@@ -100,6 +100,13 @@ def test_another_content_than_announced_is_refused(sent: bytes, hub: Hub, tmp_pa
     assert code(NAME) == "model.changed"
 
 
+def test_a_file_that_never_ends_is_cut_off(hub: Hub) -> None:
+    hub.endless = {"config.json"}
+    assert code(NAME) == "model.changed" and library.entry(NAME).size == 0
+    hub.endless = {"model.safetensors"}
+    assert code(NAME) == "model.changed" and library.entry(NAME).size == 0
+
+
 def test_a_commit_never_changes(hub: Hub) -> None:
     folder = pull.pull(NAME)
     hub.repos[NAME]["model.safetensors"] = WEIGHTS[:-1] + b"\1"

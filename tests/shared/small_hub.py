@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,6 +46,8 @@ class Hub:
     """File -> bytes after which the connection breaks off; then the file fails until this is cleared."""
     slow: dict[str, float] = field(default_factory=dict)
     """File -> seconds between two pieces of it."""
+    endless: set[str] = field(default_factory=set)
+    """Files that never end."""
     whole: bool = False
     """Whether it ignores that only a part was asked for."""
     elsewhere: str = ""
@@ -131,9 +133,22 @@ class Handler(BaseHTTPRequestHandler):
             begin = int(asked.removeprefix("bytes=").partition("-")[0])
             headers["Content-Range"] = f"bytes {begin}-{len(body) - 1}/{len(body)}"
             status, body = 206, body[begin:]
+        if self.command == "GET" and name in hub.endless:
+            return self.flood(headers)
         if self.command == "GET" and name in hub.cut:
             return self.broken(name, status, body, headers)
         return self.answer(status, body, headers, pause=hub.slow.get(name, 0.0))
+
+    def flood(self, headers: Mapping[str, str]) -> None:
+        """Without a length, until whoever asked has gone."""
+        self.send_response(200)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            while not self.server.stopping.is_set():  # type: ignore[attr-defined]
+                self.wfile.write(bytes(2**16))
 
     def broken(self, name: str, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """The beginning of a file, and at the next request nothing."""

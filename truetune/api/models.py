@@ -154,7 +154,7 @@ def _ended(name: str, error: dict[str, Any], log: str) -> InputError:
     """What the process in the background said before it ended."""
     return InputError(
         str(error.get("message") or "the pull has ended at once"),
-        code=str(error.get("code") or "model.pull"),
+        code=str(error.get("code") or "model.unreachable"),
         where=str(error.get("where") or name),
         hint=str(error.get("hint") or f"see {log}"),
     )

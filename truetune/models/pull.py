@@ -222,25 +222,33 @@ class _Pull:
         try:
             http_get(
                 found.location,
-                Counted(stream, self.tell),  # type: ignore[arg-type]
+                Counted(stream, file.size, self.tell),  # type: ignore[arg-type]
                 resume_size=begun,
                 headers=headers,
                 expected_size=file.size,
                 displayed_filename=file.name,
             )
+        except TooLong:
+            stream.truncate(0)
         except OSError as error:
             if type(error) is OSError and error.errno is None:  # its length is not what was announced
                 return
             raise
 
 
-class Counted:
-    """A stream that tells how many bytes go into it."""
+class TooLong(Exception):
+    """More comes than was announced, and perhaps never ends."""
 
-    def __init__(self, stream: IO[bytes], tell: Callable[[int], None]) -> None:
-        self.stream, self.count = stream, tell
+
+class Counted:
+    """A stream that tells how many bytes go into it, and takes no more than `most`."""
+
+    def __init__(self, stream: IO[bytes], most: int, tell: Callable[[int], None]) -> None:
+        self.stream, self.most, self.count = stream, most, tell
 
     def write(self, data: bytes) -> int:
+        if self.stream.tell() + len(data) > self.most:
+            raise TooLong
         written = self.stream.write(data)
         self.count(written)
         return written
