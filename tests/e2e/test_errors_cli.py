@@ -6,7 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from os import geteuid, mkfifo
 from pathlib import Path
@@ -382,22 +385,39 @@ def test_a_disk_that_is_read_only(ft: Ft, disk: Callable[[str], Path]) -> None:
     assert "output.dir" in said.document["error"]["hint"]
 
 
+def fill(folder: Path) -> None:
+    """Leave no room on a disk as soon as the first checkpoint is on it."""
+    while not (folder / "run/checkpoints/step-000002").exists():
+        time.sleep(0.002)
+    with suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**20))
+
+
 @pytest.mark.slow
 def test_a_disk_that_fills_up_keeps_the_checkpoint_before(ft: Ft, disk: Callable[[str], Path]) -> None:
-    disk("5m")
+    """First it is too small for what the run will save; then somebody else fills it while the run goes on."""
+    folder = disk("5m")
     ft.rows()
     often = {"checkpoints": {"every": "2 steps"}, "evaluation": {"samples": 0}}
-    ft.config(output={"dir": "disk/run"}, training={"max_steps": 6}, **often)
+    ft.config(output={"dir": "disk/run"}, training={"max_steps": 20}, **often)
     said = ft("train")
+    assert said.code == 4, said.err
+    assert "the run will save" in said.err and "lower checkpoints.keep" in said.err and "Traceback" not in said.err
+    subprocess.run(["mount", "-o", "remount,size=60m", str(folder)], check=True)
+    filler = threading.Thread(target=fill, args=(folder,))
+    filler.start()
+    said = ft("train", "--resume")
+    filler.join()
     assert said.code == 4, said.err
     assert "error: " in said.err and "no space is left" in said.err and "Traceback" not in said.err
     assert said.err.splitlines()[-1].startswith("hint: ")
-    (checkpoint,) = (ft.folder / "disk/run/checkpoints").iterdir()
-    assert checkpoint.name == "step-000002"
+    kept = [path.name for path in (folder / "run/checkpoints").iterdir() if path.is_dir()]
+    assert "step-000002" in kept and not any(name.startswith(".") for name in kept)
     (listed,) = ft("runs", "list", "--json").document["runs"]
     assert listed["state"] in ("failed", "interrupted")
-    subprocess.run(["mount", "-o", "remount,size=60m", str(ft.folder / "disk")], check=True)
+    (folder / "filler").unlink()
     again = ft("train", "--resume", "--json")
     assert again.code == 0, again.err
-    assert again.document["figures"]["steps"] == 6
+    assert again.document["figures"]["steps"] == 20
     assert ft("receipt", "verify", "disk/run", "--json").code == 0

@@ -28,8 +28,8 @@ from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.train.carry import take_up
-from truetune.train.loop import Loop, Rules
-from truetune.train.plan import course
+from truetune.train.loop import Loop
+from truetune.train.plan import Rules, course
 from truetune.train.state import State
 
 STEPS, ROWS, BATCH = 6, 14, 4

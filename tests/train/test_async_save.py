@@ -25,7 +25,7 @@ from truetune.runs.disk import Disk
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.train import loop as loops
-from truetune.train.loop import Rules
+from truetune.train.plan import Rules
 from truetune.train.saver import GivenUp, Saver
 
 EVERY_THREE = Rules(evaluate=None, save=Cadence(3, "steps"), keep=9, best=False)

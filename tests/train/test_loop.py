@@ -25,8 +25,8 @@ from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
 from truetune.testing import examples
-from truetune.train.loop import Loop, Rules
-from truetune.train.plan import course
+from truetune.train.loop import Loop
+from truetune.train.plan import Rules, course
 from truetune.train.state import State
 from truetune.train.stops import Stops
 

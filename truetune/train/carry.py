@@ -15,7 +15,7 @@ from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
-from truetune.train import ancestry, binding, card, changes, receipts, result, whereabouts
+from truetune.train import ancestry, binding, card, changes, receipts, result, room, whereabouts
 from truetune.train.loop import Loop
 from truetune.train.reading import reader
 from truetune.train.resolve import engine_spec, plan, promised, rules
@@ -109,6 +109,7 @@ def _train(session: Session, run: Run, engine: TrainEngine, state: State, listen
     listener("start", {"step": state.step, "steps": session.resolved["plan"]["steps"]} | engine.describe())
     # 1. The loop.
     loop = build(session, run, engine, state, listener)
+    room.refuse_small(run, engine, loop.rules, loop.course, state.step)
     reason = loop.fit()
     if reason not in ("done", "early"):
         raise stopped(run, state, reason)

@@ -1,15 +1,12 @@
-"""What is watched while a run goes on: does it learn, does the loss jump, does the disk still hold a checkpoint."""
+"""What is watched while a run goes on: does it learn, does the loss jump."""
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
-from pathlib import Path
 from statistics import fmean, pstdev
 
 from truetune.engines.base import TrainEngine
 from truetune.errors import TrainingError
-from truetune.runs.checkpoints import Checkpoint
 from truetune.train.state import State
 
 LOOK = 10
@@ -28,7 +25,6 @@ class Guards:
     def __init__(self, where: str) -> None:
         self.where = where
         self.losses: deque[float] = deque(maxlen=WINDOW)
-        self.warned = False
 
     def learning(self, state: State, engine: TrainEngine) -> None:
         """After `LOOK` steps: raises TrainingError `train.nothing_learned` where nothing that is trained has moved."""
@@ -53,20 +49,3 @@ class Guards:
                 usual = mean
         self.losses.append(loss)
         return usual
-
-    def room(self, folder: Path, newest: Checkpoint | None) -> str:
-        """A warning, once, where the disk holds fewer than two more checkpoints like the newest."""
-        if newest is None or self.warned:
-            return ""
-        size, free = bytes_of(newest.folder), shutil.disk_usage(folder).free
-        if free >= 2 * size:
-            return ""
-        self.warned = True
-        return (
-            f"the disk has {free / 1e6:,.0f} MB left, and a checkpoint takes {size / 1e6:,.0f} MB: "
-            "free some space, or lower checkpoints.keep"
-        )
-
-
-def bytes_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

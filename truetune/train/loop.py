@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from truetune.config import Cadence
 from truetune.data.example import Example
 from truetune.engines.base import (
     LossSum,
@@ -28,9 +26,9 @@ from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
-from truetune.train import binding, reference
+from truetune.train import binding, reference, room
 from truetune.train.guards import SKIPS, Guards
-from truetune.train.plan import Course, Due
+from truetune.train.plan import Course, Due, Rules
 from truetune.train.reading import Reader
 from truetune.train.samples import Samples, chosen
 from truetune.train.saver import Saver
@@ -42,24 +40,6 @@ Sums = TypeVar("Sums")
 
 EVAL_EXAMPLES = 64
 """Held-out examples that are measured between two looks at the stop flag."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What happens besides steps."""
-
-    evaluate: Cadence | None
-    save: Cadence | None
-    keep: int = 3
-    best: bool = True
-    samples: int = 0
-    """Held-out prompts that are answered at each evaluation."""
-    sample_tokens: int = 64
-    """Longest of these answers."""
-    patience: int | None = None
-    min_delta: float = 0.0
-    skip: bool = False
-    """Whether a step that is no number is left out, instead of ending the run."""
 
 
 class Loop:
@@ -96,7 +76,7 @@ class Loop:
         self.bound = binding.of(run)
         self.saved: dict[str, Any] = {}
         """The state of the last checkpoint, which may still be on its way to the disk."""
-        self.owes_save = False
+        self.owes_save = self.warned = False
         self.figures: dict[str, float] = {}
         self.beat = 0.0
         per_epoch, now = course.order.per_epoch, time.monotonic()
@@ -280,8 +260,10 @@ class Loop:
         if self.saved == self.state.to_json():
             return
         self.settle()
-        if text := self.guards.room(self.run.folder, next(iter(self.checkpoints.list()[-1:]), None)):
+        text = room.refuse_full(self.run.folder, next(iter(self.checkpoints.list()[-1:]), None))
+        if text and not self.warned:
             self.listener("warning", {"text": text})
+        self.warned = bool(text)
         taken = snapshot(self.engine)
         self.saved = self.state.to_json()
         self.saver.start(self.state.step, partial(self.write, taken, self.saved))

@@ -15,6 +15,24 @@ RISE, START, END = 0.3, 25.0, 1e4
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What happens besides steps."""
+
+    evaluate: Cadence | None
+    save: Cadence | None
+    keep: int = 3
+    best: bool = True
+    samples: int = 0
+    """Held-out prompts that are answered at each evaluation."""
+    sample_tokens: int = 64
+    """Longest of these answers."""
+    patience: int | None = None
+    min_delta: float = 0.0
+    skip: bool = False
+    """Whether a step that is no number is left out, instead of ending the run."""
+
+
+@dataclass(frozen=True)
 class Course:
     """The course of a run, known before it starts."""
 

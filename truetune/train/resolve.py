@@ -18,9 +18,8 @@ from truetune.models import fit, memory
 from truetune.models.facts import Facts
 from truetune.models.memory import Setup
 from truetune.models.source import Source
-from truetune.train.loop import Rules
 from truetune.train.method import Decided, decide
-from truetune.train.plan import Course, course
+from truetune.train.plan import Course, Rules, course
 
 Resolved = dict[str, Any]
 
