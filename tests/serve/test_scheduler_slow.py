@@ -113,7 +113,7 @@ def test_a_thousand_loads_under_load_mix_nothing_up(base, encode, tmp_path):
             expected[name] = ids_of(scheduler.submit(Request(request.ids, name, request.sampling)))
             scheduler.unload(name)
         assert len({tuple(ids) for ids in expected.values()}) == 8
-        stands, over, asked = {}, threading.Event(), []
+        stands, over, sure = {}, threading.Event(), []
 
         def ask(seed):
             draw = random.Random(seed)
@@ -126,7 +126,7 @@ def test_a_thousand_loads_under_load_mix_nothing_up(base, encode, tmp_path):
                     continue
                 after = stands.get(name)
                 asked.append(name)
-                if before == after and before and before[1] == after[1]:
+                if before and before == after:
                     assert found == expected[before[0]]
                 elif name:
                     assert found in expected.values()
@@ -140,6 +140,7 @@ def test_a_thousand_loads_under_load_mix_nothing_up(base, encode, tmp_path):
                     scheduler.unload(name)
                 else:
                     content = draw.choice(list(folders))
+                    stands[name] = None  # from here until it is loaded it may be either
                     scheduler.load(name, folders[content])
                     stands[name] = content, number
 
@@ -154,7 +155,7 @@ def test_a_thousand_loads_under_load_mix_nothing_up(base, encode, tmp_path):
             over.set()
             for one in askers:
                 one.result()
-        assert len(asked) > 50
+        assert len(sure) > 10
         assert grown < 32 * 2**20
         for name in list(stands):
             scheduler.unload(name)
