@@ -30,6 +30,7 @@ from truetune.runs import checkpoints, find, jsonfile, receipt
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.run import Run, is_run
 from truetune.runs.status import Status
+from truetune.train import ancestry
 
 WEIGHTS = "model.safetensors"
 """What a checkpoint of full fine-tuning holds of the model."""
@@ -196,6 +197,7 @@ def of_adapter(folder: Path) -> Subject:
     base = resolve(name, folder, revision if isinstance(revision, str) else None)
     if base.folder == source.STARTER.resolve():  # adapters of it name its folder, for PEFT
         base = source.resolve("starter", folder=folder)
+    ancestry.refuse_unfit(folder, base.folder)
     encode = tokenizer.load(folder if (folder / "tokenizer.json").is_file() else base.folder)
     template = encode.template or encode.plain()
     bits = packed.noted(folder / adapter.WEIGHTS)

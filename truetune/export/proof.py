@@ -10,15 +10,17 @@ from typing import Any
 from truetune.evaluate.results import weights
 from truetune.export.origin import Origin
 from truetune.runs import durable, receipt
+from truetune.runs.receipt import EXPORT
 from truetune.runs.run import Run
-
-EXPORT = "export-"
 
 
 def write(origin: Origin, folder: Path, report: Mapping[str, Any]) -> str | None:
-    """The stage's name; None where there is no run, or none whose training has a receipt to follow from."""
+    """The stage's name; None where there is no run, or none whose result has a receipt to follow from."""
     run, subject = origin.run, origin.subject
-    if run is None or subject is None or receipt.digest(run, "train") is None:
+    if run is None or subject is None:
+        return None
+    before = receipt.parent(EXPORT, receipt.is_made(run))
+    if before is None or receipt.digest(run, before) is None:
         return None
     parity = report["parity"]
     body = {

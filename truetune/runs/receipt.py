@@ -12,6 +12,8 @@
     eval   rows, supervised, base/tuned {loss, perplexity}, checkpoint: as the training measured it
     evaluate-NAME  files {eval/NAME.json: sha256}, weights {relative: sha256}, inputs where they are not the run's own,
                    rows, contaminated, figures [{title, base, tuned}]: by `ft evaluate`, one per checkpoint and data
+    export-ID  export {folder, files {name: sha256}}, weights, format, of, template, stages [{name, state, detail, …}],
+                   compared [who trained, who loads it], stored, forced: the stage that failed where it was forced
     made   of an adapter that no training made, in place of data and train: how (merged, compressed), settings, base,
            parents [{address, folder, content, files}], files, figures
 
@@ -34,6 +36,7 @@ PROVE = "prove"
 MADE = "made"
 EVALUATE = "evaluate-"
 """How the stages of `ft evaluate` begin."""
+EXPORT = "export-"
 
 
 def parent(stage: str, made: bool = False) -> str | None:

@@ -67,6 +67,7 @@ def verify(
         items += _files(run, stage, body, watch)
         items += _weights(run, stage, body, watch)
         items += _parents(stage, body, watch)
+        items += _export(run, stage, body, watch)
         items += _sums(stage, body)
     items += _card(run, bodies)
     return items
@@ -150,6 +151,19 @@ def _parents(stage: str, body: dict[str, Any], watch: Watch) -> Iterator[Item]:
         for name, expected in _dict(parent.get("files")).items():
             place = Path(str(parent.get("folder", ""))) / name
             yield _compare(stage, f"parent {number}/{name}", place, expected, watch, own=False)
+
+
+def _export(run: Run, stage: str, body: dict[str, Any], watch: Watch) -> Iterator[Item]:
+    """The files of an export, in the run or elsewhere. One that was moved away or removed fails nothing; one that was
+    forced through the parity gate says so."""
+    described = _dict(body.get("export"))
+    folder = run.folder / str(described.get("folder", ""))
+    for name, expected in _dict(described.get("files")).items():
+        yield _compare(stage, name, folder / name, expected, watch, own=False)
+    if described and body.get("forced"):
+        yield Item(
+            stage, "parity", "not checked", f"forced although it is not what was trained: {body['forced']}", False
+        )
 
 
 def _compare(stage: str, name: str, place: Path, expected: Any, watch: Watch, *, own: bool, option: str = "") -> Item:

@@ -50,7 +50,7 @@ def open_engine(session: Session, state: State) -> TrainEngine:
     """The engine with the model loaded. Before the run's folder is made: what cannot load leaves nothing behind."""
     adapter = adapter_of(session)
     if adapter:
-        ancestry.refuse_other_base(adapter, session.source.folder)
+        ancestry.refuse_unfit(adapter, session.source.folder)
     spec = engine_spec(session.resolved, adapter, state.token_budget)
     if state.checkpointing:
         spec = replace(spec, gradient_checkpointing=True)
