@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from truetune.export import toolarge
 from truetune.export.origin import Origin
 from truetune.runs import receipt
 from truetune.train import ancestry
@@ -69,6 +70,8 @@ def exported(origin: Origin, report: Mapping[str, Any], usage: str) -> str:
     if report["forced"]:
         lines += [f"**Forced: this export is not what was trained. What broke is its {report['forced']}.**", ""]
     told = f"{parity['second']} was asked what {parity['first']}, which trained it, was asked."
+    if parity["first"] == parity["second"] == toolarge.NAME:
+        told = "The memory there did not hold the model, so that nothing was asked; its tensors were checked."
     lines += [f"Format {code(report['format'])}, written by TrueTune {report['truetune']}. {told}", ""]
     rows = [(one["name"], one["state"], inline(one["detail"])) for one in parity["stages"]]
     lines += [*table(("stage", "", ""), rows), ""]

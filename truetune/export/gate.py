@@ -28,22 +28,21 @@ TARGETS = {
     "merged": "truetune.export.merged",
     "gguf": "truetune.export.gguf.model",
     "gguf-lora": "truetune.export.gguf.adapter",
+    "ollama": "truetune.export.ollama",
 }
 """Format -> module of a `Target`, imported when it is wanted: PEFT takes seconds."""
 WHOLE = {"mlx": "truetune.export.mlx_model"}
 """Formats whose `--quant` asks for a whole model -> the module of that."""
-LATER = ("ollama",)
 REPORT = "report.json"
 
 
 def module(name: str, options: Options) -> str:
-    """The module of a format. Raises UsageError `export.format`, `export.later`."""
+    """The module of a format. Raises UsageError `export.format`."""
     if name in TARGETS:
         return WHOLE[name] if options.quant and name in WHOLE else TARGETS[name]
-    later = name in LATER
     raise UsageError(
-        f"the format {name} is not in this version" if later else f"there is no format {name!r}",
-        code="export.later" if later else "export.format",
+        f"there is no format {name!r}",
+        code="export.format",
         where="format",
         hint=f"Formats: {', '.join(TARGETS)}.",
     )
@@ -121,16 +120,17 @@ def write(
     reports: list[dict[str, Any]] = []
 
     def fill(folder: Path) -> None:
-        how.write(origin, folder, options)
-        found, name_of = compared(origin, how, folder, heard) if not reason else ([], toolarge.NAME)
-        refuse_other(found, target, force)
-        stored = how.reduce(origin, folder, options)
         if reason:
-            found = [base_stage(origin), *toolarge.checked(origin, how, folder, reason)]
+            stored, found = toolarge.made(origin, how, folder, options, reason)
+            found, name_of = [base_stage(origin), *found], toolarge.NAME
+        else:
+            how.write(origin, folder, options)
+            found, name_of = compared(origin, how, folder, heard)
             refuse_other(found, target, force)
-        elif stored:
-            found = [*found, *reduced(origin, how, folder, heard, stored)]
-            refuse_other(found, target, force)
+            stored = how.reduce(origin, folder, options)
+            if stored:
+                found = [*found, *reduced(origin, how, folder, heard, stored)]
+        refuse_other(found, target, force)
         made = report(origin, name, heard, name_of, found, stored)
         card.write(origin, folder, made, how.usage(origin, target))
         (folder / REPORT).write_bytes(jsonfile.dumps(made))

@@ -72,6 +72,23 @@ def write(origin: Origin, folder: Path, options: Options) -> None:
         whole(origin, folder)
         return
     streamed.write(fold, folder, wide="all" if options.quant == "f32" else "changed")
+    described(origin, folder)
+
+
+def once(origin: Origin, folder: Path, options: Options) -> str | None:
+    """As `write` and `reduce` after it, of what is folded file by file: straight into the number type of the base."""
+    own, fold = STORED.get(facts.read(origin.side.model).dtype), plan(origin)
+    if fold is None or (options.quant and STORED.get(options.quant) != own):
+        write(origin, folder, options)
+        return reduce(origin, folder, options)
+    streamed.write(fold, folder)
+    described(origin, folder)
+    named(folder, own or "float32")
+    return own
+
+
+def described(origin: Origin, folder: Path) -> None:
+    """The base's config.json, and how it is asked."""
     shutil.copyfile(origin.side.model / "config.json", folder / "config.json")
     older(folder / "config.json")
     files.spoken(origin, folder)

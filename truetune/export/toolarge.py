@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from truetune.export import stages
 from truetune.export.origin import Origin
+from truetune.export.runtime import Options
 from truetune.export.stages import Said, Stage
 from truetune.models import facts, memory
 
 ROOM = 1.2
 """What computing with a model needs beside its weights in float32, at the least: times so much."""
-NAME = "not run: memory"
+NAME = "none (memory)"
 """Who was asked, as the report says."""
 
 
@@ -28,8 +30,10 @@ def silent() -> Said:
     return Said(NAME, (), (), None, (), None)
 
 
-def checked(origin: Origin, how: Any, folder: Any, reason: str) -> list[Stage]:
-    """The stages: what needs the model is not checked, and why; its weights are, tensor by tensor."""
+def made(origin: Origin, how: Any, folder: Path, options: Options, reason: str) -> tuple[str | None, list[Stage]]:
+    """Fill the folder; the number type where it is narrower than float32, and the stages: what needs the model is not
+    checked, and why; its weights are, tensor by tensor."""
+    stored: str | None = how.once(origin, folder, options)
     found = how.sampled(origin, folder)
     words = [Stage(name, "not checked", reason) for name in (stages.TEMPLATE, stages.TOKENIZER, stages.ENDS)]
     detail = found.failed or (
@@ -37,4 +41,4 @@ def checked(origin: Origin, how: Any, folder: Any, reason: str) -> list[Stage]:
         "all others the base's to the byte"
     )
     weights = Stage(stages.WEIGHTS, "failed" if found.failed else "ok", detail, found.to_json())
-    return [*words, weights, Stage(stages.RUNTIME, "not checked", reason)]
+    return stored, [*words, weights, Stage(stages.RUNTIME, "not checked", reason)]
