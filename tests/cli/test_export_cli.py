@@ -40,9 +40,8 @@ def test_what_was_forced_is_said_loudly() -> None:
     assert "FORCED" in warning(FOUND) and "runtime: mlx_lm does not compute" in warning(FOUND)
 
 
-@pytest.mark.parametrize(("name", "code"), [("gguf", "export.later"), ("onnx", "export.format")])
-def test_a_format_that_is_not_there(name: str, code: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["export", "starter", "--format", name, "--json"]) == 2
+def test_a_format_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["export", "starter", "--format", "onnx", "--json"]) == 2
     error = json.loads(capsys.readouterr().out)["error"]
-    assert (error["code"], error["where"]) == (code, "format")
+    assert (error["code"], error["where"]) == ("export.format", "format")
     assert "mlx, peft" in error["hint"]
