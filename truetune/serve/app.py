@@ -66,7 +66,23 @@ def application(service: Service, rules: Rules) -> Guard:
     app.add_exception_handler(Exception, broken)
     for add in (speaking, listing, changing, watching):
         add(app, service)
+    described = app.openapi
+    app.openapi = lambda: page(described())  # type: ignore[method-assign]
     return Guard(Counted(app, service), rules)
+
+
+def page(found: Json) -> Json:
+    """The OpenAPI page without FastAPI's own 422: what is not valid is 400 here, and every refusal is JSON."""
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorReply"}}}
+    for operations in found["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            for status, answer in operation["responses"].items():
+                if status >= "400" and operation["operationId"] != "health_health_get":
+                    answer["content"] = error
+    for name in ("HTTPValidationError", "ValidationError"):
+        found["components"]["schemas"].pop(name, None)
+    return found
 
 
 def speaking(app: FastAPI, service: Service) -> None:
