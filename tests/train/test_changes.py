@@ -25,6 +25,7 @@ from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.verify import verify
+from truetune.train import whereabouts
 from truetune.train.state import State
 
 
@@ -122,3 +123,16 @@ def test_a_resume_under_another_token_budget_is_equal_within_rounding(
     one, other = losses(straight), losses(run)
     assert one.keys() == other.keys() and one != other
     assert np.allclose([*one.values()], [*other.values()], rtol=1e-5)
+
+
+def test_rows_are_named_by_file_and_line(tmp_path: Path) -> None:
+    """Of two files, with an empty line between rows; by number once a file is gone."""
+    (tmp_path / "one.jsonl").write_text('{"text": "a"}\n\n{"text": "b"}\n')
+    (tmp_path / "two.jsonl").write_text('{"text": "c"}\n{"text": "d"}\n')
+    files = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    inputs = [{"resolved": str(path), "path": path.name, "bytes": path.stat().st_size} for path in files]
+    where = whereabouts.of({"inputs": inputs})
+    assert where([3, 1, 1]) == ["one.jsonl:3", "two.jsonl:2"]
+    files[1].unlink()
+    assert where([3, 1]) == ["row 2", "row 4"]
+    assert whereabouts.listed(["a", "b", "c", "d", "e", "f"]) == "a, b, c, d and 2 more"
