@@ -125,7 +125,7 @@ def test_the_list_says_who_needs_what(hub: Hub, tmp_path: Path) -> None:
     (run.folder / "resolved.json").write_text(json.dumps(body))
     (listed,) = ft.models_list()["models"]
     assert (listed["name"], listed["used_by"], listed["partial"]) == (NAME, ["run one"], 0)
-    assert listed["commits"] == [{"commit": COMMIT, "revisions": ["main"], "pulled": True}]
+    assert listed["commits"] == [{"commit": COMMIT, "revisions": ["main"], "whole": True, "pulled": True}]
     assert listed["pull"]["state"] == "finished" and listed["bytes"] == pulled["bytes"]
     assert code(ft.models_remove, NAME) == "model.needed" and code(ft.models_remove, NAME, revision="main")
     removed = ft.models_remove(NAME, force=True)
@@ -186,6 +186,7 @@ def test_the_pages(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     shown = page("info", NAME)
     assert "3,606,784" in shown and "<|im_end|>" in shown and "apache-2.0" in shown
     assert "free again" in page("remove", NAME) and "No model of the hub" in page("list")
+    assert "its weights are not here" in (page("info", "owner/large"), page("list"))[1]
     hub.cut["model.safetensors"] = 2**16
     assert cli.run(["models", "pull", NAME]) == 3
     assert "broke off at 4%; to go on: ft models pull" in page("list")

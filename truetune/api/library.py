@@ -11,9 +11,10 @@ from truetune.errors import InputError, UsageError
 def models_list() -> dict[str, Any]:
     """The models in the hub's cache on this machine, and the pulls that are going on or broke off.
 
-    `{"cache", "models": [{"name", "bytes", "partial", "touched", "commits": [{"commit", "revisions", "pulled"}],
-    "used_by": ["run …", "adapter …"], "pull": {"state", "bytes", "total", "error", …} | None}]}`: bytes on the disk,
-    `partial` those of files that are not whole, `pulled` whether TrueTune has checked its files.
+    `{"cache", "models": [{"name", "bytes", "partial", "touched", "commits": [{"commit", "revisions", "whole",
+    "pulled"}], "used_by": ["run …", "adapter …"], "pull": {"state", "bytes", "total", "error", …} | None}]}`: bytes on
+    the disk, `partial` those of files that are not whole, `whole` whether config and weights are all there, `pulled`
+    whether TrueTune has checked its files.
     """
     from truetune.models import hub, library
 
@@ -25,7 +26,12 @@ def models_list() -> dict[str, Any]:
             "partial": entry.partial,
             "touched": entry.used,
             "commits": [
-                {"commit": commit, "revisions": names, "pulled": bool(library.recorded(entry.name, commit))}
+                {
+                    "commit": commit,
+                    "revisions": names,
+                    "whole": hub.cached(entry.name, commit) is not None,
+                    "pulled": bool(library.recorded(entry.name, commit)),
+                }
                 for commit, names in entry.commits.items()
             ],
             "used_by": [user for (name, _), used in users.items() if name == entry.name for user in used],

@@ -55,7 +55,7 @@ def publish(
     if how:
         gate.check(found, how, options)
     with _exported(found, hub.WHAT[kind], how, make, dry_run) as (folder, report):
-        usage = how.usage(found, Path(name)) if how else ""
+        usage = hub.USES.get(kind, "").format(repo=name) or (how.usage(found, Path(name)) if how else "")
         files = hub.files(found, folder, report, name, usage)
         sizes = {each: len(body) if isinstance(body, bytes) else body.stat().st_size for each, body in files.items()}
         plan = {"format": "hub", "of": found.name, "what": kind, "repo": name, "private": private, "files": sizes}

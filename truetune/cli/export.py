@@ -12,7 +12,7 @@ from truetune.api import load
 from truetune.cli import common
 from truetune.cli.common import Output
 from truetune.errors import UsageError
-from truetune.report.words import size
+from truetune.models.memory import readable
 
 
 @click.command()
@@ -76,7 +76,7 @@ def publish(out: Output, subject: str, asked: dict[str, Any], dry_run: bool, yes
     def approve(plan: dict[str, Any]) -> None:
         status.stop()
         whose = "private, or as the repository is" if plan["private"] else "for everybody to read"
-        out.note(f"to {plan['repo']}, {whose}: {', '.join(plan['files'])} ({size(sum(plan['files'].values()))})")
+        out.note(f"to {plan['repo']}, {whose}: {', '.join(plan['files'])} ({readable(sum(plan['files'].values()))})")
         if plan["forced"]:
             out.note(f"FORCED: what is published is not what was trained ({plan['forced']})", style="bold red")
         if not yes:
@@ -91,7 +91,7 @@ def publish(out: Output, subject: str, asked: dict[str, Any], dry_run: bool, yes
         out.print(f"published     {found['url']}")
         return
     for name, bytes in found["files"].items():
-        out.print(f"{size(bytes):>10}  {name}")
+        out.print(f"{readable(bytes):>10}  {name}")
     out.print(f"Nothing was sent. Without --dry-run these go to {found['repo']}.")
 
 

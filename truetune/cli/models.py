@@ -134,7 +134,8 @@ def used(found: dict[str, Any]) -> tuple[str, str]:
     """What rests on a model, and how its last pull went, where that is not over."""
     users, pull = found["used_by"], found["pull"]
     more = f" and {len(users) - 1} more" if len(users) > 1 else ""
-    return (users[0] + more if users else ""), going(pull)
+    whole = any(commit["whole"] for commit in found["commits"])
+    return (users[0] + more if users else ""), going(pull) or ("" if whole else "its weights are not here")
 
 
 def going(pull: dict[str, Any] | None) -> str:

@@ -29,6 +29,8 @@ except ImportError:  # the extra `hub` is not installed
 
 WHAT = {"adapter": "peft", "merged": "merged", "gguf": "gguf"}
 """What is published -> the format of the export."""
+USES = {"gguf": "llama-server -hf {repo}"}
+"""What loads it from the hub, where that is not what loads a folder."""
 CARD, REPORT = "README.md", "report.json"
 DATA = re.compile(r"hf://datasets/([^/@]+/[^/@]+)")
 TEXTS = (".json", ".md", ".jinja", ".txt")

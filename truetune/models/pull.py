@@ -28,7 +28,7 @@ from truetune.models.memory import readable
 try:
     import huggingface_hub
     from huggingface_hub.file_download import get_hf_file_metadata, hf_hub_url, http_get
-    from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
+    from huggingface_hub.utils import build_hf_headers, disable_progress_bars, logging  # type: ignore[attr-defined]
 except ImportError:  # the extra `hub` is not installed
     huggingface_hub = None  # type: ignore[assignment]
 
@@ -71,6 +71,7 @@ def pull(
     hub.refuse_offline(name)
     if progress is not None:
         disable_progress_bars()
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     storage = library.storage(name)
     with lock(name, wait), library.reported(name, revision) as state:
         try:
