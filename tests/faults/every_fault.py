@@ -120,29 +120,20 @@ SAMPLE = 6
 """Of a part that tries all there is, when a share is asked for."""
 
 
-def amount(name: str, scale: float) -> int:
-    count = PARTS[name][0]
-    if name == "saving":
-        return count
-    return (0 if scale >= 1 else SAMPLE) if count == ALL else max(1, round(count * scale))
+SLICED = 50
+"""Kills and stops are written down after so many, cold starts after each: a part goes on where it was cut off."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="Share of the full counts.")
-    parser.add_argument("--only", action="append", choices=[*PARTS], help="This part, even if the file holds it.")
+    parser.add_argument("--only", action="append", choices=[*PARTS], help="These parts.")
     parser.add_argument("--estimate", action="store_true", help="Also say how long each part takes in full.")
     parser.add_argument("--write", action="store_true", help="Write docs/evidence/faults.json.")
     asked = parser.parse_args()
-    commit, failed = head(), False
+    failed = False
     for name in asked.only or PARTS:
-        kept = read().get("parts", {}).get(name, {})
-        if asked.write and not asked.only and (kept.get("commit"), kept.get("scale")) == (commit, asked.scale):
-            figures = kept
-        else:
-            figures = measured(name, asked.scale) | {"scale": asked.scale, "commit": commit}
-            if asked.write:
-                write(name, figures)
+        figures = whole(name, asked.scale, keep=asked.write)
         print(name, json.dumps(figures), flush=True)
         if asked.estimate:
             print(f"{name}: about {estimate(name, figures):,.0f} s in full", flush=True)
@@ -150,11 +141,48 @@ def main() -> None:
     sys.exit(failed)
 
 
-def measured(name: str, scale: float) -> Figures:
+def whole(name: str, scale: float, *, keep: bool) -> Figures:
+    """A part's figures: what the file holds of this commit, and the rest measured."""
+    same = {"commit": head(), "scale": scale}
+    total, figures = amount(name, scale), read().get("parts", {}).get(name, {}) if keep else {}
+    if {each: figures.get(each) for each in same} != same:
+        figures = {}
+    slices = {"cold starts": 1, "saving": total}.get(name, SLICED if name.startswith(("kills", "stops")) else total)
+    while "asked" not in figures or figures["asked"] < total:
+        count = min(slices, total - figures.get("asked", 0))
+        figures = merged(figures, {"asked": count} | measured(name, count)) | same
+        if keep:
+            write(name, figures)
+    return figures
+
+
+def amount(name: str, scale: float) -> int:
+    """How often; 0 = all there is."""
+    count = PARTS[name][0]
+    if name == "saving":
+        return count
+    return (0 if scale >= 1 else SAMPLE) if count == ALL else max(1, round(count * scale))
+
+
+def measured(name: str, count: int) -> Figures:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() if name == "saving" else in_memory() as room:
-        found = PARTS[name][1](amount(name, scale), Path(room))
+        found = PARTS[name][1](count, Path(room))
     return found | {"seconds": round(time.monotonic() - began, 1)}
+
+
+def merged(figures: Figures, more: Figures) -> Figures:
+    """Counts are added, lists joined, of times of one thing the longest is kept."""
+    both: Figures = figures | more
+    for name in figures.keys() & more.keys():
+        one, other = figures[name], more[name]
+        if isinstance(one, dict):
+            both[name] = {each: one.get(each, 0) + other.get(each, 0) for each in one | other}
+        elif name.startswith(("seconds_of", "longest")):
+            both[name] = max(one, other)
+        elif not isinstance(one, str):
+            both[name] = round(one + other, 1) if isinstance(one, float) else one + other
+    return both
 
 
 def estimate(name: str, figures: Figures) -> float:

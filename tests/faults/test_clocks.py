@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import clocks
 import pytest
 import small_run
+import whole_runs
 from clocks import JUMPS, Clock
 
 from truetune.config import Cadence
@@ -87,3 +89,33 @@ def test_a_clock_that_is_right_finds_the_same(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
     assert clocks.seen(run.folder)
+
+
+@pytest.mark.slow
+def test_a_training_by_a_clock_that_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one, stopped and resumed: the adapter is that of a right clock, and the receipts verify."""
+    pytest.importorskip("torch")
+    import truetune as ft
+    from truetune.errors import Stopped
+    from truetune.runs import durable
+
+    monkeypatch.setenv("TRUETUNE_HOME", str(tmp_path / "home"))
+
+    def settings(name: str) -> dict[str, Any]:
+        (tmp_path / name).mkdir()
+        return whole_runs.settings(tmp_path / name, 4)
+
+    def stop(kind: str, figures: dict[str, Any]) -> None:
+        if kind == "train" and figures["step"] == 2:
+            (tmp_path / "wrong" / "run" / "stop").touch()
+
+    straight = ft.train(settings("right")).folder
+    with clocks.wrong(Clock(2)) as clock:
+        with pytest.raises(Stopped):
+            ft.train(settings("wrong"), listener=stop)
+        folder = ft.train(from_=str(tmp_path / "wrong" / "run")).folder
+        assert ft.receipt_verify(str(folder))["verdict"] == "ok"
+        assert ft.status()["runs"][0]["state"] == "finished"
+    assert clock.jumps > 2
+    name = "adapter/adapter_model.safetensors"
+    assert durable.digest(folder / name) == durable.digest(straight / name)

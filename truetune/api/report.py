@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from truetune.api import wanted
+from truetune.errors import UsageError
 from truetune.listener import Listener
 
 
@@ -14,25 +16,27 @@ def report(run: Any = "last") -> Path:
 
     Raises InputError, UsageError for the address, UsageError `run.made`, ResourceError where the disk is full.
     """
-    from truetune.report.write import write
     from truetune.runs import receipt
     from truetune.runs.find import find
-    from truetune.runs.status import Status
 
     found = find(wanted.address(run))
     receipt.refuse_made(found)
-    if Status.read(found).state == "running":
-        return write(found)
-    with found.lock():  # which clears what a crash has left
-        return write(found)
+    return written(found)
+
+
+def written(run: Any) -> Path:
+    """The report; first, what a crash has left in the run's folder goes, unless somebody works there."""
+    from truetune.report.write import write
+
+    with suppress(UsageError), run.lock():
+        pass
+    return write(run)
 
 
 def renew(run: Any, listener: Listener) -> None:
     """The report of a run whose result is safe. Whatever goes wrong here takes nothing from it: it is a warning."""
     try:
-        from truetune.report.write import write
-
-        write(run)
+        written(run)
     except (Exception, KeyboardInterrupt) as error:
         reason = str(error) or type(error).__name__
         listener("warning", {"text": f"the result is safe, but the report could not be written: {reason}"})
