@@ -87,5 +87,5 @@ def adapter_folder(folder: Path, **values: object) -> Path:
     targets = ["model.layers.0.self_attn.q_proj"]
     good = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": targets}
     put(folder / adapter.CONFIG, json.dumps(good | {"base_model_name_or_path": "starter"} | values))
-    save_file({adapter.key(targets[0], side): np.zeros((4, 4), np.float32) for side in "AB"}, folder / adapter.WEIGHTS)
+    save_file({adapter.key(targets[0], side): np.ones((4, 4), np.float32) for side in "AB"}, folder / adapter.WEIGHTS)
     return folder

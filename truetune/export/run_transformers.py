@@ -40,17 +40,18 @@ class Transformers(Runtime):
         hf.utils.logging.set_verbosity_error()
         hf.utils.logging.disable_progress_bar()
         self.name = "PEFT" if base else "transformers"
-        here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
-            self.tokenizer = hf.AutoTokenizer.from_pretrained(folder, **here)
+            self.tokenizer = hf.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             packing = {"quantization_config": hf.BitsAndBytesConfig(**PACKING[bits])} if bits else {}
-            model = hf.AutoModelForCausalLM.from_pretrained(base or folder, dtype=torch.float32, **packing, **here)
+            how = {"dtype": torch.float32, "local_files_only": True, **packing}
+            model = hf.AutoModelForCausalLM.from_pretrained(base or folder, trust_remote_code=False, **how)
             if rows > model.get_input_embeddings().weight.shape[0]:
                 model.resize_token_embeddings(rows, mean_resizing=False)
-            own = hf.GenerationConfig.from_pretrained(folder, **here) if (folder / SETTINGS).is_file() else None
+            own = settings(folder)
             self.settings = own or model.generation_config
             model.generation_config = hf.GenerationConfig()  # what it leaves out would be put into every other one
-            self.model = (PeftModel.from_pretrained(model, str(folder)) if base else model).eval()
+            over = PeftModel.from_pretrained(model, str(folder), trust_remote_code=False) if base else model
+            self.model = over.eval()
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # files can be wrong in any way that these libraries may meet
@@ -98,6 +99,13 @@ class Transformers(Runtime):
 
     def close(self) -> None:
         del self.model
+
+
+def settings(folder: Path) -> Any:
+    """How a folder wants answers to be drawn; None where it does not say."""
+    if not (folder / SETTINGS).is_file():
+        return None
+    return hf.GenerationConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 class Forced(transformers.LogitsProcessor):
