@@ -31,3 +31,10 @@ def test_from_a_training_to_its_name(tmp_path: Path) -> None:
     question = ("What is 3 plus one?", "--max-new-tokens", "8", "--temperature", "0")
     assert ft("chat", "./whole", *question).out == ft("chat", "sums@2", *question).out
     assert ft("adapters", "remove", "sums@1").code == 2
+    mixed = ft("adapters", "merge", "sums@1", "sums@2:last", "--weights", "0.5,0.5", "--name", "mix", "--json").document
+    assert mixed["adapter"]["address"] == "mix@1" and len(mixed["adapter"]["parents"]) == 2
+    assert ft("receipt", "verify", "mix", "--json").code == 0
+    small = ft("adapters", "compress", "mix", "--rank", "4", "--dtype", "bf16", "--json").document
+    assert small["adapter"]["address"] == "mix@2" and small["figures"]["kl"] >= 0
+    assert ft("export", "mix@2", "--format", "merged", "--out", "mixed", "--json").code == 0
+    assert ft("runs", "remove", "mix@1", "--yes").code == 2 and ft("runs", "remove", "mix@2", "--yes").code == 0

@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 import truetune as ft
+from truetune import cli
 from truetune.engines.base import EngineSpec, Method
 from truetune.engines.torch import folded, tiny
 from truetune.engines.torch.engine import TorchEngine
@@ -312,6 +313,24 @@ def test_what_a_made_run_cannot_do_is_said(made: Path, home: Path) -> None:
         assert caught.value.code == code
     (Path(found["folder"]) / "adapter/adapter_model.safetensors").write_bytes(b"changed")
     assert ft.receipt_verify(found["folder"])["verdict"] == "changed"
+
+
+def test_the_command_line(made: Path, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def call(*args: str) -> tuple[int, str, str]:
+        return cli.run(("adapters", *args)), *capfd.readouterr()
+
+    one = str(made / "one")
+    code, out, err = call("merge", one, one, "--method", "linear", "--weights", "0.5,0.5", "--name", "twice")
+    assert code == 0 and "twice@1" in out and "100.00% from the weighted sum" in out and "--method svd" in err
+    code, out, err = call("merge", one, str(made / "two"), "--weights", "0.7,much")
+    assert code == 2 and "are no numbers" in err and "Traceback" not in err
+    code, out, _ = call("compress", "twice", "--rank", "2", "-v")
+    assert code == 0 and "twice@2" in out and LAYER in out and "nats" in out
+    found = json.loads(call("merge", "twice@1", "twice@2", "--json")[1])
+    assert found["adapter"]["address"] == "twice@3" and found["figures"]["rank"] == 6
+    assert found["adapter"]["parents"][0]["how"] == "merged"
+    code, out, _ = call("merge", "--help")
+    assert code == 0 and "weighted sum" in out
 
 
 @pytest.mark.parametrize(
