@@ -26,11 +26,13 @@ def export(
     """Write an export and compare what its program does with what was trained: {folder, model, receipt, and a report}.
 
     subject  a run (`last`, an id, `RUN:best`, what `train` returned), an adapter's folder, or a model
-    format   `mlx`: as mlx_lm loads it; `peft`: as PEFT loads it; `merged`: a whole model, the adapter folded in
-    out      a folder that is not there yet, or is empty; a run's own is by default `exports/FORMAT` in the run
+    format   `mlx`: as mlx_lm loads it; `peft`: as PEFT loads it; `merged`: a whole model, the adapter folded in; `gguf`:
+             that as one file for llama.cpp; `gguf-lora`: the adapter for llama.cpp; `ollama`: a GGUF file and a Modelfile
+    out      a folder that is not there yet, or is empty; a run's own is by default `exports/FORMAT` or `exports/FORMAT-QUANT` in the run
     base     the model of an adapter that mlx_lm made, where its files do not say
-    quant    the number type to store: of `merged` f32, f16, bf16; of `mlx` 4bit, 8bit, bf16, f16, f32, which make a
-             whole model; None = as the format has it
+    quant    the number type to store: of `merged` f32, f16, bf16; of `gguf` and `ollama` these, q8_0, and, where
+             llama-cpp-python is installed, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q4_0, iq4_nl, q3_k_m, q2_k; of `mlx`
+             4bit, 8bit, bf16, f16, f32, which make a whole model; None = as the format has it
     force    put it in place though the comparison fails; report, card and receipt record that
     dry_run  only check whether it can be exported: {schema, dry_run, format, of, folder, base}. Of a model that is not
              trained yet this asks whether what is trained on it could be
@@ -77,7 +79,8 @@ def export(
     how = _module(name)
     gate.check(found, how, options)
     place = Path(out).expanduser() if out else None
-    target = gate.place(found, format, place) if place or found.run or not dry_run else None
+    called = "-".join(filter(None, (format, quant)))
+    target = gate.place(found, called, place) if place or found.run or not dry_run else None
     if dry_run:
         base_of = {"name": found.base.name, "revision": found.base.revision}
         told = {"format": format, "of": found.name, "base": base_of, "quant": quant}
@@ -85,8 +88,8 @@ def export(
     assert target is not None
     report = _made(found, format, how, target, options, force)
     stage = proof.write(found, target, report)
-    whole = format in gate.WHOLE and quant is not None
-    model = found.side.model if report["adapter"] and not whole else target
+    beside = format in gate.ADAPTERS and not (format in gate.WHOLE and quant)
+    model = found.side.model if report["adapter"] and beside else target
     return report | {"folder": str(target), "model": str(model), "receipt": stage}
 
 
