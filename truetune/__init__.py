@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.adapters import adapters_list as adapters_list
     from truetune.api.arithmetic import adapter_compress as adapter_compress
     from truetune.api.arithmetic import adapters_merge as adapters_merge
+    from truetune.api.benchmark import benchmark as benchmark
+    from truetune.api.benchmark import benchmark_compare as benchmark_compare
     from truetune.api.chat import chat as chat
     from truetune.api.chat import generate as generate
     from truetune.api.chat import open_run as open_run

@@ -38,6 +38,8 @@ VERBS = {
     "adapter_remove": "truetune.api.adapters",
     "adapters_merge": "truetune.api.arithmetic",
     "adapter_compress": "truetune.api.arithmetic",
+    "benchmark": "truetune.api.benchmark",
+    "benchmark_compare": "truetune.api.benchmark",
     "serve": "truetune.api.serve",
     "adapter_load": "truetune.api.serve",
     "adapter_switch": "truetune.api.serve",

@@ -36,6 +36,7 @@ VERBS = {
     "chat": ("truetune.cli.chat:command", "Talk to a run, an adapter or a model."),
     "test": ("truetune.cli.chat:test", "Ask one question: `ft chat NAME PROMPT`."),
     "export": ("truetune.cli.export:command", "Write an adapter or a model for mlx_lm or PEFT, and check it."),
+    "benchmark": ("truetune.cli.benchmark:command", "Measure how fast and how well models answer."),
     "serve": ("truetune.cli.serve:command", "Serve adapters of one base by OpenAI's protocol."),
     "init": ("truetune.cli.init:command", "Write a commented train.yml for a model and data."),
     "config": ("truetune.cli.config:command", "Show, edit or describe a train.yml."),
