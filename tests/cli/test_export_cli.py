@@ -34,6 +34,8 @@ def test_what_to_type_next_can_be_typed() -> None:
 def test_a_model_has_no_adapter_path_and_peft_nothing_to_type() -> None:
     assert "--adapter-path" not in lines(FOUND | {"model": FOUND["folder"]})[-1]
     assert "mlx_lm.generate" not in "\n".join(lines(FOUND | {"format": "peft"}))
+    assert lines(FOUND | {"format": "gguf"})[-1].endswith("llama-server -m '/runs/a b/exports/mlx'/model.gguf")
+    assert lines(FOUND | {"format": "gguf-lora"})[0].startswith("adapter")
 
 
 def test_what_was_forced_is_said_loudly() -> None:

@@ -190,12 +190,10 @@ def test_what_is_not_what_was_trained_is_not_put_in_place(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not reduced.installed(), reason="llama-cpp-python, which has the quantiser of K-quants, is missing")
-@pytest.mark.parametrize("quant", ["q4_k_m", "q5_k_m", "q6_k"])
+@pytest.mark.parametrize("quant", ["q4_k_m", "q6_k"])
 def test_k_quants(tmp_path: Path, quant: str) -> None:
-    folder = tmp_path / "model"
-    size = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4}
-    small_tokenizers.write(tiny.make(folder, "qwen2", **size), "qwen2")
-    found = ft.export(folder, format="gguf", quant=quant, out=tmp_path / "out")
+    """By llama.cpp's own quantiser, of a model that has learned something: a random one is all near ties."""
+    found = ft.export("starter", format="gguf", quant=quant, out=tmp_path / "out")
     rounded = stages(found)["quantisation"]
     assert rounded["state"] == "ok" and 0 < rounded["kl"] <= rounded["bound"]["kl"]
     kinds = {each.kind for each in gguf_header.check(tmp_path / "out" / "model.gguf").tensors}

@@ -26,8 +26,9 @@ def export(
     """Write an export and compare what its program does with what was trained: {folder, model, receipt, and a report}.
 
     subject  a run (`last`, an id, `RUN:best`, what `train` returned), an adapter's folder, or a model
-    format   `mlx`: as mlx_lm loads it; `peft`: as PEFT loads it; `merged`: a whole model, the adapter folded in; `gguf`:
-             that as one file for llama.cpp; `gguf-lora`: the adapter for llama.cpp; `ollama`: a GGUF file and a Modelfile
+    format   `mlx`: as mlx_lm loads it; `peft`: as PEFT loads it; `merged`: a whole model, the adapter folded in;
+             `gguf`: that as one file for llama.cpp; `gguf-lora`: the adapter for llama.cpp; `ollama`: a GGUF file and
+             a Modelfile
     out      a folder that is not there yet, or is empty; a run's own is by default `exports/FORMAT` or `exports/FORMAT-QUANT` in the run
     base     the model of an adapter that mlx_lm made, where its files do not say
     quant    the number type to store: of `merged` f32, f16, bf16; of `gguf` and `ollama` these, q8_0, and, where

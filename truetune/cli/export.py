@@ -17,11 +17,15 @@ from truetune.models.memory import readable
 
 @click.command()
 @click.argument("subject", default="last", metavar="[RUN|ADAPTER|MODEL]", shell_complete=common.complete_run)
-@click.option("--format", required=True, metavar="FORMAT", help="mlx (as mlx_lm loads it), peft, merged, or hub.")
+@click.option("--format", required=True, metavar="FORMAT", help="merged, gguf, gguf-lora, ollama, mlx, peft, or hub.")
 @click.option(
     "--out", "place", type=click.Path(), metavar="DIR", help="A new folder. Of a run, by default, exports/FORMAT."
 )
-@click.option("--quant", metavar="TYPE", help="The number type to store: merged f32, f16, bf16; mlx also 4bit, 8bit.")
+@click.option(
+    "--quant",
+    metavar="TYPE",
+    help="The number type to store: f32, f16, bf16; gguf also q8_0, q4_k_m, …; mlx 4bit, 8bit.",
+)
 @click.option("--base", metavar="MODEL", help="The model of an adapter that mlx_lm made, if its files do not say.")
 @click.option("--force", is_flag=True, help="Put it in place though it is not what was trained, and record that.")
 @click.option("--repo", metavar="OWNER/NAME", help="Of the format hub: the repository that it is pushed to.")
@@ -117,7 +121,7 @@ def warning(found: dict[str, Any]) -> str:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    what = "adapter" if "--adapter-path" in following(found) or found["format"] == "peft" else "model"
+    what = "adapter" if "--adapter-path" in following(found) or found["format"] in ADAPTERS else "model"
     told = [f"{what:<13} {found['folder']}"]
     for one in found["parity"]["stages"]:
         mark = {"ok": "✓", "failed": "✗", "not checked": "·"}[one["state"]]
@@ -125,8 +129,20 @@ def lines(found: dict[str, Any]) -> list[str]:
     return told + ([f"next          {following(found)}"] if following(found) else [])
 
 
+ADAPTERS = ("peft", "gguf-lora")
+"""Formats of adapters, whatever is typed next."""
+NEXT = {
+    "gguf": "llama-server -m {0}/model.gguf",
+    "gguf-lora": "llama-server -m BASE.gguf --lora {0}/adapter.gguf",
+    "ollama": "ollama create NAME -f {0}/Modelfile",
+}
+"""Format -> what to type next."""
+
+
 def following(found: dict[str, Any]) -> str:
     """What to type next."""
+    if found["format"] in NEXT:
+        return NEXT[found["format"]].format(quote(found["folder"]))
     if found["format"] != "mlx":
         return ""
     adapter = f" --adapter-path {quote(found['folder'])}" if found["model"] != found["folder"] else ""

@@ -31,6 +31,8 @@ TARGETS = {
     "ollama": "truetune.export.ollama",
 }
 """Format -> module of a `Target`, imported when it is wanted: PEFT takes seconds."""
+ADAPTERS = ("mlx", "peft", "gguf-lora")
+"""Formats that hold an adapter and no model; the others hold both in one."""
 WHOLE = {"mlx": "truetune.export.mlx_model"}
 """Formats whose `--quant` asks for a whole model -> the module of that."""
 REPORT = "report.json"
