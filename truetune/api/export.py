@@ -29,7 +29,8 @@ def export(
     format   `mlx`: as mlx_lm loads it; `peft`: as PEFT loads it; `merged`: a whole model, the adapter folded in;
              `gguf`: that as one file for llama.cpp; `gguf-lora`: the adapter for llama.cpp; `ollama`: a GGUF file and
              a Modelfile
-    out      a folder that is not there yet, or is empty; a run's own is by default `exports/FORMAT` or `exports/FORMAT-QUANT` in the run
+    out      a folder that is not there yet, or is empty; a run's own is by default `exports/FORMAT` or
+             `exports/FORMAT-QUANT` in the run
     base     the model of an adapter that mlx_lm made, where its files do not say
     quant    the number type to store: of `merged` f32, f16, bf16; of `gguf` and `ollama` these, q8_0, and, where
              llama-cpp-python is installed, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q4_0, iq4_nl, q3_k_m, q2_k; of `mlx`
