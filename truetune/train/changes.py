@@ -47,9 +47,9 @@ def asked(run: Run, path: Path | None, overrides: Sequence[str], named: Any = la
     """
     before = run.train_yml_now
     text = read(path) if path else before
-    kept = run.folder / "train.yml"
-    then = flat(named(loads(before, kept)).config.model_dump(mode="json"))
-    loaded = named(loads(text, path or kept, overrides))
+    place = path or run.folder / "train.yml"  # both are read as if they stood there: what they name is the same
+    then = flat(named(loads(before, place)).config.model_dump(mode="json"))
+    loaded = named(loads(text, place, overrides))
     now, written = flat(loaded.config.model_dump(mode="json")), flat(run.resolved["written"])
     wanted = {key for key in now.keys() | then.keys() if now.get(key) != then.get(key)}
     wanted |= {".".join(key.split(".")[:2]) for key, source in loaded.sources.items() if source == "--set"}
