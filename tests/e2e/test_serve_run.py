@@ -155,3 +155,25 @@ def test_what_cannot_be_served(ft: Ft) -> None:
         assert (other.code, other.document["error"]["code"]) == (1, "serve.rendering")
     finally:
         receipt.write_text(kept)
+
+
+def test_classes(ft: Ft) -> None:
+    """A classifier's answers are those that its evaluation tells of the same rows."""
+    labelled = [{"text": f"number {n} of {n % 5}", "label": ("odd" if n % 2 else "even")} for n in range(40)]
+    ft.write("classes.jsonl", "".join(json.dumps(row) + "\n" for row in labelled))
+    few = ("--set", "training.max_steps=3", "--set", "output.name=parity", "--set", "training.learning_rate=0.002")
+    assert ft("train", "--model", "starter", "--data", "classes.jsonl", *few, "--json").code == 0
+    told = ft("evaluate", "parity", "--json").document["rows"]
+    process, url = served(ft, "parity", "sums")
+    try:
+        asked = {"model": "parity", "input": [row["question"] for row in told]}
+        found = httpx2.post(f"{url}/v1/classify", json=asked, timeout=LIMIT).json()
+        for row, answer in zip(told, found["data"], strict=True):
+            assert answer["label"] == row["tuned"]["answer"]
+            wanted = [row["tuned"]["shares"][name] for name in found["classes"]]
+            assert answer["probs"] == pytest.approx(wanted, abs=1e-4)
+        assert httpx2.post(f"{url}/v1/chat/completions", json=body("parity")).status_code == 400
+        assert httpx2.post(f"{url}/v1/classify", json=asked | {"model": "sums"}).status_code == 400
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert ft.end(process).code == 0

@@ -19,7 +19,6 @@ from truetune.serve import guard
 CLASSIFIED = {
     "/v1/chat/completions": ("POST", "key"),
     "/v1/completions": ("POST", "key"),
-    "/v1/embeddings": ("POST", "key"),
     "/v1/classify": ("POST", "key"),
     "/api/inference/generate": ("POST", "key"),
     "/v1/models": ("GET", "key"),

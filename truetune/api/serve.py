@@ -47,7 +47,7 @@ def serve(
     hosts    other names under which the server is reached, such as that of a proxy
     folders  folders below which adapters may be loaded from while it runs, beside ./runs and registered ones
     log      whether every request is written to stderr
-    ready    is told {url, models, key, device, warnings} when requests are taken
+    ready    is told {url, models, writes, alone, key, wide, warnings} when requests are taken
 
     Raises UsageError and InputError for the names, `serve.key`, `serve.host`; ResourceError `serve.port`,
     `serve.not_installed`; Forced.
@@ -74,7 +74,8 @@ def serve(
         rules = guard.Rules(place.port, frozenset(hosts), not running.own(host), digest)
         facts = {
             "url": place.url,
-            "models": [served.id for served in service.names.all()],
+            "models": [*(served.id for served in service.names.all()), *service.classifiers],
+            "writes": [served.id for served in service.names.all()],
             "alone": [served.id for served in service.names.all() if not served.mixed],
             "key": key is not None,
             "wide": not running.own(host),
@@ -105,11 +106,13 @@ def _modules() -> tuple[Any, Any, Any, Any]:
 def _wanted(name: Any) -> Wanted:
     """A subject with the names that it is served under: its version's and the bare one, or the run's id."""
     from truetune.evaluate.subject import find_subject
+    from truetune.evaluate.voice import refuse_scores
     from truetune.registry.catalog import Catalog
     from truetune.serve.opening import Wanted
 
     subject = find_subject(wanted.address(name))
-    _refuse_scores(subject)
+    if subject.objective != "classification":
+        refuse_scores(subject)
     if not subject.tuned:
         return Wanted((), subject)
     known = Catalog().of_run(subject.run.id, subject.run.folder) if subject.run else None
@@ -123,12 +126,6 @@ def _wanted(name: Any) -> Wanted:
 def _called(subject: Subject) -> str:
     """The run's id with its checkpoint; of an adapter's folder the folder's name."""
     return subject.name if subject.run else SERVED.sub("-", Path(subject.name).resolve().name).strip("-.") or "adapter"
-
-
-def _refuse_scores(subject: Subject) -> None:
-    from truetune.evaluate.voice import refuse_scores
-
-    refuse_scores(subject)
 
 
 def _allowed(text: str, folders: Sequence[Path]) -> Subject:
@@ -146,7 +143,7 @@ def _allowed(text: str, folders: Sequence[Path]) -> Subject:
     else:
         known = Catalog().look(text.partition(":")[0])
         subject = find_subject(wanted.address(text) if known else text)
-    if subject.adapter is None:
+    if subject.adapter is None or subject.scores:
         raise InputError(
             f"`{text[:80]}` is no adapter",
             code="serve.no_adapter",

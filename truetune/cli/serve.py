@@ -59,6 +59,9 @@ def greet(out: Output, facts: dict[str, Any]) -> None:
 
 def curl(facts: dict[str, Any]) -> str:
     """A request that can be pasted into a shell."""
-    body = {"model": facts["models"][-1], "messages": [{"role": "user", "content": "Hello"}]}
+    writes = bool(facts["writes"])
+    asked = {"messages": [{"role": "user", "content": "Hello"}]} if writes else {"input": "Hello"}
+    body = {"model": facts["writes"][-1] if writes else facts["models"][-1], **asked}
+    route = "chat/completions" if writes else "classify"
     key = ' -H "Authorization: Bearer $TRUETUNE_API_KEY"' if facts["key"] else ""
-    return f"curl {facts['url']}/v1/chat/completions{key} -d '{json.dumps(body)}'"
+    return f"curl {facts['url']}/v1/{route}{key} -d '{json.dumps(body)}'"

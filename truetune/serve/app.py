@@ -16,6 +16,7 @@ from truetune import __version__
 from truetune.serve import openai, prompts, refusals, replies, requests
 from truetune.serve.bodies import (
     ChatBody,
+    ClassifyBody,
     CompletionBody,
     Drawing,
     GenerateBody,
@@ -64,7 +65,7 @@ def application(service: Service, rules: Rules) -> Guard:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, missed)
     app.add_exception_handler(Exception, broken)
-    for add in (speaking, listing, changing, watching):
+    for add in (speaking, sorting, listing, changing, watching):
         add(app, service)
     described = app.openapi
     app.openapi = lambda: page(described())  # type: ignore[method-assign]
@@ -128,11 +129,14 @@ def listing(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", response_model=replies.ModelList)
     async def models() -> Json:
         """The base and every adapter."""
-        return {"object": "list", "data": [served.card(service.context) for served in service.names.all()]}
+        writing = [served.card(service.context) for served in service.names.all()]
+        return {"object": "list", "data": [*writing, *(one.card(name) for name, one in service.classifiers.items())]}
 
     @app.get("/v1/models/{name:path}", response_model=replies.ModelCard)
     async def model(name: str) -> Json:
         """One of them."""
+        if name in service.classifiers:
+            return service.classifiers[name].card(name)
         return service.model(name).card(service.context)
 
     @app.post("/tokenize", response_model=replies.Tokens)
@@ -147,6 +151,27 @@ def listing(app: FastAPI, service: Service) -> None:
         else:
             ids = await service.work(prompts.conversation, served, body.messages)
         return {"count": len(ids), "max_model_len": service.context, "tokens": ids}
+
+
+def sorting(app: FastAPI, service: Service) -> None:
+    """Routes that sort into classes."""
+
+    @app.post("/v1/classify", response_model=replies.ClassReply)
+    async def classify(body: ClassifyBody) -> Json:
+        """The class of each text, with the probability of every one."""
+        found = service.classifiers.get(body.model)
+        if found is None:
+            service.model(body.model)
+            message = "This model writes, and sorts nothing into classes."
+            raise Refusal(400, message, code="no_classes", param="model")
+        if service.closing:
+            raise refusals.draining()
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        answers, tokens = await service.work(found.classify, texts)
+        head = Head.fresh("classify", body.model, FINGERPRINT)
+        about = {"id": head.id, "object": "list", "created": head.created, "model": body.model}
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return about | {"classes": found.names, "data": answers, "usage": usage}
 
 
 def changing(app: FastAPI, service: Service) -> None:

@@ -9,6 +9,7 @@ from truetune import engines
 from truetune.engines.decoder import Decoder, DecoderSpec
 from truetune.evaluate.subject import Subject, of_base
 from truetune.evaluate.voice import Voice
+from truetune.serve.classes import Classifier, Silent
 from truetune.serve.names import Served, checked
 from truetune.serve.requests import Limits
 from truetune.serve.scheduler import Scheduler
@@ -42,17 +43,26 @@ def opened(wanted: Sequence[Wanted], look: Look, *, device: str, room: Room) -> 
 
     Raises UsageError `serve.other_base`, what `engines.open_decoder` and `Service.ready` raise.
     """
-    first = wanted[0].subject
+    classifiers = {
+        checked(name): found
+        for one, found in ((one, Classifier(one.subject, device)) for one in wanted if one.subject.scores)
+        for name in one.names
+    }
+    writers = [one for one in wanted if not one.subject.scores]
+    if not writers:
+        base = Served(checked(called(wanted[0].subject.base.name)), wanted[0].subject)
+        return Service(Silent(), base, look, timeout=room.timeout, classifiers=classifiers), ""
+    first = writers[0].subject
     base = based(first)
-    for one in wanted[1:]:
+    for one in writers[1:]:
         check_base(one.subject, base.subject)
     voice = Voice(first, device=device, slots=room.slots)
     spec = replace(whole(voice), cache=room.cache)
     limits = Limits(queue=room.queue)
     scheduler = Scheduler(lambda: decoder(voice.engine, spec), base.subject.tokenizer, limits)
     try:
-        service = Service(scheduler, base, look, timeout=room.timeout)
-        for one in wanted:
+        service = Service(scheduler, base, look, timeout=room.timeout, classifiers=classifiers)
+        for one in writers:
             for name in one.names:
                 service.names.point(named(service, checked(name), one.subject))
     except BaseException:

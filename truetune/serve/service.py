@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from truetune.engines.decoder import Scored
 from truetune.errors import TrueTuneError, UsageError
 from truetune.evaluate.subject import Subject
+from truetune.serve.classes import Classifier, Silent, silent
 from truetune.serve.handle import Handle
 from truetune.serve.metrics import Metrics
 from truetune.serve.names import Names, Served, check_rendering, checked
@@ -49,12 +50,22 @@ class Asked:
 class Service:
     """One base with its adapters."""
 
-    def __init__(self, scheduler: Scheduler, base: Served, look: Look, *, timeout: float = TIMEOUT) -> None:
-        """`timeout`: seconds of a whole answer."""
+    def __init__(
+        self,
+        scheduler: Scheduler | Silent,
+        base: Served,
+        look: Look,
+        *,
+        timeout: float = TIMEOUT,
+        classifiers: Mapping[str, Classifier] | None = None,
+    ) -> None:
+        """`timeout`: seconds of a whole answer; `classifiers` by name. A Silent scheduler has none but these."""
+        self.classifiers = dict(classifiers or {})
         self.scheduler, self.base, self.look, self.timeout = scheduler, base, look, timeout
         self.context = scheduler.decoder.context
         self.names = Names()
-        self.names.point(base)
+        if not isinstance(scheduler, Silent):
+            self.names.point(base)
         self.metrics = Metrics(self.gauges)
         self.changing = asyncio.Lock()
         self.numbers = itertools.count(1)
@@ -67,7 +78,9 @@ class Service:
         }
 
     def model(self, name: str) -> Served:
-        """Raises Refusal 404."""
+        """One that writes. Raises Refusal 404, 400 for one that does not."""
+        if name in self.classifiers:
+            raise of_error(silent(), "model")
         found = self.names.find(name)
         if found is None:
             raise unknown_model(name)
@@ -146,6 +159,8 @@ class Service:
             raise draining()
         async with self.changing:
             taken = self.names.find(name)
+            if name in self.classifiers:
+                raise Refusal(400, already(name, False), code="already_loaded", param="lora_name")
             if taken is not None and (not inplace or taken is self.base):
                 raise Refusal(400, already(name, taken is self.base), code="already_loaded", param="lora_name")
             served = await self.work(self.opened, name, address)
