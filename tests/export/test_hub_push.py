@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import small_hub
 from small_hub import Hub
 
 import truetune as ft
+from truetune import cli
 from truetune.errors import TrueTuneError
+from truetune.models.source import STARTER
 from truetune.runs import receipt
 from truetune.runs.run import Run
 
@@ -118,10 +121,29 @@ def test_data_sets_of_the_hub_stand_in_the_card() -> None:
     assert with_data("# x\n", ["o/d"]) == "# x\n"
 
 
-def test_the_command_asks(trained: Run, hub: Hub, tmp_path: Path) -> None:
+def test_a_whole_model_is_sent_as_it_is(hub: Hub) -> None:
+    found = ft.export("starter", format="hub", repo=REPO)
+    files = hub.commits[0]["files"]
+    assert (found["what"], found["forced"], "report.json" in files) == ("merged", None, False)
+    assert files["model.safetensors"] == (STARTER / "model.safetensors").read_bytes()
+    assert files["README.md"].decode().startswith("---\n")
+
+
+def test_info_asks_every_format(tmp_path: Path) -> None:
+    found = ft.models_info("starter", exports=True)["exports"]
+    assert found["peft"] == found["merged"] == ""
+    folder = tmp_path / "model"
+    shutil.copytree(STARTER, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"hidden_act": "gelu"}
+    (folder / "config.json").write_text(json.dumps(config))
+    refused = ft.models_info(str(folder), exports=True)["exports"]
+    assert "gelu" in refused["mlx"] and refused["merged"] == ""
+
+
+def test_the_command_asks(trained: Run, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["export", str(trained.folder), "--format", "hub", "--repo", REPO]
-    status, found, _ = small_hub.ft(tmp_path, hub.address, *arguments, HF_TOKEN=TOKEN)
-    assert (status, found["error"]["code"]) == (2, "export.unconfirmed") and not hub.commits
-    status, found, told = small_hub.ft(tmp_path, hub.address, *arguments, "--yes", HF_TOKEN=TOKEN)
-    assert (status, found["repo"], len(hub.commits)) == (0, REPO, 1)
-    assert TOKEN not in told + json.dumps(found) and "README.md" in told
+    assert cli.run(arguments) == 2 and "was not agreed to" in capsys.readouterr().err and not hub.commits
+    assert cli.run([*arguments, "--yes"]) == 0
+    shown = capsys.readouterr()
+    assert len(hub.commits) == 1 and f"{1:040x}" in shown.out and "README.md" in shown.err
+    assert TOKEN not in shown.out + shown.err

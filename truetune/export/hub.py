@@ -32,6 +32,8 @@ WHAT = {"adapter": "peft", "merged": "merged", "gguf": "gguf"}
 USES = {"gguf": "llama-server -hf {repo}"}
 """What loads it from the hub, where that is not what loads a folder."""
 CARD, REPORT = "README.md", "report.json"
+PLACE = re.compile(r'folder = "[^"\n]*"  # the path to it')
+"""A line of the card that a training writes."""
 DATA = re.compile(r"hf://datasets/([^/@]+/[^/@]+)")
 TEXTS = (".json", ".md", ".jinja", ".txt")
 
@@ -114,8 +116,7 @@ def unplaced(origin: Origin, folder: Path, text: str, repo: str) -> str:
 def readme(origin: Origin, folder: Path, text: str, report: Mapping[str, Any] | None, repo: str, usage: str) -> str:
     """The card as it is read on the hub: how it is loaded from there, the figures of its run, and its data sets."""
     text = text or "\n\n".join([card.front(origin, {"format": "merged"}), f"# {repo}"])
-    text = text.replace(f'folder = "{folder.name}"  # the path to it', f'folder = "{repo}"')
-    text = text.replace('folder = "adapter"  # the path to it', f'folder = "{repo}"')
+    text = PLACE.sub(f'folder = "{repo}"', text)
     text = card.OWN.sub("", text).rstrip() if report else text
     if origin.run and "## Figures" not in text and receipt.digest(origin.run, "train"):
         text = text.rstrip() + "\n\n## Figures\n\n" + "\n".join(figures(receipt.read(origin.run)))
