@@ -253,9 +253,11 @@ def details(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def tree(found: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """The adapter and its parents, a line each, the newest first."""
-    adapter = found["adapter"]
-    yield f"{indent}{adapter['address']}  {adapter['method']} on {adapter['base']['name'] or MISSING}"
+    """The adapter and its parents, a line each, the newest first; of a parent that it did not go on from, what became
+    of that."""
+    adapter, how = found["adapter"], found.get("how", "continued")
+    into = "" if how == "continued" else f", {how}"
+    yield f"{indent}{adapter['address']}  {adapter['method']} on {adapter['base']['name'] or MISSING}{into}"
     for parent in found["parents"]:
         if "adapter" in parent:
             yield from tree(parent, indent + "  ")

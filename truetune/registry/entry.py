@@ -38,14 +38,14 @@ def describe(run: Run) -> dict[str, Any]:
             hint=f"Go on with it: ft train --from {run.id}.",
         )
     train, measured, config = stages[last], stages.get("eval", {}), run.resolved["config"]
-    base = train.get("base", {})
+    base, inputs = train.get("base", {}), stages.get("data", {}).get("inputs", ())
     return {
         "run": run.id,
         "folder": str(run.folder),
         "result": result,
         "content": digest_of(_within(train["files"], result)),
         "base": {key: base.get(key) for key in ("name", "revision")} | {"content": digest_of(base.get("files", {}))},
-        "data": digest_of({each["path"]: each["sha256"] for each in stages.get("data", {}).get("inputs", ())}),
+        "data": digest_of({each["path"]: each["sha256"] for each in inputs}) if inputs else "",
         "objective": config["training"]["objective"],
         "method": config["method"]["type"],
         "parents": _made_of(train) if last == receipt.MADE else _parents(run, config["model"]["adapter"]),
