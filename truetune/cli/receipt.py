@@ -15,7 +15,7 @@ from truetune.cli.common import Output
 from truetune.data.objectives import counted
 from truetune.errors import CheckFailed, InputError
 from truetune.report import words
-from truetune.runs.receipt import EVALUATE, EXPORT, PROVE
+from truetune.runs.receipt import EVALUATE, EXPORT, MADE, PROVE
 
 MARKS = {"ok": ("✓", "green"), "changed": ("✗", "bold red"), "absent": ("–", "yellow"), "not checked": ("·", "dim")}
 FATES = {
@@ -103,6 +103,7 @@ def page(stages: dict[str, dict[str, Any]]) -> list[tuple[Text, str]]:
         "train": partial(train_lines, kind=kind),
         "eval": partial(eval_lines, kind=kind),
         PROVE: prove_lines,
+        MADE: made_lines,
         EVALUATE: evaluate_lines,
         EXPORT: export_lines,
     }
@@ -223,6 +224,17 @@ def export_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "exported", f"{visible(body['export']['folder'])}  {visible(body['format'])}{stored}"
     checked = f"{second} does what {first} did: {', '.join(states) or 'nothing was checked'}{failed}"
     yield "", f"{tick(not body['forced'])} {visible(checked)}"
+
+
+def made_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for parent in body["parents"]:
+        yield f"{body['how']}", f"from {parent['address']}  content {parent['content'][:12]}…"
+    told = (f"{key} {value}" for key, value in body["settings"].items())
+    yield "settings", ", ".join(told)
+    figures = (f"{key.replace('_', ' ')} {value:{',.4g' if isinstance(value, float) else ','}}"
+               for key, value in body["figures"].items())  # fmt: skip
+    yield "figures", ", ".join(figures)
+    yield from file_lines(body)
 
 
 def file_lines(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
