@@ -1,8 +1,9 @@
 """Adapters beside each other over one base: rows of different adapters, and of none, in one forward.
 
-A layer's active adapters stand one below the other, A [ΣR, I] and B [ΣR, O] (scaled), so that all rows take
-y + (x Aᵀ ⊙ mask) B: the mask leaves each row the ranks of its own adapter. On a CPU this dense product was faster
-than gathering each row's matrices for every number of adapters up to 16; `product` is the one place that knows.
+A forward's tokens are sorted by adapter, so many places for each as the one with the most needs, and every layer takes
+two batched products: [G, M, I] × [G, I, r] × [G, r, O]. Each token meets its own adapter's matrices only; against one
+product with all of them below each other and a mask this is a G-th of the work, and nothing of a row's sum depends on
+which other adapters are there. `Groups` and `product` are the one place that knows.
 """
 
 from __future__ import annotations
@@ -12,14 +13,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from truetune.engines import adapter, family
 from truetune.engines.decoder import Prepared
-from truetune.engines.torch import dora, factors, files, fronts, lora, swapped
+from truetune.engines.torch import dora, factors, files, fronts, lora, slots, swapped
+
+RANKS = 16
+"""Sums over ranks are made over a multiple of so many: then further ranks of zeros, which stand there for the sake of
+other adapters, change no bit. Measured on one kind of CPU."""
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """One adapter's part of one layer: A [r, I], and scale · Bᵀ [r, O]; of DoRA, times what its rows are stretched by."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A forward's tokens by adapter."""
+
+    places: torch.Tensor
+    """int64 [G · M]: the token at each place; where none is left for a group, any."""
+    tokens: torch.Tensor
+    """int64 [n]: the tokens that have an adapter."""
+    back: torch.Tensor
+    """int64 [n]: their places."""
+
+
+def grouped(tokens: torch.Tensor, count: int) -> Groups:
+    """tokens int64 [N]: the adapter of each, below `count`; negative for none."""
+    order = torch.argsort(tokens, stable=True)
+    order = order[tokens[order] >= 0]
+    owners = tokens[order]
+    sizes = torch.bincount(owners, minlength=count)
+    most = -(-int(sizes.max()) // slots.ROUND) * slots.ROUND
+    first = sizes.cumsum(0) - sizes
+    back = owners * most + torch.arange(len(order)) - first[owners]
+    places = torch.zeros(count * most, dtype=torch.int64)
+    places[back] = order
+    return Groups(places, order, back)
 
 
 class Routing:
@@ -29,19 +61,14 @@ class Routing:
         self.names: tuple[str, ...] = ()
         self.tokens: torch.Tensor | None = None
         """int64 [N]: index into `names`, −1 for the base; None where all tokens want the same."""
-        self.masks: dict[tuple[int, ...], torch.Tensor] = {}
+        self.groups: Groups | None = None
 
-    def set(self, names: tuple[str, ...], tokens: torch.Tensor | None) -> None:
-        self.names, self.tokens, self.masks = names, tokens, {}
-
-    def mask(self, ranks: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
-        """[N, ΣR]: 1 where a rank belongs to the token's adapter. Made once per forward and ranks."""
-        if self.tokens is None:
-            return None
-        if ranks not in self.masks:
-            owner = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks)).to(like.device)
-            self.masks[ranks] = (self.tokens[:, None] == owner[None]).to(like.dtype)
-        return self.masks[ranks]
+    def set(self, names: tuple[str, ...], tokens: torch.Tensor | None, device: torch.device | None = None) -> None:
+        self.names, self.tokens, self.groups = names, tokens, None
+        if tokens is not None:
+            found = grouped(tokens, len(names))
+            self.groups = Groups(*(part.to(device) for part in (found.places, found.tokens, found.back)))
+            self.tokens = tokens.to(device)
 
 
 class StackedLinear(nn.Module):
@@ -53,7 +80,8 @@ class StackedLinear(nn.Module):
         self.pairs: dict[str, Pair] = {}
         self.gains: dict[str, torch.Tensor] = {}
         """Of DoRA, [O]: what the base's outputs are multiplied with."""
-        self.joined: tuple[tuple[str, ...], tuple[int, ...], Pair] | None = None
+        self.joined: tuple[tuple[str, ...], bool, Pair] | None = None
+        """Whose matrices stand together, and whether one behind the other."""
 
     def put(self, name: str, pair: Pair | None, gain: torch.Tensor | None = None) -> None:
         """Set or forget an adapter's part."""
@@ -71,9 +99,8 @@ class StackedLinear(nn.Module):
         names = self.routing.names
         if not names or self.pairs.keys().isdisjoint(names):
             return y
-        ranks, pair = self.join(names)
         flat = x.reshape(-1, x.shape[-1])
-        return product(flat, self.stretched(y.view(len(flat), -1)), pair, self.routing.mask(ranks, x)).view(y.shape)
+        return product(flat, self.stretched(y.view(len(flat), -1)), self.join(names), self.routing.groups).view(y.shape)
 
     def stretched(self, y: torch.Tensor) -> torch.Tensor:
         """The base's outputs y [N, O], each as long as its token's adapter has them."""
@@ -87,23 +114,35 @@ class StackedLinear(nn.Module):
         gains = torch.stack([*(self.gains.get(name, ones) for name in names), ones])
         return (y - bias) * gains[self.routing.tokens] + bias  # −1, the base, is the last one
 
-    def join(self, names: tuple[str, ...]) -> tuple[tuple[int, ...], Pair]:
-        """The ranks of the active adapters here (0 where one leaves this layer alone), and their matrices as one."""
-        if self.joined is None or self.joined[0] != names:
+    def join(self, names: tuple[str, ...]) -> Pair:
+        """The matrices of the active adapters, one behind the other, [G, r, I] and [G, r, O]; those of lower rank, or
+        that leave this layer alone, are filled up with zeros. Of a single adapter its own."""
+        apart = self.routing.groups is not None
+        if self.joined is None or self.joined[:2] != (names, apart):
             parts = [self.pairs.get(name) for name in names]
-            ranks = tuple(0 if part is None else len(part[0]) for part in parts)
             here = [part for part in parts if part is not None]
-            pair = here[0] if len(here) == 1 else (torch.cat([a for a, _ in here]), torch.cat([b for _, b in here]))
-            self.joined = names, ranks, pair
-        return self.joined[1], self.joined[2]
+            self.joined = names, apart, (stack(parts, here, 0), stack(parts, here, 1)) if apart else here[0]
+        return self.joined[2]
 
 
-def product(x: torch.Tensor, y: torch.Tensor, pair: Pair, mask: torch.Tensor | None) -> torch.Tensor:
-    """y + (x Aᵀ ⊙ mask) B, into y. x [N, I], y [N, O], A [R, I], B [R, O], mask [N, R]."""
-    h = x @ pair[0].t()
-    if mask is not None:
-        h *= mask
-    return y.addmm_(h, pair[1])
+def stack(parts: Sequence[Pair | None], here: Sequence[Pair], side: int) -> torch.Tensor:
+    """One of the two matrices of each, [G, most ranks, D]."""
+    rank = max(len(pair[side]) for pair in here)
+    found = here[0][side].new_zeros(len(parts), rank, here[0][side].shape[1])
+    for place, pair in zip(found, parts, strict=True):
+        if pair is not None:
+            place[: len(pair[side])] = pair[side]
+    return found
+
+
+def product(x: torch.Tensor, y: torch.Tensor, pair: Pair, groups: Groups | None) -> torch.Tensor:
+    """y + x Aᵀ B, into y, with each token's own A and B. x [N, I], y [N, O]; A [G, r, I], B [G, r, O], or without
+    groups [r, I] and [r, O]."""
+    if groups is None:  # in the same way, so that a row has the same bits among others
+        return y.add_(torch.bmm(torch.bmm(x[None], pair[0].t()[None]), pair[1][None])[0])
+    sorted_ = x.index_select(0, groups.places).view(len(pair[0]), -1, x.shape[1])
+    changes = torch.bmm(torch.bmm(sorted_, pair[0].transpose(1, 2)), pair[1]).view(-1, y.shape[1])
+    return y.index_add_(0, groups.tokens, changes.index_select(0, groups.back))
 
 
 class Adapters:
@@ -211,7 +250,7 @@ class Adapters:
         place = {name: at for at, name in enumerate(names)}
         each = torch.tensor([-1 if name is None else place[name] for name in wanted])
         index[: sum(counts)] = torch.repeat_interleave(each, torch.tensor(counts))
-        return self.routing.set(names, index.to(self.model.device))
+        return self.routing.set(names, index, self.model.device)
 
     def stack(self, active: set[str]) -> tuple[str, ...]:
         """The adapters that are multiplied. What stands is kept while at least half of it is in use: joining copies
@@ -289,9 +328,10 @@ def pair(name: str, tensors: dict[str, torch.Tensor], scale: float, dtype: torch
 
 
 def moved(change: Change, like: torch.Tensor) -> Change:
-    """On the model's device."""
-    (A, B), gain = change
-    return (A.to(like.device), B.to(like.device)), gain if gain is None else gain.to(like.device)
+    """On the model's device, with ranks of zeros up to a multiple of `RANKS`."""
+    both, gain = change
+    A, B = (F.pad(one, (0, 0, 0, -len(one) % RANKS)).to(like.device) for one in both)
+    return (A, B), gain if gain is None else gain.to(like.device)
 
 
 def change(
