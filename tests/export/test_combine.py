@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from truetune.engines.base import EngineSpec, Method
 from truetune.engines.torch import folded, tiny
 from truetune.engines.torch.engine import TorchEngine
 from truetune.errors import InputError, UsageError
+from truetune.evaluate.subject import find_subject
 from truetune.export import combine, compress, lowrank
 from truetune.models.source import STARTER
+from truetune.registry import made as registry
 from truetune.runs import receipt
 from truetune.runs.run import Run
 
@@ -313,6 +316,14 @@ def test_what_a_made_run_cannot_do_is_said(made: Path, home: Path) -> None:
         assert caught.value.code == code
     (Path(found["folder"]) / "adapter/adapter_model.safetensors").write_bytes(b"changed")
     assert ft.receipt_verify(found["folder"])["verdict"] == "changed"
+
+
+def test_another_packing_is_another_base(made: Path) -> None:
+    one = find_subject(str(made / "one"))
+    assert registry.refuse_other_bases([one, one])["files"]
+    with pytest.raises(UsageError, match="packed to 4 bits") as caught:
+        registry.refuse_other_bases([one, replace(one, bits=4)])
+    assert caught.value.code == "made.other_packing"
 
 
 def test_the_command_line(made: Path, home: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,11 +20,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+import truetune as ft
 from truetune.engines.base import EngineSpec, Method
 from truetune.engines.torch import folded, tiny
 from truetune.engines.torch.engine import TorchEngine
+from truetune.errors import CheckFailed
 from truetune.export import sampled, streamed
-from truetune.models import header, tensorfile, weights
+from truetune.models import header, memory, tensorfile, weights
 from truetune.models.source import STARTER
 
 CASES = {
@@ -147,6 +149,25 @@ def test_the_check_finds_what_is_wrong(tmp_path: Path, how: str) -> None:
     assert name in sampled.check(fold, target).failed
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_gate_refuses_a_fold_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: bool) -> None:
+    """By what the model says where the memory holds it, else by its tensors."""
+    adapter = noisy(tmp_path, Method(r=3, alpha=10))
+    shutil.copyfile(STARTER / "tokenizer.json", tmp_path / "model/tokenizer.json")
+    if not fits:
+        monkeypatch.setattr(memory, "available", lambda: 0)
+    found = ft.export(adapter, format="merged", out=tmp_path / "good")
+    states = {stage["name"]: stage["state"] for stage in found["parity"]["stages"]}
+    assert states["weights"] == "ok" and states["runtime"] == ("ok" if fits else "not checked")
+    assert ("did not hold the model" in (tmp_path / "good/README.md").read_text()) is not fits
+    real = streamed.added
+    monkeypatch.setattr(streamed, "added", lambda *args: real(*args).flip(0))
+    with pytest.raises(CheckFailed) as caught:
+        ft.export(adapter, format="merged", out=tmp_path / "bad")
+    assert caught.value.code == "export.parity" and caught.value.beside["stage"] == "weights"
+    assert not (tmp_path / "bad").exists()
+
+
 MB = 2**20
 LIMIT = 640 * MB
 """What `ulimit -d` allows the process: Python with its libraries takes 400 MB of it."""
@@ -230,3 +251,4 @@ def test_a_model_larger_than_the_memory_allowed_is_merged(tmp_path: Path) -> Non
     pairs = load_file(tmp_path / "adapter/adapter_model.safetensors")
     A, B = (pairs[f"base_model.model.{names[3]}.lora_{side}.weight"] for side in "AB")
     torch.testing.assert_close(found, (2 * B @ A).bfloat16())
+    shutil.rmtree(made)  # pytest keeps the folders of its last sessions, and this one is large
