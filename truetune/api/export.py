@@ -45,7 +45,7 @@ def export(
     approve  of format `hub`: is shown {repo, private, what, files: {name: bytes}} before anything is sent, and raises
              to stop; `publish` says what comes back
 
-    The report: {schema, format, of, base: {name, revision}, adapter: bool, template, effect, truetune, forced, parity:
+    The report: {schema, format, of, base: {name, revision}, adapter, whole, template, effect, truetune, forced, parity:
     {first, second, ok, stage, stages: [{name, state, detail, …}], tokens, largest, mean, kl, top1, tolerance}, stored}.
     Parity is measured in float32; `stored` says how far the number type of the stored weights is from what was trained,
     where it is another: {dtype, kl, top1, largest, mean, bound}.

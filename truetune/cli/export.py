@@ -125,7 +125,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     told = [f"{what:<13} {found['folder']}"]
     for one in found["parity"]["stages"]:
         mark = {"ok": "✓", "failed": "✗", "not checked": "·"}[one["state"]]
-        told.append(f"{mark} {one['name']:<12}{one['detail']}")
+        told.append(f"{mark} {one['name']:<14}{one['detail']}")
     return told + ([f"next          {following(found)}"] if following(found) else [])
 
 

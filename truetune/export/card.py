@@ -18,7 +18,8 @@ from truetune.train.markdown import code, inline, table
 NAME = "README.md"
 LIBRARIES = {"merged": "transformers", "gguf": "llama.cpp", "ollama": "llama.cpp"}
 """Format -> what the Hub calls the library that loads it, where that is not the format's own name."""
-KINDS = {"peft": "adapter", "mlx": "adapter", "merged": "merge"}
+KINDS = {"merged": "merge"}
+"""Format -> what the Hub calls a whole model of it."""
 OWN = re.compile(r"^## Export\n.*", re.MULTILINE | re.DOTALL)
 
 
@@ -35,7 +36,7 @@ def front(origin: Origin, report: Mapping[str, Any]) -> str:
     """The front matter. A base that is not on the hub has no name there."""
     fields: dict[str, Any] = {}
     if origin.base.kind == "hub":
-        kind = KINDS.get(report["format"], "quantized")
+        kind = KINDS.get(report["format"], "quantized") if report["whole"] else "adapter"
         fields |= {"base_model": origin.base.name, "base_model_relation": kind}
     fields["library_name"] = LIBRARIES.get(report["format"], report["format"])
     fields |= licence(origin.base.folder)
@@ -47,7 +48,7 @@ def front(origin: Origin, report: Mapping[str, Any]) -> str:
 def head(origin: Origin, report: Mapping[str, Any]) -> str:
     title = origin.run.id if origin.run else Path(origin.name).name
     revision = f" at {code(origin.base.revision)}" if origin.base.revision else ""
-    what = "An adapter for" if origin.side.adapter and report["format"] in ("peft", "mlx") else "Made from"
+    what = "A whole model, made from" if report["whole"] else "An adapter for"
     return f"# {inline(title)}, {inline(report['format'])}\n\n{what} {code(origin.base.name)}{revision}."
 
 

@@ -35,6 +35,8 @@ ADAPTERS = ("mlx", "peft", "gguf-lora")
 """Formats that hold an adapter and no model; the others hold both in one."""
 WHOLE = {"mlx": "truetune.export.mlx_model"}
 """Formats whose `--quant` asks for a whole model -> the module of that."""
+ADAPTERS = ("mlx", "peft", "gguf-lora")
+"""Formats that keep an adapter one, where `--quant` asks for no whole model."""
 REPORT = "report.json"
 
 
@@ -133,8 +135,9 @@ def write(
             if stored:
                 found = [*found, *reduced(origin, how, folder, heard, stored)]
         refuse_other(found, target, force)
-        made = report(origin, name, heard, name_of, found, stored)
-        card.write(origin, folder, made, how.usage(origin, target))
+        whole = name not in ADAPTERS or bool(options.quant) or origin.side.adapter is None
+        made = report(origin, name, heard, name_of, found, stored, whole)
+        card.write(origin, folder, made, how.usage(origin, Path(target.name)))
         (folder / REPORT).write_bytes(jsonfile.dumps(made))
         reports.append(made)
 
@@ -224,7 +227,7 @@ def broken(found: Sequence[Stage]) -> Stage | None:
 
 
 def report(
-    origin: Origin, name: str, heard: Heard, second: str, found: Sequence[Stage], stored: str | None
+    origin: Origin, name: str, heard: Heard, second: str, found: Sequence[Stage], stored: str | None, whole: bool
 ) -> dict[str, Any]:
     failed = broken(found)
     computed = next((dict(one.figures) for one in found if "tolerance" in one.figures), {})
@@ -236,6 +239,7 @@ def report(
         "of": origin.name,
         "base": {"name": origin.base.name, "revision": origin.base.revision},
         "adapter": origin.side.adapter is not None,
+        "whole": whole,
         "template": template.digest if template else None,
         "effect": heard.effect.to_json() if heard.effect else None,
         "parity": {

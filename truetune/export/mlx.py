@@ -84,6 +84,6 @@ def parts(origin: Origin, folder: Path) -> Iterator[Part] | None:
 
 
 def usage(origin: Origin, place: Path) -> str:
-    model = origin.side.model if origin.side.adapter else place
+    model = origin.base.name if origin.side.adapter else place
     adapter = f" --adapter-path {quote(str(place))}" if origin.side.adapter else ""
     return f'mlx_lm.generate --model {quote(str(model))}{adapter} --prompt "…"'

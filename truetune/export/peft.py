@@ -76,11 +76,6 @@ def usage(origin: Origin, place: Path) -> str:
     return (
         "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f"folder = {str(place)!r}\ntokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        f"base = AutoModelForCausalLM.from_pretrained({base(origin)!r})\n"
+        f"base = AutoModelForCausalLM.from_pretrained({origin.base.name!r})\n"
         "model = PeftModel.from_pretrained(base, folder)"
     )
-
-
-def base(origin: Origin) -> str:
-    """As transformers finds it: the hub's name, or a folder."""
-    return origin.base.name if origin.base.kind == "hub" else str(origin.side.model)

@@ -176,8 +176,8 @@ def ends(trained: Said, found: Said) -> Stage:
     if found.ends is None and not really:
         return Stage(ENDS, "not checked", f"{found.name} cannot be asked where it stops", figures)
     detail = f"{found.name} stops at {listed(trained.closing)}"
-    detail += f", and really does at {listed(really)}" if really else ""
-    detail += f", but not at {listed(deaf)}" if deaf else ""
+    detail += f", tried at {listed(really)}" if really else ""
+    detail += f"; it does not at {listed(deaf)}" if deaf else ""
     return Stage(ENDS, "ok", detail, figures | {"tried": len(found.stopped)})
 
 
