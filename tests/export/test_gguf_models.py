@@ -205,23 +205,19 @@ def test_k_quants_need_their_extra(adapter: Path, tmp_path: Path, monkeypatch: p
     assert refused(adapter, tmp_path / "out", quant="q4_k_m") == "4 export.not_installed"
 
 
-def test_rows_that_no_block_divides(tmp_path: Path) -> None:
+def test_where_it_comes_from_and_rows_that_no_block_divides(tmp_path: Path) -> None:
     """Blocks of Q8_0 have 32 numbers; a row of 48 goes as float16."""
     settings = {"intermediate_size": 48}
     folder = small_tokenizers.write(tiny.make(tmp_path / "model", "qwen2", **settings), "qwen2")
-    ft.export(folder, format="gguf", quant="q8_0", out=tmp_path / "out")
-    kinds = {each.name: each.kind for each in gguf_header.check(tmp_path / "out" / "model.gguf").tensors}
-    assert (kinds["blk.0.ffn_down.weight"], kinds["blk.0.ffn_up.weight"]) == (1, 8)
-
-
-def test_where_it_comes_from_stands_in_the_file(tmp_path: Path) -> None:
-    folder = small_tokenizers.write(tiny.make(tmp_path / "model", "qwen2"), "qwen2")
     (folder / "README.md").write_text('---\nlicense: "apache-2.0"\n---\n# A model\n', "utf-8")
-    ft.export(folder, format="gguf", quant="f16", out=tmp_path / "out")
-    keys = gguf_header.check(tmp_path / "out" / "model.gguf").keys
+    ft.export(folder, format="gguf", quant="q8_0", out=tmp_path / "out")
+    head = gguf_header.check(tmp_path / "out" / "model.gguf")
+    kinds, keys = {each.name: each.kind for each in head.tensors}, head.keys
+    assert (kinds["blk.0.ffn_down.weight"], kinds["blk.0.ffn_up.weight"]) == (1, 8)
     assert keys["general.license"] == "apache-2.0"
     assert keys["general.base_model.0.name"] == "model"
     assert keys["tokenizer.chat_template"] == (folder / "chat_template.jinja").read_text("utf-8")
+    assert "does not compose accents" in (tmp_path / "out" / "README.md").read_text("utf-8")
     assert keys["tokenizer.ggml.pre"] == "qwen2" and keys["tokenizer.ggml.add_bos_token"] is False
 
 

@@ -97,7 +97,7 @@ def test_no_mutation_breaks_the_reader(tmp_path: Path) -> None:
     good = made(tmp_path / "good.gguf").read_bytes()
     draw, path = random.Random(0), tmp_path / "bad.gguf"
     outcomes = {"read": 0, "refused": 0}
-    for number in range(3000):
+    for number in range(1000):
         body = bytearray(good)
         for _ in range(draw.randint(1, 4)):
             at = draw.randrange(min(len(body), 400))
@@ -109,7 +109,7 @@ def test_no_mutation_breaks_the_reader(tmp_path: Path) -> None:
         except InputError as error:
             assert error.code == "model.bad_gguf"
             outcomes["refused"] += 1
-    assert outcomes["refused"] > 1500 and outcomes["read"] > 0
+    assert outcomes["refused"] > 500 and outcomes["read"] > 0
 
 
 def test_it_is_no_file(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def byte_level(kind: str, size: int, marks: dict[str, str]) -> dict[str, Any]:
         made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), plain])
     else:
         made.pre_tokenizer = plain
+    if kind == "qwen2":
+        made.normalizer = normalizers.NFC()
     made.decoder = decoders.ByteLevel()
     special = [*marks.values(), "<|im_start|>", "<|start|>", "<|end|>", "<|pad|>"]
     trainer = trainers.BpeTrainer(

@@ -161,7 +161,7 @@ class Over(LlamaCpp):
         self.room.mkdir()
         try:
             model.create(replace(origin, side=replace(origin.side, adapter=None)), self.room)
-            super().__init__(self.room / model.FILE, (adapter,))
+            super().__init__(self.room / model.FILE, (adapter,), composes=model.composes(origin))
         except BaseException:
             self.clear()
             raise

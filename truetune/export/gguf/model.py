@@ -92,8 +92,13 @@ def reduce(origin: Origin, folder: Path, options: Options) -> str | None:
 
 
 def runtime(origin: Origin, folder: Path, exact: bool) -> Runtime:
-    """llama.cpp computes in float32 with whatever is stored, so that the figures are those of the rounding."""
-    return LlamaCpp(folder / FILE)
+    """llama.cpp, which rounds what it multiplies to the type of the weights: the figures are of both roundings."""
+    return LlamaCpp(folder / FILE, composes=composes(origin))
+
+
+def composes(origin: Origin) -> bool:
+    """Whether the tokenizer composes accents, which llama.cpp does not."""
+    return origin.subject is not None and vocabulary.composes(origin.subject.tokenizer)
 
 
 def parts(origin: Origin, folder: Path) -> Iterator[Part]:
@@ -102,5 +107,6 @@ def parts(origin: Origin, folder: Path) -> Iterator[Part]:
 
 
 def usage(origin: Origin, place: Path) -> str:
-    notes = [f"# {note}" for note in writing.checked(origin.side.model).notes]
+    told = [*writing.checked(origin.side.model).notes, *([vocabulary.COMPOSES] if composes(origin) else [])]
+    notes = [f"# {note}" for note in told]
     return "\n".join([f"llama-server -m {quote(str(place / FILE))}", *notes])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,17 @@ FORCED = 1e4
 class LlamaCpp(Runtime):
     """The file at `path`, which is checked before native code sees it; with the first of `adapters` at full strength.
 
+    `composes`: the tokenizer composes accents first, which the program does not; that is stated with the export, so
+    texts in which it would show are not asked.
+
     Raises InputError `model.bad_gguf`, ResourceError `export.not_installed`, CheckFailed `export.runtime`.
     """
 
     name = "llama.cpp"
 
-    def __init__(self, path: Path, adapters: Sequence[Path] = (), context: int = CONTEXT) -> None:
+    def __init__(
+        self, path: Path, adapters: Sequence[Path] = (), *, composes: bool = False, context: int = CONTEXT
+    ) -> None:
         need("xllamacpp", "gguf", "the comparison with llama.cpp")
         head = gguf_header.check(path)
         for each in adapters:
@@ -44,6 +50,7 @@ class LlamaCpp(Runtime):
         architecture = head.keys["general.architecture"]
         self.declared = [head.keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
         self.speaks = "tokenizer.chat_template" in head.keys
+        self.composes = composes
         self.lora: dict[str, Any] = {"lora": [{"id": 0, "scale": 1.0}]} if adapters else {}
         small = path.stat().st_size < SMALL
         self.tolerance = TABLE if architecture in GELU else TOLERANCE
@@ -56,7 +63,7 @@ class LlamaCpp(Runtime):
         }
         try:
             self.child.ask(settings)
-            self.anchor = self.encode("a")[-1]
+            self.anchor = self.tokens("a", start=False)[-1]
         except BaseException:
             self.close()
             raise
@@ -75,14 +82,19 @@ class LlamaCpp(Runtime):
             )
         return answer
 
-    def ids(self, messages: Messages) -> list[int]:
+    def ids(self, messages: Messages) -> list[int] | None:
         if not self.speaks:
             raise Refused("the file has no chat template")
+        if not all(self.plain(each["content"]) for each in messages):
+            return None
         prompt = self.post("/apply-template", {"messages": [dict(each) for each in messages]})["prompt"]
         return self.tokens(prompt, start=True)
 
-    def encode(self, text: str) -> list[int]:
-        return self.tokens(text, start=False)
+    def encode(self, text: str) -> list[int] | None:
+        return self.tokens(text, start=False) if self.plain(text) else None
+
+    def plain(self, text: str) -> bool:
+        return not self.composes or unicodedata.is_normalized("NFC", text)
 
     def tokens(self, text: str, *, start: bool) -> list[int]:
         found = self.post("/tokenize", {"content": text, "add_special": start, "parse_special": True})["tokens"]

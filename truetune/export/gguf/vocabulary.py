@@ -15,9 +15,11 @@ from typing import Any
 
 import gguf
 from gguf import TokenType
+from tokenizers.normalizers import NFC
 
 from truetune.errors import InputError
 from truetune.export.gguf import pre
+from truetune.models.tokenizer import Tokenizer
 
 SPACE = "▁"
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -27,6 +29,7 @@ STRIPS = {"</s>": True, "<unk>": False, "<s>": False, "<|endoftext|>": False}
 """What llama.cpp does with spaces behind these, where a model is called Phi-3; it drops them behind other special
 tokens then, and behind none of another model."""
 PHI = ("phi-3", "phi3")
+COMPOSES = "llama.cpp does not compose accents (NFC) as the tokenizer does: texts in decomposed form get other ids"
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,11 @@ class Pieces:
     types: list[int]
 
 
+def composes(encode: Tokenizer) -> bool:
+    """Whether a tokenizer composes characters of several parts first."""
+    return isinstance(encode.backend.normalizer, NFC)
+
+
 def pieces_of(vocab: Mapping[str, int], added: Sequence[Mapping[str, Any]], rows: int, folder: Path) -> Pieces:
     """Tokens by id, up to the rows of the embedding; ids without a token are unused."""
     tokens = [f"[PAD{at}]" for at in range(rows)]
@@ -130,7 +138,7 @@ def byte_level(body: Mapping[str, Any], pieces: Pieces, stripped: bool, folder: 
     notes: tuple[str, ...] = ()
     normalizer = body.get("normalizer")
     if normalizer and normalizer.get("type") == "NFC":
-        notes = ("llama.cpp does not compose accents (NFC) as the tokenizer does: texts in decomposed form differ",)
+        notes = (COMPOSES,)
     elif normalizer:
         raise refused(f"rewrites texts ({normalizer.get('type')})", folder)
     merges = [each if isinstance(each, str) else " ".join(each) for each in body["model"]["merges"]]
