@@ -64,6 +64,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors and type checkers
     from truetune.api.serve import adapter_switch as adapter_switch
     from truetune.api.serve import adapter_unload as adapter_unload
     from truetune.api.serve import serve as serve
+    from truetune.api.shell import load_into as load_into
+    from truetune.api.shell import open_session as open_session
     from truetune.api.status import status as status
     from truetune.api.train import preview as preview
     from truetune.api.train import train as train

@@ -27,6 +27,8 @@ VERBS = {
     "generate": "truetune.api.chat",
     "side_by_side": "truetune.api.chat",
     "open_run": "truetune.api.chat",
+    "open_session": "truetune.api.shell",
+    "load_into": "truetune.api.shell",
     "report": "truetune.api.report",
     "export": "truetune.api.export",
     "adapters_list": "truetune.api.adapters",

@@ -38,6 +38,7 @@ VERBS = {
     "export": ("truetune.cli.export:command", "Write an adapter or a model for mlx_lm or PEFT, and check it."),
     "benchmark": ("truetune.cli.benchmark:command", "Measure how fast and how well models answer."),
     "serve": ("truetune.cli.serve:command", "Serve adapters of one base by OpenAI's protocol."),
+    "shell": ("truetune.cli.shell:command", "All verbs at one prompt, with a model in memory."),
     "init": ("truetune.cli.init:command", "Write a commented train.yml for a model and data."),
     "config": ("truetune.cli.config:command", "Show, edit or describe a train.yml."),
     "dataset": ("truetune.cli.dataset:command", "Check, prepare, show and convert rows."),

@@ -16,7 +16,7 @@ except ModuleNotFoundError:  # a Python built without it: lines are typed withou
     readline = None  # type: ignore[assignment]
 
 HISTORY = 1000
-"""Lines that are remembered from one conversation to the next."""
+"""Lines that are remembered from one time to the next."""
 TICK = 0.25
 """Seconds after which a Ctrl-C is heard at the latest."""
 
@@ -78,12 +78,12 @@ def unechoed() -> Iterator[None]:
 
 
 @contextmanager
-def history() -> Iterator[None]:
-    """The lines typed in conversations before; they are kept in TrueTune's home, for nobody else to read."""
+def history(name: str) -> Iterator[None]:
+    """The lines typed before, in a file of TrueTune's home that nobody else may read."""
     if readline is None:
         yield
         return
-    path = paths.home() / "chat_history"
+    path = paths.home() / name
     readline.clear_history()
     with suppress(OSError):
         readline.read_history_file(path)
@@ -95,3 +95,28 @@ def history() -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(0o600)
             readline.write_history_file(path)
+
+
+@contextmanager
+def completing(found: Callable[[str, str], list[str]]) -> Iterator[None]:
+    """Tab completes: `found` is told the line up to the cursor and the word in it that is being typed."""
+    if readline is None:
+        yield
+        return
+
+    def complete(text: str, state: int) -> str | None:
+        try:
+            words = found(readline.get_line_buffer()[: readline.get_endidx()], text)
+        except Exception:  # a registry that cannot be read is no reason to lose the line
+            return None
+        return words[state] if state < len(words) else None
+
+    before, delimiters = readline.get_completer(), readline.get_completer_delims()
+    readline.set_completer(complete)
+    readline.set_completer_delims(" \t\n")
+    readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
+    try:
+        yield
+    finally:
+        readline.set_completer(before)
+        readline.set_completer_delims(delimiters)

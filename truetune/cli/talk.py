@@ -95,7 +95,7 @@ class Terminal:
 
     def converse(self, talk: Any) -> None:
         """Questions and answers until the person leaves."""
-        with history():
+        with history("chat_history"):
             while (typed := self.read()) is not None:
                 try:
                     if not self.take(talk, typed):
