@@ -112,7 +112,7 @@ def test_adapters_come_and_go_under_load(served: Live) -> None:
     thread.start()
     try:
         first: dict[int, str] = {}
-        for turn in range(12):
+        for turn in range(8):
             number = turn % 4
             name = {"lora_name": "fresh", "lora_path": f"more-{number}"}
             loaded = served.post("/v1/load_lora_adapter", name)
@@ -134,7 +134,7 @@ def test_a_name_is_pointed_elsewhere_while_it_answers(served: Live) -> None:
     assert served.post("/v1/load_lora_adapter", fresh).status_code == 200
     taken = served.post("/v1/load_lora_adapter", fresh | {"lora_path": "more-1"})
     assert (taken.status_code, "has already been loaded" in taken.text) == (400, True)
-    long = body(0, model="moved", tokens=120, ignore_eos=True)
+    long = body(0, model="moved", tokens=48, ignore_eos=True)
     wanted = text(served.post("/v1/chat/completions", long))
     with served.client.stream("POST", "/v1/chat/completions", json=long | {"stream": True}) as answer:
         lines = (line for line in answer.iter_lines() if line)

@@ -39,8 +39,8 @@ def command(out: Output, names: tuple[str, ...], device: str | None, **options: 
         **options,
     )
     out.document(ended)
-    totals = ended["totals"]
-    out.note(f"ended after {totals.get('requests', 0):,} requests")
+    count = ended["totals"].get("requests", 0)
+    out.note(f"ended after {count:,} request{'' if count == 1 else 's'}")
 
 
 def greet(out: Output, facts: dict[str, Any]) -> None:
