@@ -156,7 +156,7 @@ def _title(address: Any, subject: Subject) -> str:
 
 
 def _nothing(text: str) -> Subject:
-    raise InputError("nothing is loaded here", code="serve.outside", where=text)
+    raise InputError("nothing is loaded here", code="serve.outside", where=text, hint="Name it in `compare`.")
 
 
 def _refuse_numbers(load: dict[str, int]) -> None:

@@ -64,7 +64,7 @@ def meant(words: Sequence[str], active: str | None) -> list[str]:
     if first == "config" and rest[:1] == ["create"]:
         return ["init", *rest[1:]]
     if first == "shell":
-        raise UsageError("this is the shell already", code="usage.invalid", where="shell")
+        raise UsageError("this is the shell already", code="usage.invalid", where="shell", hint="`exit` leaves it.")
     if first in VERBS:
         return [first, *rest]
     raise unknown(first)
