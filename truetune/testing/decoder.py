@@ -118,7 +118,9 @@ class Only:
         self.tokens = list(tokens)
 
     def allowed(self) -> NDArray[np.bool_]:
-        return np.arange(VOCAB) == self.tokens[0]
+        found = np.zeros(VOCAB, np.bool_)
+        found[self.tokens[0]] = True
+        return found
 
     def take(self, token: int) -> None:
         assert token == self.tokens.pop(0)
