@@ -38,7 +38,7 @@ bench: setup-dev ## training beside TRL on an idle machine, a quarter of an hour
 	$(BIN)/python benchmarks/train.py --write
 	$(BIN)/python benchmarks/train.py --budgets --write
 
-faults: setup-dev ## kills, power cuts, full disks and damage by the thousand, about an hour: docs/guide/reliability.md
+faults: setup-dev ## kills, power cuts, full disks and damage by the thousand, about two hours: docs/guide/reliability.md
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/faults/every_fault.py --write
 
 clean: ## remove the environment and the caches
