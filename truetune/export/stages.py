@@ -222,6 +222,8 @@ def place(p: NDArray[np.float32], q: NDArray[np.float32]) -> tuple[float, float,
     size = min(len(p), len(q))
     told = ~np.isnan(q[:size])
     a, b = p[:size][told].astype(np.float64), q[:size][told].astype(np.float64)
+    if not len(a):  # its numbers are none
+        return np.inf, np.inf, np.inf, False, False
     with np.errstate(invalid="ignore"):
         gaps = np.where(a == b, 0.0, np.abs(a - b) / np.maximum(1, np.abs(a)))  # both may rule a token out
     second, first = np.partition(p, -2)[-2:]
