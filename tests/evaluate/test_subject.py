@@ -36,7 +36,7 @@ def test_an_adapter_brings_its_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(body))
     shapes = {"A": (4, 8), "B": (8, 4)}
     layer = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
-    tensors = {layer.format(name): np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    tensors = {layer.format(name): np.ones(shape, np.float32) for name, shape in shapes.items()}
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     subject = find_subject(str(tmp_path))
     assert subject.adapter == tmp_path and subject.tuned
