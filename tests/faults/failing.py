@@ -31,7 +31,8 @@ class Failing(Disk):
         self.done: list[tuple[str, str]] = []
         """What was asked so far: the operation, and the name of its file."""
         self.names: dict[int, str] = {}
-        self.safe: dict[Path, int] = {}
+        self.safe: dict[int, int] = {}
+        """Bytes of a file (by its inode: files are linked, and folders renamed) that were synced."""
         self.counting = threading.Lock()
 
     def through(self, name: str, *args: Any) -> Any:
@@ -66,11 +67,12 @@ class Failing(Disk):
         """A failed fsync marks the lost pages as clean: what was new in the file is gone, and the next fsync succeeds
         (Rebello et al., ATC 2020)."""
         if name == "sync" and args[0].is_file():
-            data, safe = args[0].read_bytes(), self.safe.get(args[0], 0)
+            data, safe = args[0].read_bytes(), self.safe.get(args[0].stat().st_ino, 0)
             args[0].write_bytes(data[:safe] + bytes(len(data) - safe))
 
     def create(self, path: Path) -> int:
         handle = int(self.through("create", path))
+        self.safe.pop(os.fstat(handle).st_ino, None)  # of a file that is gone
         self.names[handle] = path.name
         return handle
 
@@ -97,7 +99,7 @@ class Failing(Disk):
         if not path.exists():  # that is an answer, not an operation
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         self.through("sync", path)
-        self.safe[path] = path.stat().st_size
+        self.safe[path.stat().st_ino] = path.stat().st_size
 
     def truncate(self, file: Path | int, size: int) -> None:
         self.through("truncate", file, size)
