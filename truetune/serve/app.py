@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +47,6 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         503: "The server is ending.",
     }.items()
 }
-log = logging.getLogger("truetune.serve")
 
 
 def application(service: Service, rules: Rules) -> Guard:

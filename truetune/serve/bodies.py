@@ -189,21 +189,6 @@ class GenerateBody(Body):
     seed: int | None = Field(None, ge=0, lt=2**63)
 
 
-class EmbeddingBody(Body):
-    """`POST /v1/embeddings`"""
-
-    model: Name
-    input: (
-        Text
-        | Annotated[list[Text], Field(min_length=1, max_length=PROMPTS)]
-        | Ids
-        | Annotated[list[Ids], Field(min_length=1, max_length=PROMPTS)]
-    )
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: None = None
-    user: Text | None = None
-
-
 class ClassifyBody(Body):
     """`POST /v1/classify`"""
 
@@ -218,7 +203,7 @@ class TokenizeBody(Body):
     prompt: Text | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=MESSAGES)] | None = None
     add_special_tokens: bool | None = None
-    add_generation_prompt: bool | None = None
+    add_generation_prompt: Literal[True] | None = None
 
 
 class LoadBody(Body):
@@ -230,11 +215,11 @@ class LoadBody(Body):
     load_inplace: bool | None = None
     """Whether a name that is taken is pointed to this adapter."""
     is_3d_lora_weight: Literal[False] | None = None
-    base_model_name: Name | None = None
+    base_model_name: None = None
 
 
 class UnloadBody(Body):
     """`POST /v1/unload_lora_adapter`"""
 
     lora_name: Annotated[str, Field(max_length=256)] | None = None
-    lora_int_id: int | None = None
+    lora_int_id: None = None

@@ -117,19 +117,6 @@ class InputUsage(Reply):
     total_tokens: int
 
 
-class Embedding(Reply):
-    object: Literal["embedding"]
-    index: int
-    embedding: list[float] | str
-
-
-class EmbeddingReply(Reply):
-    object: Literal["list"]
-    model: str
-    data: list[Embedding]
-    usage: InputUsage
-
-
 class Class(Reply):
     index: int
     label: str | None
