@@ -59,6 +59,10 @@ NEAR = 9
 """Lines above an error in which its message may have been put into a variable."""
 RAISES = {name for name, kind in vars(errors).items() if inspect.isclass(kind)} | {"RowError", "Reject"}
 """Classes that carry a code; those of `errors.py` and what refuses a single row."""
+ANSWERS = "Refusal"
+"""What a server answers instead of what was asked: its first argument is the status."""
+ANSWER = re.compile(r"[A-Za-z_.]+")
+"""Its codes, which are OpenAI's and vLLM's."""
 
 
 def build() -> dict[Path, str]:
@@ -113,6 +117,8 @@ class Raise:
         """The exit code, or what carries the code instead."""
         if self.kind in {"RowError", "Reject"}:
             return "row refused"
+        if self.kind.startswith(ANSWERS):
+            return self.kind.replace(ANSWERS, "HTTP")
         return "a finding" if self.kind == "Finding" else str(getattr(errors, self.kind).exit_code)
 
 
@@ -125,7 +131,11 @@ def raises(path: Path) -> Iterator[Raise]:
             continue
         name = ast.unparse(node.func).rpartition(".")[2]
         given = [word.value for word in node.keywords if word.arg == "code"]
-        if given or name in RAISES:
+        if name == ANSWERS:
+            status = ast.unparse(node.args[0])
+            for code in codes(given, ANSWER):
+                yield Raise(code, f"{name} {status}" if status.isdigit() else name, message(node, texts))
+        elif given or name in RAISES:
             for code in codes(given or node.args):
                 yield Raise(code, name if name in RAISES else "Finding", message(node, texts))
 
@@ -136,12 +146,12 @@ def assigned(module: ast.Module) -> list[tuple[int, str, ast.expr]]:
     return [(node.lineno, to.id, node.value) for node in found for to in node.targets if isinstance(to, ast.Name)]
 
 
-def codes(values: list[ast.expr]) -> Iterator[str]:
+def codes(values: list[ast.expr], kind: re.Pattern[str] = CODE) -> Iterator[str]:
     """The codes among some arguments, those of `a if b else c` too."""
     for value in values:
         choices = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
         for choice in choices:
-            if isinstance(choice, ast.Constant) and isinstance(choice.value, str) and CODE.fullmatch(choice.value):
+            if isinstance(choice, ast.Constant) and isinstance(choice.value, str) and kind.fullmatch(choice.value):
                 yield choice.value
 
 
@@ -183,7 +193,8 @@ INTRODUCTION = """Every error says what is wrong, where, and what to do; with `-
 check come together, in `error.findings`; a refused row is named, counted and kept in the run's `rejects.jsonl`.
 
 Exit codes: 0 ok · 1 checked and found wrong · 2 usage or configuration · 3 input missing or unreadable ·
-4 memory, disk or device · 5 training failed, or a bug · 75 stopped, resumable · 130 forced."""
+4 memory, disk or device · 5 training failed, or a bug · 75 stopped, resumable · 130 forced.
+HTTP: what a server (`ft serve`) answers, in OpenAI's form."""
 
 
 def helps() -> str:

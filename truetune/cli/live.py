@@ -1,4 +1,4 @@
-"""`ft adapters load|switch|unload`: adapters of a server that runs."""
+"""`ft adapters load`, `switch` and `unload`: adapters of a server that runs."""
 
 from __future__ import annotations
 

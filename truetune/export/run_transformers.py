@@ -77,7 +77,7 @@ class Transformers(Runtime):
 
     def stops(self, ids: Ids, token: int) -> bool:
         """By `generate` under the settings that the folder brings."""
-        forced = hf.LogitsProcessorList([Forced(token)])
+        forced = hf.LogitsProcessorList([OneToken(token)])
         how = {"do_sample": False, "max_new_tokens": 3, "logits_processor": forced}
         return len(self.generate(ids, generation_config=self.settings, **how)) == 1
 
@@ -108,7 +108,7 @@ def settings(folder: Path) -> Any:
     return hf.GenerationConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-class Forced(transformers.LogitsProcessor):
+class OneToken(transformers.LogitsProcessor):
     """One token, whatever the model says."""
 
     def __init__(self, token: int) -> None:

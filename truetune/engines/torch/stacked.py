@@ -24,6 +24,9 @@ RANKS = 16
 """Sums over ranks are made over a multiple of so many: then further ranks of zeros, which stand there for the sake of
 other adapters, change no bit. Measured on one kind of CPU."""
 
+KEPT = 2
+"""Sets of adapters that stand ready: those of running answers, and those of the prompts that are read between them."""
+
 Pair = tuple[torch.Tensor, torch.Tensor]
 """One adapter's part of one layer: A [r, I], and scale · Bᵀ [r, O]; of DoRA, times what its rows are stretched by."""
 
@@ -80,13 +83,12 @@ class StackedLinear(nn.Module):
         self.pairs: dict[str, Pair] = {}
         self.gains: dict[str, torch.Tensor] = {}
         """Of DoRA, [O]: what the base's outputs are multiplied with."""
-        self.joined: tuple[tuple[str, ...], bool, Pair] | None = None
-        """Whose matrices stand together, and whether one behind the other."""
+        self.joined: dict[tuple[str, ...], Pair] = {}
+        """Adapters whose matrices stand one behind the other: the `KEPT` sets that were wanted last."""
 
     def put(self, name: str, pair: Pair | None, gain: torch.Tensor | None = None) -> None:
         """Set or forget an adapter's part."""
-        if self.joined and name in self.joined[0]:
-            self.joined = None
+        self.joined = {names: pair for names, pair in self.joined.items() if name not in names}
         self.pairs.pop(name, None)
         self.gains.pop(name, None)
         if pair is not None:
@@ -117,12 +119,17 @@ class StackedLinear(nn.Module):
     def join(self, names: tuple[str, ...]) -> Pair:
         """The matrices of the active adapters, one behind the other, [G, r, I] and [G, r, O]; those of lower rank, or
         that leave this layer alone, are filled up with zeros. Of a single adapter its own."""
-        apart = self.routing.groups is not None
-        if self.joined is None or self.joined[:2] != (names, apart):
+        if self.routing.groups is None:
+            return self.pairs[names[0]]
+        found = self.joined.pop(names, None)
+        if found is None:
             parts = [self.pairs.get(name) for name in names]
             here = [part for part in parts if part is not None]
-            self.joined = names, apart, (stack(parts, here, 0), stack(parts, here, 1)) if apart else here[0]
-        return self.joined[2]
+            found = stack(parts, here, 0), stack(parts, here, 1)
+        self.joined[names] = found
+        while len(self.joined) > KEPT:
+            del self.joined[next(iter(self.joined))]
+        return found
 
 
 def stack(parts: Sequence[Pair | None], here: Sequence[Pair], side: int) -> torch.Tensor:
@@ -156,6 +163,8 @@ class Adapters:
         self.fronts: dict[str, fronts.Front] = {}
         self.swapped = swapped.Swapped()
         self.names: list[str] = []
+        self.standing: list[tuple[str, ...]] = []
+        """The sets that were multiplied last, the latest first."""
 
     def read(self, folder: Path) -> Prepared:
         """An adapter's files, checked: for any thread, so nothing here touches what rows are computed with. What needs
@@ -216,6 +225,7 @@ class Adapters:
     def forget(self, name: str) -> None:
         if name in self.routing.names:
             self.routing.set((), None)
+        self.standing = [names for names in self.standing if name not in names]
         self.fronts.pop(name, None)
         self.swapped.forget(name)
         for layer in self.layers.values():
@@ -253,12 +263,13 @@ class Adapters:
         return self.routing.set(names, index, self.model.device)
 
     def stack(self, active: set[str]) -> tuple[str, ...]:
-        """The adapters that are multiplied. What stands is kept while at least half of it is in use: joining copies
-        their matrices, and rows come and go all the time."""
-        standing = self.routing.names
-        if active <= set(standing) and len(standing) <= 2 * len(active):
-            return standing
-        return tuple(name for name in self.names if name in active)
+        """The adapters that are multiplied. A set that stands is taken while at least half of it is in use: joining
+        copies matrices, and rows come and go all the time."""
+        own = tuple(name for name in self.names if name in active)
+        fitting = (names for names in self.standing if active <= set(names) and len(names) <= 2 * len(active))
+        found = next(fitting, own)
+        self.standing = [found, *(names for names in self.standing if names != found)][:KEPT]
+        return found
 
 
 Change = tuple[Pair, torch.Tensor | None]
