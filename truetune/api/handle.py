@@ -45,7 +45,7 @@ class TrainedRun:
 
     @classmethod
     def found(cls, run: Run) -> TrainedRun:
-        """A run that was finished before, from its receipts. Raises InputError `run.unfinished`, UsageError `run.made`."""
+        """A finished run, from its receipts. Raises InputError `run.unfinished`, UsageError `run.made`."""
         receipt.refuse_made(run)
         stages, places = receipt.read(run), [run.folder / "adapter", run.folder / "model"]
         result = next((place for place in places if place.is_dir()), None)
