@@ -97,8 +97,8 @@ def export(
 
 def _made(found: Any, format: str, how: Any, target: Path, options: Any, force: bool) -> dict[str, Any]:
     """Write an export at a place; returns its report."""
-    from truetune.engines.parity import MLX_LM
     from truetune.export import gate
+    from truetune.export.origin import MLX_LM
     from truetune.export.run_trained import Trained
 
     trained = _module("truetune.export.run_mlx").trained if found.side.engine == MLX_LM else Trained

@@ -16,14 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from truetune.engines import adapter as adapters
-from truetune.engines.parity import MLX_LM
 from truetune.engines.prompts import PROMPTS
 from truetune.engines.torch import files as tensors
 from truetune.engines.torch import folded
 from truetune.errors import UsageError
 from truetune.export import files, streamed
 from truetune.export import sampled as sampling
-from truetune.export.origin import Origin
+from truetune.export.origin import MLX_LM, Origin
 from truetune.export.peft import rows
 from truetune.export.run_transformers import Transformers
 from truetune.export.runtime import Options, Part, Runtime

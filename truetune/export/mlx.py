@@ -8,10 +8,9 @@ from shlex import quote
 
 from truetune import engines
 from truetune.engines import adapter as adapters
-from truetune.engines.parity import MLX_LM
 from truetune.errors import InputError, UsageError
 from truetune.export import files
-from truetune.export.origin import Origin
+from truetune.export.origin import MLX_LM, Origin
 from truetune.export.run_mlx import MlxLm
 from truetune.export.runtime import Options, Part, Runtime
 from truetune.models import facts

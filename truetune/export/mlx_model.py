@@ -13,10 +13,9 @@ from typing import Any
 
 from mlx_lm.convert import convert
 
-from truetune.engines.parity import MLX_LM
 from truetune.errors import UsageError
 from truetune.export import files, merged, mlx
-from truetune.export.origin import Origin
+from truetune.export.origin import MLX_LM, Origin
 from truetune.export.run_mlx import MlxLm
 from truetune.export.runtime import Options, Part, Runtime
 from truetune.models import facts

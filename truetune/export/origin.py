@@ -9,7 +9,6 @@ from typing import Any
 
 from truetune import engines
 from truetune.engines import adapter
-from truetune.engines.parity import MLX_LM, Side
 from truetune.errors import InputError, UsageError
 from truetune.evaluate.subject import Subject, find_subject, resolve
 from truetune.evaluate.voice import Voice
@@ -18,8 +17,20 @@ from truetune.models.source import STARTER, Source
 from truetune.models.template import Template
 from truetune.runs.run import Run
 
+MLX_LM = "mlx_lm"
 WEIGHTS = "adapters.safetensors"
 """Of an adapter in mlx_lm's layout."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Who computes: `torch`, `mlx`, or `mlx_lm`; over which model, with an adapter in the layout that it reads."""
+
+    engine: str
+    model: Path
+    adapter: Path | None = None
+    bits: int = 0
+    """Of the base, packed as it was for training."""
 
 
 @dataclass(frozen=True)

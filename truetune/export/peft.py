@@ -10,11 +10,10 @@ import torch
 from truetune import engines
 from truetune.engines import adapter as adapters
 from truetune.engines import family
-from truetune.engines.parity import MLX_LM
 from truetune.engines.torch import files as tensors
 from truetune.errors import UsageError
 from truetune.export import files
-from truetune.export.origin import Origin
+from truetune.export.origin import MLX_LM, Origin
 from truetune.export.run_transformers import Transformers
 from truetune.export.runtime import Options, Part, Runtime
 

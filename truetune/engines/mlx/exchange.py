@@ -1,5 +1,4 @@
-"""Adapters to and from mlx_lm's own layout, and what mlx_lm itself computes with them. On disk TrueTune keeps PEFT's
-layout; the two ways undo each other.
+"""Adapters to and from mlx_lm's own layout. On disk TrueTune keeps PEFT's layout; the two ways undo each other.
 
 mlx_lm                         PEFT
 adapters.safetensors           adapter_model.safetensors
@@ -18,17 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from mlx_lm.tuner.utils import load_adapters
-from mlx_lm.utils import load_model
-from numpy.typing import NDArray
 
 from truetune.engines import adapter
 from truetune.engines import family as families
 from truetune.engines.base import Method, write
-from truetune.engines.mlx import device, family, files, model, state
+from truetune.engines.mlx import files, state
 from truetune.errors import InputError
-from truetune.models import gate, source
+from truetune.models import gate
 
 WEIGHTS = "adapters.safetensors"
 LEAVES = {"lora": {"lora_a": 2, "lora_b": 2}, "dora": {"lora_a": 2, "lora_b": 2, "m": 1}}
@@ -145,41 +140,3 @@ def read_config(path: Path) -> dict[str, Any]:
             hint=adapter.COPY,
         ) from None
     return config
-
-
-def is_mlx_lm(folder: Path) -> bool:
-    """Whether a folder holds an adapter in mlx_lm's layout."""
-    return (folder / WEIGHTS).is_file() and not (folder / adapter.WEIGHTS).is_file()
-
-
-def scores(
-    folder: Path, adapter_folder: Path | None, texts: Sequence[Sequence[int] | NDArray[np.int32]], exact: bool
-) -> list[NDArray[np.float32]]:
-    """Per text, float32 [T − 1]: log-probabilities by mlx_lm's own loaders and its own forward. `exact`: in float32,
-    else in the number type of the stored weights, as mlx_lm does by itself.
-
-    Raises InputError `model.unloadable`, and `adapter.mismatch` where mlx_lm does not take the adapter.
-    """
-    source.check(folder)
-    if lacking := family.lacks(folder):
-        raise model.unloadable(f"it lacks {lacking}", folder)
-    device.use("cpu")
-    loaded, _ = load_model(folder)
-    try:
-        loaded = load_adapters(loaded, str(adapter_folder)) if adapter_folder else loaded
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise InputError(
-            f"mlx_lm does not load this adapter over this model ({str(error).splitlines()[-1].strip()})",
-            code="adapter.mismatch",
-            where=str(adapter_folder),
-            hint="Name the model that the adapter was trained on.",
-        ) from error
-    if exact:
-        loaded.set_dtype(mx.float32)
-    loaded.eval()
-    return [logs(loaded, np.asarray(ids)) for ids in texts]
-
-
-def logs(loaded: Any, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-    z = loaded(mx.array(ids[None]))[0, :-1].astype(mx.float32)
-    return np.array(mx.take_along_axis(z, mx.array(ids[1:, None]), -1)[:, 0] - mx.logsumexp(z, -1))

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from truetune.engines import adapter as adapters
-from truetune.engines.parity import MLX_LM
 from truetune.engines.torch import files as stored
 from truetune.errors import InputError, UsageError
 from truetune.export import files
@@ -25,7 +24,7 @@ from truetune.export.gguf import model, tensors
 from truetune.export.gguf import write as writing
 from truetune.export.gguf.family import Model
 from truetune.export.gguf.runtime import LlamaCpp
-from truetune.export.origin import Origin
+from truetune.export.origin import MLX_LM, Origin
 from truetune.export.runtime import Options, Part, Runtime
 
 FILE = "adapter.gguf"
