@@ -10,7 +10,7 @@ import click
 import pytest
 
 from truetune.cli import group
-from truetune.cli.receipt import Receipt
+from truetune.cli.common import Standard
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -33,8 +33,8 @@ CASES = [(page, command) for page in PAGES if page.name != "cli.md" for command 
 def check(words: list[str], command: click.Command, context: click.Context) -> None:
     """Raises click's own errors for a verb or an option that is not there. Nothing is run."""
     if isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        if words[0] not in command.list_commands(context) and isinstance(command, Receipt):
-            words = ["show", *words]  # `ft receipt RUN` shows it
+        if words[0] not in command.list_commands(context) and isinstance(command, Standard):
+            words = [command.standard, *words]  # `ft receipt RUN` shows it
         found = command.get_command(context, words[0])
         assert found is not None, f"there is no verb {words[0]}"
         check(words[1:], found, click.Context(found, parent=context, info_name=words[0]))

@@ -18,16 +18,7 @@ COLUMNS = ("", "first token", "p95", "p99", "between", "p95", "p99", "tokens/s")
 LEGEND = "Milliseconds: the median until the first token and between tokens, and what 95 and 99 of 100 stay below."
 
 
-class Benchmark(click.Group):
-    """`ft benchmark NAME` and `ft benchmark run NAME` are the same."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=Benchmark)
+@click.group(cls=common.Standard, standard="run")
 def command() -> None:
     """Measure how models answer, or compare saved results. Without a verb: run."""
 

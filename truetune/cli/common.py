@@ -99,6 +99,19 @@ def _text(cell: Any) -> Text:
     return Text("" if cell is None else visible(str(cell)))
 
 
+class Standard(click.Group):
+    """A group one of whose verbs, `standard`, may be left out: `ft receipt last` is `ft receipt show last`."""
+
+    def __init__(self, *args: Any, standard: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.standard = standard
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = [self.standard, *args]
+        return super().parse_args(ctx, args)
+
+
 def options(function: Callable[..., None]) -> Callable[..., None]:
     """`--json`, `--quiet`, `-v`, `--debug`: the verb gets them as its first argument, an `Output`."""
 

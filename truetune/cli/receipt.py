@@ -31,16 +31,7 @@ Writer = Callable[[dict[str, Any]], Iterator[tuple[str, str]]]
 """A receipt's body as lines: a label, and text."""
 
 
-class Receipt(click.Group):
-    """`ft receipt`, `ft receipt last` and `ft receipt show last` are the same."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=Receipt)
+@click.group(cls=common.Standard, standard="show")
 def command() -> None:
     """Show what a run learned from, or verify it. Without a verb: show."""
 
