@@ -45,6 +45,7 @@ class Transformers(Runtime):
             packing = {"quantization_config": hf.BitsAndBytesConfig(**PACKING[bits])} if bits else {}
             how = {"dtype": torch.float32, "local_files_only": True, **packing}
             model = hf.AutoModelForCausalLM.from_pretrained(base or folder, trust_remote_code=False, **how)
+            exact(model)
             if rows > model.get_input_embeddings().weight.shape[0]:
                 model.resize_token_embeddings(rows, mean_resizing=False)
             own = settings(folder)
@@ -106,6 +107,13 @@ def settings(folder: Path) -> Any:
     if not (folder / SETTINGS).is_file():
         return None
     return hf.GenerationConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def exact(model: Any) -> None:
+    """Have bitsandbytes' layers compute in float32 here, too; on some processors they answer in bfloat16."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 class OneToken(transformers.LogitsProcessor):
