@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,8 +25,19 @@ from typing import Any
 
 import psutil
 import torch
-import transformers
-from decode import ADAPTERS, PROMPTS, RANK, ROOT, SHAPE, Answers, clocked, generate, make, prompts, rounded
+from decode import (
+    ADAPTERS,
+    PROMPTS,
+    RANK,
+    ROOT,
+    Answers,
+    circumstances,
+    clocked,
+    generate,
+    make,
+    prompts,
+    rounded,
+)
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 from transformers.utils import logging
@@ -197,21 +205,6 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
     return {name: round(value * 1000, 2) for name, value in found.items()}
 
 
-def circumstances(arguments: argparse.Namespace) -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return {
-        "command": " ".join(["python", "benchmarks/serve.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()},
-        "model": SHAPE,
-        "requests": PROMPTS,
-        "new_tokens": arguments.new,
-        "rounds": arguments.rounds,
-        "threads": arguments.threads,
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--new", type=int, default=32, help="tokens per answer")
@@ -223,7 +216,7 @@ def main() -> int:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(arguments.threads)
-    body = circumstances(arguments)
+    body = circumstances(arguments) | {"requests": PROMPTS, "threads": arguments.threads}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         body["throughput"] = throughput(Path(folder), arguments.rounds, arguments.new)
         print(json.dumps(body["throughput"], indent=2))

@@ -33,7 +33,9 @@ class Session:
         may be gone. UsageError `subject.scores`.
         """
         refuse_scores(subject)
-        opened = self.open(subject) if self.decoder is None or not self.fits(subject) else False
+        opened = self.decoder is None or not self.fits(subject)
+        if opened:
+            self.open(subject)
         assert self.decoder is not None
         if subject.adapter is None:
             self.active = None
@@ -46,13 +48,11 @@ class Session:
         """Whether the base in memory is this subject's."""
         return self.base is not None and described(grounds(subject)) == described(self.base)
 
-    def open(self, subject: Subject) -> bool:
-        ground = grounds(subject)
+    def open(self, subject: Subject) -> None:
         voice = Voice(subject, device=self.device, slots=1)
-        spec = replace(voice.spec, model=ground.model or ground.base.folder, weights=ground.weights)
+        spec = voice.whole
         self.close()
-        self.decoder, self.base = engines.open_decoder(voice.engine, spec), ground
-        return True
+        self.decoder, self.base = engines.open_decoder(voice.engine, spec), grounds(subject)
 
     def switch(self, name: str | None) -> None:
         """Ask this one from now on; None = the base. Raises UsageError `session.unknown`."""

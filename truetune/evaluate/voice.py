@@ -123,8 +123,7 @@ class Voice:
         subject = self.subject
         whole = tuned and subject.adapter is None and subject.tuned
         if whole not in self.decoders:
-            spec = replace(self.spec, model=subject.model or subject.base.folder, weights=subject.weights)
-            decoder = engines.open_decoder(self.engine, spec if whole else self.spec)
+            decoder = engines.open_decoder(self.engine, self.whole if whole else self.spec)
             if subject.adapter and not whole:
                 decoder.load(ADAPTER, Path(subject.adapter))
             self.decoders[whole] = decoder
@@ -157,6 +156,12 @@ class Voice:
         folder, bits = self.subject.base.folder, self.subject.bits
         engines.refuse_unpackable(bits or facts.read(folder).bits, self.choice.device)
         return DecoderSpec(folder, device=self.choice.device, dtype=self.choice.dtype, bits=bits, slots=self.slots)
+
+    @property
+    def whole(self) -> DecoderSpec:
+        """The base, or in its place what full fine-tuning made of it."""
+        subject = self.subject
+        return replace(self.spec, model=subject.model or subject.base.folder, weights=subject.weights)
 
     def close(self) -> None:
         for decoder in self.decoders.values():

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from truetune import engines
 from truetune.engines.decoder import Decoder, DecoderSpec
-from truetune.evaluate.subject import Subject, of_base
+from truetune.evaluate.session import grounds
+from truetune.evaluate.subject import Subject
 from truetune.evaluate.voice import Voice
 from truetune.serve.classes import Classifier, Silent
 from truetune.serve.names import Served, checked
@@ -57,7 +58,7 @@ def opened(wanted: Sequence[Wanted], look: Look, *, device: str, room: Room) -> 
     for one in writers[1:]:
         check_base(one.subject, base.subject)
     voice = Voice(first, device=device, slots=room.slots)
-    spec = replace(whole(voice), cache=room.cache)
+    spec = replace(voice.whole, cache=room.cache)
     limits = Limits(queue=room.queue)
     scheduler = Scheduler(lambda: decoder(voice.engine, spec), base.subject.tokenizer, limits)
     try:
@@ -81,21 +82,12 @@ def decoder(engine: str, spec: DecoderSpec) -> Decoder:
     return engines.open_decoder(engine, spec)
 
 
-def whole(voice: Voice) -> DecoderSpec:
-    """What is opened: the base, or the whole model that full fine-tuning made of it."""
-    subject = voice.subject
-    if subject.adapter:
-        return voice.spec
-    return replace(voice.spec, model=subject.model or subject.base.folder, weights=subject.weights)
-
-
 def based(subject: Subject) -> Served:
     """The base as a model of its own, with its own template. After full fine-tuning the base is not in memory: what
     came of it stands in its place, under the run's name."""
     if subject.model or subject.weights:
         return Served(checked(subject.run.id if subject.run else subject.name), subject, None, subject.name)
-    alone = replace(of_base(subject.base), dtype=subject.dtype, bits=subject.bits)
-    return Served(checked(called(subject.base.name)), alone, None, subject.base.name)
+    return Served(checked(called(subject.base.name)), grounds(subject), None, subject.base.name)
 
 
 def called(name: str) -> str:
