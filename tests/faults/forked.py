@@ -85,7 +85,6 @@ def work(folder: Path, make: Make, strike: Striker) -> int:
                 strike("step", f"step {figures['step']}")
 
         loop = small_run.build(run, engine, state, heard)
-        loop.rules = replace(loop.rules, save=small_run.RULES.save)
         return 75 if loop.fit() == "SIGTERM" else 0
 
 

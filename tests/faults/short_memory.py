@@ -22,8 +22,8 @@ from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.testing import examples
-from truetune.train.loop import Loop, Rules
-from truetune.train.plan import course
+from truetune.train.loop import Loop
+from truetune.train.plan import Rules, course
 from truetune.train.state import State
 
 TRAIN, HELD_OUT, BUDGET = examples(20, seed=1), examples(5, seed=2), 64
@@ -71,7 +71,7 @@ def trained(folder: Path, model: Path, fails_at: int = 0, dropout: float = 0.0, 
             raise torch.OutOfMemoryError("planted")
         return real(batch)
 
-    engine.forward.loss = failing  # type: ignore[method-assign]
+    engine.forward.loss = failing
     state = State(token_budget=BUDGET)
     rules = Rules(evaluate=Cadence(2, "steps"), save=None)
     Loop(run, engine, path, TRAIN, HELD_OUT, rules, state).fit()

@@ -42,6 +42,7 @@ class Small:
     """The verbs of a TrainEngine that the loop calls."""
 
     spec = EngineSpec(Path())
+    between = staticmethod(base.go_on)
 
     def __init__(self, token_budget: int = 64) -> None:
         self.token_budget = token_budget
@@ -112,7 +113,7 @@ def examples(count: int) -> list[Example]:
     return [Example(ids, weights, row) for row in range(count)]
 
 
-def build(run: Run, engine: Small, state: State, listener: Listener) -> Loop:
+def build(run: Run, engine: Small, state: State, listener: Listener, rules: Rules | None = None) -> Loop:
     rows = examples(ROWS + 3)
     path = course(
         Steps(ROWS, BATCH, 3),
@@ -122,7 +123,7 @@ def build(run: Run, engine: Small, state: State, listener: Listener) -> Loop:
         scheduler="cosine",
         warmup=Amount(0, percent=True),
     )
-    return Loop(run, engine, path, rows[:ROWS], rows[ROWS:], RULES, state, listener)  # type: ignore[arg-type]
+    return Loop(run, engine, path, rows[:ROWS], rows[ROWS:], rules or RULES, state, listener)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from truetune.runs.find import find, newest_resumable
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.train import prove
-from truetune.train.loop import Rules
+from truetune.train.plan import Rules
 from truetune.train.state import State
 
 
@@ -54,9 +54,8 @@ def test_ten_minutes_are_those_of_the_monotonic_clock(
     run = Run.create(tmp_path / "run", train_yml=b"", resolved={"schema": 1}, env={}, listed=False)
     with clocks.wrong(Clock(1, rare=1)), run.lock():
         engine = small_run.Small()
-        loop = small_run.build(run, engine, State(token_budget=64), unheard)
-        loop.rules = Rules(evaluate=None, save=Cadence(10, "minutes"), keep=9, best=False)
-        loop.save_due.every, loop.evaluation_due.every = loop.rules.save, None
+        rules = Rules(evaluate=None, save=Cadence(10, "minutes"), keep=9, best=False)
+        loop = small_run.build(run, engine, State(token_budget=64), unheard, rules)
         now, step = [loop.save_due.last], engine.step
 
         def slow(plan: object, lr: float) -> object:

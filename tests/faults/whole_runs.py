@@ -16,7 +16,8 @@ import truetune as ft
 from truetune.engines.base import Snapshot
 from truetune.runs import durable
 from truetune.runs.disk import Disk
-from truetune.train import loop
+from truetune.train import keeper
+from truetune.train.keeper import Keeper
 from truetune.train.loop import Loop
 
 CADENCE = 100
@@ -57,7 +58,7 @@ def saving(room: Path, steps: int = 60, *, beside: bool = True) -> dict[str, Any
     """What saving costs at the default cadence: the seconds for which it holds the loop up, and by how much the steps
     are slower beside which a checkpoint is written. Without `beside` it is written before the next step."""
     disk, held, written, watched = Timed(), list[float](), list[float](), Watched()
-    before = durable.disk, Loop.save, Loop.write, Loop.take, loop.snapshot
+    before = durable.disk, Keeper.save, Keeper.write, Loop.take, keeper.snapshot
 
     def timed(real: Callable[..., Any], into: list[float]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -69,14 +70,14 @@ def saving(room: Path, steps: int = 60, *, beside: bool = True) -> dict[str, Any
 
         return call
 
-    durable.disk, Loop.save, Loop.write = disk, timed(Loop.save, held), timed(Loop.write, written)  # type: ignore[method-assign]
+    durable.disk, Keeper.save, Keeper.write = disk, timed(Keeper.save, held), timed(Keeper.write, written)  # type: ignore[method-assign]
     Loop.take = watched.around(Loop.take)  # type: ignore[method-assign]
     if not beside:
-        loop.snapshot = lambda engine: Snapshot((engine.save,), copied=False)
+        keeper.snapshot = lambda engine: Snapshot((engine.save,), copied=False)
     try:
         ft.train(settings(room, steps))
     finally:
-        durable.disk, Loop.save, Loop.write, Loop.take, loop.snapshot = before  # type: ignore[method-assign]
+        durable.disk, Keeper.save, Keeper.write, Loop.take, keeper.snapshot = before  # type: ignore[method-assign]
     step = median(watched.alone)
     slowed = max(0.0, sum(seconds - step for seconds in watched.beside)) / len(written)
     whole = median(held) + slowed
@@ -100,7 +101,7 @@ class Watched:
 
     def around(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def take(this: Loop, *args: Any) -> Any:
-            into, began = self.beside if this.saver.thread.is_alive() else self.alone, time.monotonic()
+            into, began = self.beside if this.keeper.saver.thread.is_alive() else self.alone, time.monotonic()
             done = real(this, *args)
             into.append(time.monotonic() - began)
             return done

@@ -24,7 +24,7 @@ from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.disk import Disk
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
-from truetune.train import loop as loops
+from truetune.train import keeper
 from truetune.train.plan import Rules
 from truetune.train.saver import GivenUp, Saver
 
@@ -58,9 +58,9 @@ def test_training_goes_on_and_a_checkpoint_is_told_when_it_stands(
 ) -> None:
     """The checkpoint of step 3 is held back until step 5 is done: it holds step 3, and is told after step 5."""
     straight, run = made(tmp_path / "straight"), made(tmp_path / "run")
-    monkeypatch.setattr(loops, "snapshot", lambda engine: Snapshot((engine.save,), copied=False))
+    monkeypatch.setattr(keeper, "snapshot", lambda engine: Snapshot((engine.save,), copied=False))
     loop(straight, folder, rules=EVERY_THREE).fit()
-    monkeypatch.setattr(loops, "snapshot", snapshot)
+    monkeypatch.setattr(keeper, "snapshot", snapshot)
     gate, heard = Gate("step-000003"), list[tuple[str, int]]()
     monkeypatch.setattr(durable, "disk", gate)
 

@@ -109,14 +109,14 @@ def test_a_resume_under_another_token_budget_is_equal_within_rounding(
 
     part(straight, 64, State(token_budget=64)).fit()
     first = part(run, 64, State(token_budget=64))
-    first.listener = lambda kind, figures: run.request_stop() if figures.get("step") == 4 else None
+    first.journal.listener = lambda kind, figures: run.request_stop() if figures.get("step") == 4 else None
     assert first.fit() == "the stop file"
     run.clear_stop()
     kept = Checkpoints(run)
     last = kept.find("last")
     again = part(run, 20, State.from_json(kept.load_state(last)))
     again.engine.restore(last.folder)
-    again.metrics.resume(last.step)
+    again.journal.log.resume(last.step)
     plans = [each.engine.prepare(each.train[:5]) for each in (first, again)]
     assert len(plans[0].micro_batches) < len(plans[1].micro_batches)
     assert again.fit() == "done"

@@ -90,7 +90,7 @@ def test_a_stopped_and_resumed_run_is_bit_identical(tmp_path, monkeypatch, folde
     assert checkpoint.step == where
     again = loop(broken, folder, state=State.from_json(Checkpoints(broken).load_state(checkpoint)))
     again.engine.restore(checkpoint.folder)
-    again.metrics.resume(where)
+    again.journal.log.resume(where)
     assert again.fit() == "done"
     assert losses(broken) == losses(straight)
     for name in ("adapter_model.safetensors", "optimizer.safetensors", "rng.safetensors"):
@@ -122,7 +122,7 @@ def test_an_evaluation_cut_short_is_made_by_the_resume(tmp_path, monkeypatch, fo
     checkpoint = Checkpoints(broken).newest_good(pytest.fail)
     again = loop(broken, folder, rules=rules, state=State.from_json(Checkpoints(broken).load_state(checkpoint)))
     again.engine.restore(checkpoint.folder)
-    again.metrics.resume(checkpoint.step)
+    again.journal.log.resume(checkpoint.step)
     again.fit()
     one, other = (Metrics(run.folder / "metrics.jsonl").read("eval") for run in (straight, broken))
     assert [(row["step"], row["loss"], row["best"]) for row in one] == [
@@ -186,7 +186,7 @@ def test_an_example_that_never_fits_is_named(run, folder, monkeypatch):
         raise torch.OutOfMemoryError("planted")
 
     monkeypatch.setattr(each.engine.forward, "loss", never)
-    each.where = lambda rows: [f"support.jsonl:{row + 2}" for row in rows]
+    each.fitting.where = lambda rows: [f"support.jsonl:{row + 2}" for row in rows]
     with pytest.raises(ResourceError) as error:
         each.fit()
     assert error.value.finding.code == "memory.example_too_long"

@@ -226,6 +226,10 @@ def write(parts: Iterable[Part], folder: Path) -> None:
         part(folder)
 
 
+def go_on() -> None:
+    """What an engine calls between two micro-batches, where nobody wants it to stop there."""
+
+
 def snapshot(engine: TrainEngine) -> Snapshot:
     """Of any engine: one that cannot copy itself is written before it goes on."""
     taken = getattr(engine, "snapshot", None)
@@ -247,6 +251,9 @@ class TrainEngine(Protocol):
 
     spec: EngineSpec
     token_budget: int
+    between: Callable[[], None]
+    """Called before each micro-batch of `step`, `loss` and `scores`; what it raises leaves the state as it was before
+    the call. An engine that is brought in may leave it uncalled."""
 
     def prepare(self, examples: Sequence[Example]) -> Plan:
         """Cut a step into micro-batches. Pure; may run in a thread ahead of time."""

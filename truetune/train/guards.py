@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from statistics import fmean, pstdev
 
 from truetune.engines.base import TrainEngine
 from truetune.errors import TrainingError
-from truetune.train.state import State
+from truetune.runs.metrics import Row
 
 LOOK = 10
-"""Steps after which something must have been learned."""
+"""Steps after which something must have been learned; and in a row that may have a gradient of zero."""
 WINDOW = 20
 """Steps that say what loss is usual."""
 SKIPS = 5
@@ -20,21 +21,34 @@ DEVIATIONS, TIMES = 6.0, 1.5
 
 
 class Guards:
-    """Of one run. What a resume has not seen it does not know: the usual loss is found anew."""
+    """Of one run, from the rows of the steps that its log holds already."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, rows: Iterable[Row] = ()) -> None:
         self.where = where
         self.losses: deque[float] = deque(maxlen=WINDOW)
+        self.still, self.moved = 0, False
+        for row in rows:
+            self.losses.append(float(row["loss"]))
+            self.count(float(row["grad_norm"]))
 
-    def learning(self, state: State, engine: TrainEngine) -> None:
-        """After `LOOK` steps: raises TrainingError `train.nothing_learned` where nothing that is trained has moved."""
-        if state.step != LOOK:
-            return
-        still = "every gradient was zero" if not state.max_grad_norm else ""
-        if not still and engine.changed()[0]:
-            return
-        raise TrainingError(
-            f"nothing is being learned: after {LOOK} steps {still or 'no trained tensor differs from its start'}",
+    def count(self, grad_norm: float) -> None:
+        """`still` is how many of the last steps had a gradient of zero."""
+        self.still = 0 if grad_norm else self.still + 1
+
+    def learning(self, step: int, grad_norm: float, engine: TrainEngine) -> None:
+        """Raises TrainingError `train.nothing_learned` where `LOOK` gradients in a row are zero, or where by then
+        nothing that is trained has moved."""
+        self.count(grad_norm)
+        if self.still >= LOOK:
+            raise self.nothing(f"every gradient of the last {LOOK} steps was zero")
+        if step >= LOOK and not self.moved:
+            self.moved = bool(engine.changed()[0])
+            if not self.moved:
+                raise self.nothing(f"after {step} steps no trained tensor differs from its start")
+
+    def nothing(self, why: str) -> TrainingError:
+        return TrainingError(
+            f"nothing is being learned: {why}",
             code="train.nothing_learned",
             where=self.where,
             hint="Look at `ft receipt show`: are tokens supervised, is training.learning_rate above zero?",

@@ -1,8 +1,9 @@
-"""Polite stops: Ctrl-C, SIGTERM and the run's `stop` file end a run after its current step, saved."""
+"""Polite stops: Ctrl-C, SIGTERM, SIGUSR1 and the run's `stop` file end a run after its current step, saved."""
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -11,7 +12,14 @@ from typing import Any
 from truetune.errors import Forced
 from truetune.runs.run import Run
 
-SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1"}
+"""SIGUSR1 is what batch systems can be told to send some time before they end a job."""
+GRACE = 20.0
+"""Seconds after a SIGTERM in which a step may end. Whoever sends it kills after a while: most give 30 seconds."""
+
+
+class Late(Exception):
+    """The grace is over: the step is given up, as if it had not begun, and the resume takes it."""
 
 
 class Starting:
@@ -56,11 +64,14 @@ def restore(before: dict[int, Any]) -> None:
 
 
 class Stops:
-    """`with Stops(run) as stops:` — `stops.reason()` tells why to stop, or nothing. A second Ctrl-C stops at once."""
+    """`with Stops(run) as stops:` — `stops.reason()` tells why to stop, or nothing. A second signal stops at once, but
+    for the SIGTERM that follows a SIGUSR1."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.caught = ""
+        self.until = float("inf")
+        """When the grace is over, by the monotonic clock."""
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> Stops:
@@ -71,14 +82,22 @@ class Stops:
         restore(self.before)
 
     def catch(self, number: int, frame: FrameType | None) -> None:
-        if self.caught:
+        name = SIGNALS[signal.Signals(number)]
+        if self.caught and (self.caught, name) != ("SIGUSR1", "SIGTERM"):
             raise Forced(
                 "stopped at once",
                 code="run.forced",
                 where=self.run.id,
                 hint="The last checkpoint stands; `ft train --resume` goes on from it.",
             )
-        self.caught = SIGNALS[signal.Signals(number)]
+        self.caught = name
+        if name == "SIGTERM":
+            self.until = time.monotonic() + GRACE
 
     def reason(self) -> str:
         return self.caught or ("the stop file" if self.run.stop_requested() else "")
+
+    def hurry(self) -> None:
+        """Called between two parts of a step. Raises Late where the grace is over."""
+        if time.monotonic() >= self.until:
+            raise Late

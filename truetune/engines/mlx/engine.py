@@ -25,6 +25,7 @@ from truetune.engines.base import (
     StepResult,
     Usage,
     denominator,
+    go_on,
     write,
 )
 from truetune.engines.mlx import batch, blas, cores, device, head, lora, methods, model, objectives, optimizers, state
@@ -49,7 +50,7 @@ class MlxEngine:
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
-        self.token_budget = spec.token_budget
+        self.token_budget, self.between = spec.token_budget, go_on
         self.most, self.peak = device.most(spec.device, spec.memory), 0
         full = spec.method.type == "full"
         self.pool = Pool.of(spec)
@@ -88,6 +89,7 @@ class MlxEngine:
     def loss(self, plan: Plan) -> LossSum:
         total, collected = LossSum(0.0, plan.denominator, plan.tokens, 0), self.objective.collect(self, plan)
         for examples in parts(plan):
+            self.between()
             one = batch.batch(examples)
             total += told(one, self.objective.loss(self.forward, one, collected))
             self._refuse_overflow()
@@ -100,6 +102,7 @@ class MlxEngine:
         found: dict[int, NDArray[np.float32]] = {}
         with self.adapted.off() if base and undoes else nullcontext():
             for places, examples in zip(plan.micro_batches, parts(plan), strict=True):
+                self.between()
                 table = np.array(self._scores(batch.batch(examples))).reshape(len(places), -1)
                 found |= zip(places, table, strict=True)
                 self._refuse_overflow()
@@ -119,6 +122,7 @@ class MlxEngine:
         keys = mx.random.split(key, len(plan.micro_batches))
         try:
             for examples, own in zip(parts(plan), keys, strict=True):
+                self.between()
                 one = batch.batch(examples)
                 lora.draw(self.layers, own if self.spec.method.dropout else None)
                 loss, found = self.slope(self.parameters, one, collected, plan.denominator)
