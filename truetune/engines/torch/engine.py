@@ -46,7 +46,7 @@ class TorchEngine:
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
-        self.token_budget = spec.token_budget
+        self.token_budget, self.between = spec.token_budget, base.go_on
         device.hold(spec.device, spec.memory)
         self.head = pooled.of_spec(spec)
         self.model = model.load(spec, self.head)
@@ -161,7 +161,9 @@ class TorchEngine:
 
     def _batches(self, plan: Plan) -> Iterator[Batch]:
         cut = pack if self.forward.packs else pad
-        return (cut([plan.examples[i] for i in part], self.spec.device) for part in plan.micro_batches)
+        for part in plan.micro_batches:
+            self.between()
+            yield cut([plan.examples[i] for i in part], self.spec.device)
 
     def _autocast(self) -> Any:
         """Weights that are trained whole are float32, and compute in `dtype`; adapters see the base as it is."""
