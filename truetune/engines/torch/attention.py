@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
+from truetune.engines.torch import varlen
+
 NAME = "truetune"
 
 HONOURED = {"sliding_window", "softcap", "position_ids", "use_cache", "is_causal", "output_attentions"}
@@ -45,6 +47,8 @@ def packed(
     query [1, H, T, D], key and value [1, K, T, D] with H a multiple of K; returns [1, T, H, D].
     """
     refuse(module, attention_mask, others)
+    if varlen.takes(query, key, segments, softcap, dropout, sliding_window):
+        return varlen.attend(query, key, value, segments, scaling, sliding_window), None
     parts = [
         segment(q, k, v, scaling, dropout, sliding_window, softcap).transpose(1, 2)
         for q, k, v in zip(split(query, segments), seen(key, segments), seen(value, segments), strict=True)
