@@ -148,3 +148,16 @@ def test_a_near_name_is_named(catalog: Catalog, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         catalog.find("suport")
     assert "did you mean support?" in caught.value.finding.hint
+
+
+def test_a_list_reads_no_more_than_it_shows(catalog: Catalog, tmp_path: Path) -> None:
+    """Of ten thousand adapters the newest are found by an index, and only their rows are read."""
+    registered(catalog, tmp_path, 3)
+    registered(catalog, tmp_path, 1, "other")
+    assert [each["address"] for each in catalog.all(limit=2)] == ["other@1", "support@3"]
+    assert [each["address"] for each in catalog.all("support", 2)] == ["support@3", "support@2"]
+    assert (catalog.count(), catalog.count("support"), catalog.count("none")) == (4, 3, 0)
+    with catalog.index.open() as connection:
+        newest = "SELECT name FROM adapters ORDER BY time DESC, name, version DESC LIMIT 2"
+        steps = [step[3] for step in connection.execute(f"EXPLAIN QUERY PLAN {newest}")]
+    assert len(steps) == 1 and "by_time" in steps[0]

@@ -8,14 +8,24 @@ from truetune.errors import UsageError
 from truetune.listener import Listener
 
 
-def adapters_list(name: str | None = None) -> list[dict[str, Any]]:
-    """All registered adapters, or the versions of one name, newest first. Raises InputError `adapter.missing`."""
+def adapters_list(name: str | None = None, limit: int | None = None) -> list[dict[str, Any]]:
+    """All registered adapters, or the versions of one name, newest first; with `limit` no more than so many.
+
+    Raises InputError `adapter.missing`.
+    """
     from truetune.registry.catalog import Catalog
 
     catalog = Catalog()
     if name is not None:
         catalog.find(name)
-    return catalog.all(name)
+    return catalog.all(name, limit)
+
+
+def adapters_count(name: str | None = None) -> int:
+    """How many adapters are registered, or versions of one name."""
+    from truetune.registry.catalog import Catalog
+
+    return Catalog().count(name)
 
 
 def adapter_show(adapter: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from truetune.api.adapters import (
     adapter_rename,
     adapter_show,
     adapters_compare,
+    adapters_count,
     adapters_list,
 )
 from truetune.api.arithmetic import adapter_compress, adapters_merge
@@ -49,16 +50,15 @@ for verb in (live.load, live.switch, live.unload):
 @common.options
 def list_(out: Output, name: str | None, every: bool) -> None:
     """Registered adapters, newest first, or the versions of one name."""
-    found = adapters_list(name)
+    found = adapters_list(name, None if every or out.json else SHOWN)
     out.document({"adapters": found})
     if not found:
         out.print("No adapter yet: every run that `ft train` finishes becomes one.")
         return
-    shown = found if every else found[:SHOWN]
     columns = ["adapter", "stage", "base", "method", "objective", "held-out loss", "made"]
-    out.lines(columns, map(line, shown))
-    if len(shown) < len(found):
-        out.print(f"… and {len(found) - len(shown):,} more: --all")
+    out.lines(columns, map(line, found))
+    if len(found) == SHOWN and (more := adapters_count(name) - SHOWN):
+        out.print(f"… and {more:,} more: --all")
 
 
 @command.command()

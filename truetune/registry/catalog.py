@@ -60,11 +60,18 @@ class Catalog:
 
         return self._one(self._change(decide))
 
-    def all(self, name: str | None = None) -> list[Adapter]:
-        """All adapters, or all versions of a name: newest first."""
+    def all(self, name: str | None = None, limit: int | None = None) -> list[Adapter]:
+        """All adapters, or all versions of a name: newest first, with `limit` no more than so many."""
+        where, values = ("WHERE name = ?", (name,)) if name else ("", ())
+        most = -1 if limit is None else limit
         with self.index.open() as connection:
-            where, values = ("WHERE name = ?", (name,)) if name else ("", ())
-            return _select(connection, f"{where} ORDER BY time DESC, name, version DESC", values)
+            return _select(connection, f"{where} ORDER BY time DESC, name, version DESC LIMIT ?", (*values, most))
+
+    def count(self, name: str | None = None) -> int:
+        """How many adapters there are, or versions of a name."""
+        where, values = ("WHERE name = ?", (name,)) if name else ("", ())
+        with self.index.open() as connection:
+            return int(connection.execute(f"SELECT count(*) FROM adapters {where}", values).fetchone()[0])
 
     def find(self, address: str) -> Adapter:
         """The adapter of an address. Raises InputError `adapter.missing`."""

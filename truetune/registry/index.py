@@ -14,10 +14,12 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from truetune import paths
 from truetune.registry.journal import Event, Journal
 
-VERSION = 1
+VERSION = 2
 """Of the tables; an index of another version is made anew."""
 PATIENCE = 30.0
 """Seconds that one process waits while another writes."""
@@ -30,6 +32,7 @@ CREATE TABLE adapters (
     stage TEXT, note TEXT, body TEXT NOT NULL, PRIMARY KEY (name, version)) WITHOUT ROWID;
 CREATE INDEX by_run ON adapters (run);
 CREATE INDEX by_content ON adapters (content);
+CREATE INDEX by_time ON adapters (time DESC, name, version DESC);
 CREATE TABLE parents (name TEXT NOT NULL, version INTEGER NOT NULL, content TEXT NOT NULL);
 CREATE INDEX by_parent ON parents (content);
 CREATE INDEX by_child ON parents (name, version);
@@ -167,5 +170,5 @@ def row(values: tuple[Any, ...]) -> dict[str, Any]:
     """An adapter from `COLUMNS`."""
     name, version, time, stage, note, body = values
     own = {"name": name, "version": version, "address": f"{name}@{version}", "stage": stage, "note": note}
-    known: dict[str, Any] = own | {"time": time} | json.loads(body)
+    known: dict[str, Any] = own | {"time": time} | orjson.loads(body)
     return known
