@@ -20,6 +20,7 @@ CLASSIFIED = {
     "/v1/chat/completions": ("POST", "key"),
     "/v1/completions": ("POST", "key"),
     "/v1/classify": ("POST", "key"),
+    "/v1/embeddings": ("POST", "key"),
     "/api/inference/generate": ("POST", "key"),
     "/v1/models": ("GET", "key"),
     "/v1/models/{name:path}": ("GET", "key"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,14 +54,15 @@ def live(
     folder: Path,
     *,
     adapters: int = 0,
+    wanted: Sequence[Wanted] = (),
     key: str | None = None,
     room: Room | None = None,
     grace: float = 5.0,
     rules: Mapping[str, Any] | None = None,
 ) -> Iterator[Live]:
-    """Serve the starter with adapters `one`, `two`, …; others lie in `folder`/more/."""
+    """Serve what is `wanted`, else the starter with adapters `adapter-0`, …; others lie in `folder`/more/."""
     names = [f"adapter-{number}" for number in range(adapters)]
-    wanted = [Wanted((name,), find_subject(str(made(folder / name, number)))) for number, name in enumerate(names)]
+    own = [Wanted((name,), find_subject(str(made(folder / name, number)))) for number, name in enumerate(names)]
 
     def look(text: str) -> Subject:
         place = (folder / text).resolve()
@@ -71,7 +72,7 @@ def live(
 
     place = running.listen("127.0.0.1", 0)
     service, _ = opening.opened(
-        wanted or [Wanted((), find_subject("starter"))], look, device="cpu", room=room or Room()
+        wanted or own or [Wanted((), find_subject("starter"))], look, device="cpu", room=room or Room()
     )
     digest = guard.hashed(key) if key else None
     ready = threading.Event()

@@ -47,7 +47,7 @@ def serve(
     hosts    other names under which the server is reached, such as that of a proxy
     folders  folders below which adapters may be loaded from while it runs, beside ./runs and registered ones
     log      whether every request is written to stderr
-    ready    is told {url, models, writes, alone, key, wide, warnings} when requests are taken
+    ready    is told {url, models, writes, sorts, alone, key, wide, warnings} when requests are taken
 
     Raises UsageError and InputError for the names, `serve.key`, `serve.host`; ResourceError `serve.port`,
     `serve.not_installed`; Forced.
@@ -74,8 +74,9 @@ def serve(
         rules = guard.Rules(place.port, frozenset(hosts), not running.own(host), digest)
         facts = {
             "url": place.url,
-            "models": [*(served.id for served in service.names.all()), *service.classifiers],
+            "models": [*(served.id for served in service.names.all()), *service.readers],
             "writes": [served.id for served in service.names.all()],
+            "sorts": [*service.classifiers],
             "alone": [served.id for served in service.names.all() if not served.mixed],
             "key": key is not None,
             "wide": not running.own(host),

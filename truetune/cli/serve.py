@@ -62,6 +62,6 @@ def curl(facts: dict[str, Any]) -> str:
     writes = bool(facts["writes"])
     asked = {"messages": [{"role": "user", "content": "Hello"}]} if writes else {"input": "Hello"}
     body = {"model": facts["writes"][-1] if writes else facts["models"][-1], **asked}
-    route = "chat/completions" if writes else "classify"
+    route = "chat/completions" if writes else "classify" if facts["sorts"] else "embeddings"
     key = ' -H "Authorization: Bearer $TRUETUNE_API_KEY"' if facts["key"] else ""
     return f"curl {facts['url']}/v1/{route}{key} -d '{json.dumps(body)}'"

@@ -17,6 +17,7 @@ from typing import Any
 from truetune import paths
 from truetune.engines.base import EngineSpec, TrainEngine
 from truetune.engines.decoder import Decoder, DecoderSpec
+from truetune.engines.reader import Reader
 from truetune.errors import ResourceError, UsageError
 
 TABLE = {"torch": "truetune.engines.torch", "mlx": "truetune.engines.mlx"}
@@ -126,3 +127,9 @@ def open_decoder(name: str, spec: DecoderSpec) -> Decoder:
     """Load the model onto its device, ready to take prompts."""
     decoder: Decoder = module(name).open_decoder(spec)
     return decoder
+
+
+def open_reader(spec: DecoderSpec) -> Reader:
+    """Load an encoder onto its device, ready to take texts. Torch has them alone."""
+    reader: Reader = module("torch").open_reader(spec)
+    return reader

@@ -12,12 +12,13 @@ from starlette import types
 from starlette.exceptions import HTTPException
 
 from truetune import __version__
-from truetune.serve import openai, prompts, refusals, replies, requests
+from truetune.serve import embeddings, openai, prompts, refusals, replies, requests
 from truetune.serve.bodies import (
     ChatBody,
     ClassifyBody,
     CompletionBody,
     Drawing,
+    EmbeddingsBody,
     GenerateBody,
     LoadBody,
     Message,
@@ -63,7 +64,7 @@ def application(service: Service, rules: Rules) -> Guard:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, missed)
     app.add_exception_handler(Exception, broken)
-    for add in (speaking, sorting, listing, changing, watching):
+    for add in (speaking, reading, listing, changing, watching):
         add(app, service)
     described = app.openapi
     app.openapi = lambda: page(described())  # type: ignore[method-assign]
@@ -127,14 +128,14 @@ def listing(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", response_model=replies.ModelList)
     async def models() -> Json:
         """The base and every adapter."""
-        writing = [served.card(service.context) for served in service.names.all()]
-        return {"object": "list", "data": [*writing, *(one.card(name) for name, one in service.classifiers.items())]}
+        cards = [served.card(service.context) for served in service.names.all()]
+        return {"object": "list", "data": [*cards, *(one.card(name) for name, one in service.readers.items())]}
 
     @app.get("/v1/models/{name:path}", response_model=replies.ModelCard)
     async def model(name: str) -> Json:
         """One of them."""
-        if name in service.classifiers:
-            return service.classifiers[name].card(name)
+        if name in service.readers:
+            return service.readers[name].card(name)
         return service.model(name).card(service.context)
 
     @app.post("/tokenize", response_model=replies.Tokens)
@@ -151,16 +152,17 @@ def listing(app: FastAPI, service: Service) -> None:
         return {"count": len(ids), "max_model_len": service.context, "tokens": ids}
 
 
-def sorting(app: FastAPI, service: Service) -> None:
-    """Routes that sort into classes."""
+def reading(app: FastAPI, service: Service) -> None:
+    """Routes that read and write nothing: classes and embeddings."""
 
     @app.post("/v1/classify", response_model=replies.ClassReply)
     async def classify(body: ClassifyBody) -> Json:
         """The class of each text, with the probability of every one."""
         found = service.classifiers.get(body.model)
         if found is None:
-            service.model(body.model)
-            message = "This model writes, and sorts nothing into classes."
+            if body.model not in service.embedders:
+                service.model(body.model)
+            message = "This model sorts nothing into classes."
             raise Refusal(400, message, code="no_classes", param="model")
         if service.closing:
             raise refusals.draining()
@@ -170,6 +172,16 @@ def sorting(app: FastAPI, service: Service) -> None:
         about = {"id": head.id, "object": "list", "created": head.created, "model": body.model}
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return about | {"classes": found.names, "data": answers, "usage": usage}
+
+    @app.post("/v1/embeddings", response_model=replies.EmbeddingsReply)
+    async def embed(body: EmbeddingsBody, request: Request) -> Response:
+        """What a text is about, as a vector: texts that are alike have vectors that are."""
+        found = service.embedder(body.model)
+        embeddings.check_width(body.dimensions, found.width)
+        texts = await service.work(found.prepared, body.inputs)
+        vectors = await unless_gone(request, service.read(found.embed(texts)))
+        told = embeddings.answer, body.model, vectors, sum(map(len, texts)), body.encoding_format
+        return JSONResponse(await service.work(*told))
 
 
 def changing(app: FastAPI, service: Service) -> None:

@@ -15,12 +15,12 @@ TEXT = 2**20
 """Characters of a text."""
 PROMPTS = 128
 """Prompts of one request."""
+INPUTS = 2048
+"""Texts of one request for embeddings."""
 CHOICES = 16
 STOPS = 16
 LOGPROBS = 20
 BIASES = 300
-SCHEMA = 2**16
-"""Bytes of a JSON schema."""
 IDS = 2**17
 """Token ids of a prompt."""
 
@@ -82,6 +82,8 @@ class TextFormat(Body):
 
 class ObjectFormat(Body):
     type: Literal["json_object"]
+    value: dict[str, Any] | None = None
+    """A JSON schema: so the Hugging Face hub's client writes what others call `json_schema`."""
 
 
 class SchemaFormat(Body):
@@ -223,3 +225,29 @@ class UnloadBody(Body):
 
     lora_name: Annotated[str, Field(max_length=256)] | None = None
     lora_int_id: None = None
+
+
+class EmbeddingsBody(Body):
+    """`POST /v1/embeddings`"""
+
+    model: Name
+    input: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=INPUTS)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1, max_length=INPUTS)]
+    )
+    """A text, token ids as they stand, or a list of either."""
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1, lt=2**31)
+    """Only how many numbers the model's embeddings have anyway."""
+    user: Text | None = None
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        """Each text, in order."""
+        if isinstance(self.input, str):
+            return [self.input]
+        if isinstance(self.input[0], int):
+            return [self.input]
+        return list(self.input)

@@ -111,7 +111,7 @@ class Silent:
 
 def silent() -> UsageError:
     return UsageError(
-        "this server sorts texts into classes, and nothing on it writes",
+        "this model reads texts, and writes nothing",
         code="subject.scores",
-        hint="Ask /v1/classify; or serve a model that writes.",
+        hint="Ask /v1/classify or /v1/embeddings; or serve a model that writes.",
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from truetune import engines
 from truetune.engines.decoder import Decoder, DecoderSpec
 from truetune.evaluate.session import grounds
 from truetune.evaluate.subject import Subject
 from truetune.evaluate.voice import Voice
+from truetune.models import encoders
+from truetune.serve import embeddings
 from truetune.serve.classes import Classifier, Silent
 from truetune.serve.names import Served, checked
 from truetune.serve.requests import Limits
@@ -44,15 +47,12 @@ def opened(wanted: Sequence[Wanted], look: Look, *, device: str, room: Room) -> 
 
     Raises UsageError `serve.other_base`, what `engines.open_decoder` and `Service.ready` raise.
     """
-    classifiers = {
-        checked(name): found
-        for one, found in ((one, Classifier(one.subject, device)) for one in wanted if one.subject.scores)
-        for name in one.names
-    }
-    writers = [one for one in wanted if not one.subject.scores]
+    classifiers, embedders = readers(wanted, device, room)
+    more: dict[str, Any] = {"timeout": room.timeout, "classifiers": classifiers, "embedders": embedders}
+    writers = [one for one in wanted if writes(one.subject)]
     if not writers:
         base = Served(checked(called(wanted[0].subject.base.name)), wanted[0].subject)
-        return Service(Silent(), base, look, timeout=room.timeout, classifiers=classifiers), ""
+        return Service(Silent(), base, look, **more), ""
     first = writers[0].subject
     base = based(first)
     for one in writers[1:]:
@@ -62,7 +62,7 @@ def opened(wanted: Sequence[Wanted], look: Look, *, device: str, room: Room) -> 
     limits = Limits(queue=room.queue)
     scheduler = Scheduler(lambda: decoder(voice.engine, spec), base.subject.tokenizer, limits)
     try:
-        service = Service(scheduler, base, look, timeout=room.timeout, classifiers=classifiers)
+        service = Service(scheduler, base, look, **more)
         for one in writers:
             for name in one.names:
                 service.names.point(named(service, checked(name), one.subject))
@@ -70,6 +70,27 @@ def opened(wanted: Sequence[Wanted], look: Look, *, device: str, room: Room) -> 
         scheduler.close()
         raise
     return service, voice.warning
+
+
+def writes(subject: Subject) -> bool:
+    return not subject.scores and not encoders.reads(subject.base.folder)
+
+
+def readers(
+    wanted: Sequence[Wanted], device: str, room: Room
+) -> tuple[dict[str, Classifier], dict[str, embeddings.Embedder]]:
+    """What sorts into classes and what gives embeddings, by name; a classifier over an encoder does both."""
+    classifiers: dict[str, Classifier] = {}
+    embedders: dict[str, embeddings.Embedder] = {}
+    for one in wanted:
+        if one.subject.scores:
+            found = Classifier(one.subject, device)
+            body = embeddings.of_classifier(found, room.queue)
+            classifiers |= {checked(name): found for name in one.names}
+            embedders |= {name: body for name in one.names if body}
+        elif not writes(one.subject):
+            embedders[checked(called(one.subject.base.name))] = embeddings.of_base(one.subject, device, room.queue)
+    return classifiers, embedders
 
 
 def named(service: Service, name: str, subject: Subject) -> Served:

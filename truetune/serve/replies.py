@@ -137,6 +137,20 @@ class ClassReply(Reply):
     usage: InputUsage
 
 
+class Embedding(Reply):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+    """Numbers; with `encoding_format: base64` the bytes of float32 numbers, little end first."""
+
+
+class EmbeddingsReply(Reply):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: InputUsage
+
+
 class Tokens(Reply):
     count: int
     max_model_len: int

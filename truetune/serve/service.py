@@ -14,6 +14,7 @@ from truetune.engines.decoder import Scored
 from truetune.errors import TrueTuneError, UsageError
 from truetune.evaluate.subject import Subject
 from truetune.serve.classes import Classifier, Silent, silent
+from truetune.serve.embeddings import Embedder
 from truetune.serve.handle import Handle
 from truetune.serve.metrics import Metrics
 from truetune.serve.names import Names, Served, check_rendering, checked
@@ -58,9 +59,12 @@ class Service:
         *,
         timeout: float = TIMEOUT,
         classifiers: Mapping[str, Classifier] | None = None,
+        embedders: Mapping[str, Embedder] | None = None,
     ) -> None:
-        """`timeout`: seconds of a whole answer; `classifiers` by name. A Silent scheduler has none but these."""
-        self.classifiers = dict(classifiers or {})
+        """`timeout`: seconds of a whole answer; `classifiers` and `embedders` by name. A Silent scheduler has none but
+        these."""
+        self.classifiers, self.embedders = dict(classifiers or {}), dict(embedders or {})
+        self.readers: dict[str, Classifier | Embedder] = {**self.embedders, **self.classifiers}
         self.scheduler, self.base, self.look, self.timeout = scheduler, base, look, timeout
         self.context = scheduler.decoder.context
         self.names = Names()
@@ -79,12 +83,33 @@ class Service:
 
     def model(self, name: str) -> Served:
         """One that writes. Raises Refusal 404, 400 for one that does not."""
-        if name in self.classifiers:
+        if name in self.readers:
             raise of_error(silent(), "model")
         found = self.names.find(name)
         if found is None:
             raise unknown_model(name)
         return found
+
+    def embedder(self, name: str) -> Embedder:
+        """One that gives embeddings. Raises Refusal 404, 400 for one that does not, 503."""
+        if self.closing:
+            raise draining()
+        if name in self.embedders:
+            return self.embedders[name]
+        if name not in self.classifiers and self.names.find(name) is None:
+            raise unknown_model(name)
+        message = "This model is no encoder: it gives no embeddings."
+        raise Refusal(400, message, code="no_embeddings", param="model")
+
+    async def read(self, work: Awaitable[T]) -> T:
+        """What takes no longer than an answer may. Raises Refusal 408, 429."""
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await work
+        except TimeoutError:
+            raise Refusal(408, "The answer took too long, and was given up.", code="timeout") from None
+        except TrueTuneError as error:
+            raise of_error(error) from None
 
     async def work(self, function: Callable[..., T], *args: Any) -> T:
         """In a thread: rendering, tokenising, compiling and reading files would hold up the event loop. One of our
@@ -159,7 +184,7 @@ class Service:
             raise draining()
         async with self.changing:
             taken = self.names.find(name)
-            if name in self.classifiers:
+            if name in self.readers:
                 raise Refusal(400, already(name, False), code="already_loaded", param="lora_name")
             if taken is not None and (not inplace or taken is self.base):
                 raise Refusal(400, already(name, taken is self.base), code="already_loaded", param="lora_name")

@@ -6,5 +6,16 @@ from truetune.engines.torch.device import Choice, choose, free
 from truetune.engines.torch.distributions import distributions
 from truetune.engines.torch.engine import open_engine
 from truetune.engines.torch.model import packs
+from truetune.engines.torch.reading import open_reader
 
-__all__ = ["Choice", "choose", "distributions", "free", "ignored", "open_decoder", "open_engine", "packs"]
+__all__ = [
+    "Choice",
+    "choose",
+    "distributions",
+    "free",
+    "ignored",
+    "open_decoder",
+    "open_engine",
+    "open_reader",
+    "packs",
+]

@@ -27,6 +27,7 @@ from truetune.engines.torch import (
     optimizers,
     pooled,
     quantised,
+    reading,
     state,
 )
 from truetune.engines.torch.batch import Batch, pack, pad
@@ -34,6 +35,7 @@ from truetune.engines.torch.forward import Forward
 from truetune.engines.torch.mean import Mean
 from truetune.engines.torch.noise import Noise
 from truetune.models import memory
+from truetune.models.encoders import Pooling
 
 
 def open_engine(spec: EngineSpec) -> TorchEngine:
@@ -104,6 +106,10 @@ class TorchEngine:
         order = np.concatenate([np.array(part) for part in plan.micro_batches])
         found: NDArray[np.float32] = np.concatenate(rows)[np.argsort(order)]
         return found
+
+    def embed(self, texts: Sequence[Sequence[int]], pooling: Pooling) -> NDArray[np.float32]:
+        with self._measuring(), self._autocast():
+            return reading.embedded(self.model, texts, pooling)
 
     def _scores(self, batch: Batch) -> torch.Tensor:
         return pooled.of(self.forward, batch) if self.head else self.forward.sums(batch)
