@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--goodbyes", type=int, default=1_000)
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     began = time.monotonic()
     with live(Path(tempfile.mkdtemp()), adapters=1, key=KEY, room=Room(slots=4, queue=64)) as server:
         figures: dict[str, Any] = {"hostile": hostile(server, given.requests)}
@@ -145,7 +146,7 @@ def main() -> None:
         print(json.dumps(figures["goodbyes"], indent=2))
     body = {
         "command": " ".join(["python", "tests/serve/every_request.py", *sys.argv[1:]]),
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+        "commit": head,
         "versions": {
             "truetune": __version__,
             "python": platform.python_version(),

@@ -112,7 +112,7 @@ def schema(body: Drawing) -> dict[str, Any] | None:
     """The JSON schema that the answer must follow, if there is one. Raises Refusal."""
     wanted = body.response_format
     if isinstance(wanted, ObjectFormat):
-        return ANY_OBJECT
+        return ANY_OBJECT if wanted.value is None else wanted.value
     if not isinstance(wanted, SchemaFormat):
         return None
     found = wanted.json_schema.schema_

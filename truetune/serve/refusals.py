@@ -74,9 +74,12 @@ def draining() -> Refusal:
 
 
 def of_error(error: TrueTuneError, param: str | None = None) -> Refusal:
-    """One of our errors. What a request causes is 400; memory that ran out is 429, because it comes back."""
+    """One of our errors. What a request causes is 400; memory that ran out is 429, because it comes back;
+    an answer that the server's end cut off is 503."""
     finding = error.finding
     message = " ".join(part for part in (sentence(finding.message), finding.hint) if part)
+    if finding.code == "serve.closed":
+        return Refusal(503, message, code=finding.code, headers={"retry-after": "5"})
     if isinstance(error, ResourceError):
         return Refusal(429, message, code=finding.code, headers={"retry-after": "5"})
     known = isinstance(error, UsageError | InputError)
