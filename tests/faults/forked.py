@@ -77,7 +77,7 @@ def work(folder: Path, make: Make, strike: Striker) -> int:
             state = State.from_json(Checkpoints(run).load_state(checkpoint))
             engine.restore(checkpoint.folder)
         durable.disk = Announcing(strike)
-        take_up(run, state)
+        take_up(run, state, lambda text: print("warned:", text, flush=True))
         watched(engine, state, strike, beside(folder, "rows"))
 
         def heard(kind: str, figures: dict[str, Any]) -> None:

@@ -161,7 +161,7 @@ def go_on(run: Run, warn: Callable[[str], None], listener: Listener = unheard) -
     with run.lock():
         if checkpoint:
             engine.restore(checkpoint.folder)
-        take_up(run, state)
+        take_up(run, state, warn)
         build(run, engine, state, listener).fit()
     return result(run)
 

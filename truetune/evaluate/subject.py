@@ -30,7 +30,7 @@ from truetune.runs import checkpoints, find, jsonfile, receipt
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.run import Run, is_run
 from truetune.runs.status import Status
-from truetune.train import ancestry
+from truetune.train import ancestry, binding
 
 WEIGHTS = "model.safetensors"
 """What a checkpoint of full fine-tuning holds of the model."""
@@ -276,6 +276,7 @@ def chosen(run: Run, checkpoint: Checkpoint | None) -> tuple[int | None, Path, s
             if result.is_dir():
                 return result_step(run), result, run.id
     checkpoint = checkpoint or newest(run)
+    binding.refuse_other(run, checkpoint)
     return checkpoint.step, checkpoint.folder, f"{run.id}:{checkpoint.name}"
 
 

@@ -67,12 +67,19 @@ class Checkpoints:
 
     def newest_good(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The newest whole checkpoint; damaged ones on the way are moved to quarantine and named to `warn`."""
-        for checkpoint in reversed(self.list()):
-            bad = durable.check(checkpoint.folder)
-            if not bad:
-                return checkpoint
-            kept = self._quarantine(checkpoint)
-            warn(f"checkpoint {checkpoint.name} is damaged ({_some(bad)}); it was moved to {kept}")
+        return next(filter(None, (self._good(checkpoint, warn) for checkpoint in reversed(self.list()))), None)
+
+    def good(self, step: int | None, warn: Callable[[str], None]) -> Checkpoint | None:
+        """The checkpoint of a step, where it is whole; a damaged one is moved to quarantine and named to `warn`."""
+        found = next((checkpoint for checkpoint in self.list() if checkpoint.step == step), None)
+        return found and self._good(found, warn)
+
+    def _good(self, checkpoint: Checkpoint, warn: Callable[[str], None]) -> Checkpoint | None:
+        bad = durable.check(checkpoint.folder)
+        if not bad:
+            return checkpoint
+        kept = self._quarantine(checkpoint)
+        warn(f"checkpoint {checkpoint.name} is damaged ({_some(bad)}); it was moved to {kept}")
         return None
 
     def rewind(self, step: int, warn: Callable[[str], None]) -> None:
@@ -83,7 +90,7 @@ class Checkpoints:
                 warn(f"checkpoint {checkpoint.name} lies after step {step}; it was moved to {kept}")
         best = self.best()
         if best and best["step"] > step:
-            (self.root / "best.json").unlink(missing_ok=True)
+            self.unmark_best()
 
     def find(self, name: str | None = None) -> Checkpoint:
         """`best`, `last` (also for None) or `step-200`, checked against its manifest.
@@ -117,6 +124,10 @@ class Checkpoints:
     def mark_best(self, step: int, eval_loss: float) -> None:
         """Note which checkpoint has the lowest held-out loss."""
         durable.write_json(self.root / "best.json", {"step": step, "eval_loss": eval_loss})
+
+    def unmark_best(self) -> None:
+        """No checkpoint is the best, for now."""
+        (self.root / "best.json").unlink(missing_ok=True)
 
     def best(self) -> dict[str, Any] | None:
         """{step, eval_loss} of the best checkpoint, or None where none is marked."""

@@ -214,11 +214,15 @@ def _sync_files(folder: Path) -> None:
 
 
 def _link(folder: Path, entries: dict[str, Any], like: Path) -> None:
-    """Put links in the place of large files that `like` has too, after reading these there."""
+    """Put links in the place of large files that `like` has too, after reading these there. On a disk that knows no
+    links, or allows no more of a file, they stay as they are."""
     for name, entry in entries.items():
-        if entry["bytes"] >= LINKED and _agrees(like / name, entry):
-            disk.unlink(folder / name)
-            disk.link(like / name, folder / name)
+        if entry["bytes"] < LINKED or not _agrees(like / name, entry):
+            continue
+        aside = (folder / name).with_name(f".link-{Path(name).name}")
+        with suppress(OSError):
+            disk.link(like / name, aside)
+            disk.rename(aside, folder / name)
 
 
 def _install(aside: Path, target: Path) -> None:

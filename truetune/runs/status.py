@@ -34,6 +34,8 @@ class Status:
     """When the process started, in seconds after the machine did: a pid that was given out again is not taken for it,
     and a changed clock does not matter."""
     host: str = ""
+    inode: int = 0
+    """Of the run's folder: a copy of it, made while the run went on, is not what that process works on."""
     order: int = 0
     """Higher than that of every run that was known when this one was made: clocks may be wrong."""
     created: float = 0.0
@@ -59,7 +61,7 @@ class Status:
         status = cls._stored(run)
         if status is None:
             return cls(state="interrupted", created=(run.folder / "resolved.json").stat().st_mtime)
-        if status.state == "running" and status.host == socket.gethostname() and not _alive(status):
+        if status.state == "running" and status.host == socket.gethostname() and not _alive(status, run.folder):
             return replace(status, state="interrupted")
         return status
 
@@ -74,7 +76,7 @@ class Status:
         now, state = time.time(), changes.get("state", old.state)
         given = {"heartbeat": now} | changes | {"figures": old.figures | changes.get("figures", {})}
         if state == "running":
-            given = _process() | {"started": old.started or now, "finished": None, "error": None} | given
+            given = _process(run.folder) | {"started": old.started or now, "finished": None, "error": None} | given
         elif state in ENDED:
             given = {"finished": now} | given
         new = replace(old, **given)
@@ -108,8 +110,9 @@ class Status:
         return self.state in RESUMABLE
 
 
-def _process() -> dict[str, Any]:
-    return {"pid": os.getpid(), "process_start": _start(psutil.Process()), "host": socket.gethostname()}
+def _process(folder: Path) -> dict[str, Any]:
+    place = {"host": socket.gethostname(), "inode": folder.stat().st_ino}
+    return {"pid": os.getpid(), "process_start": _start(psutil.Process())} | place
 
 
 def _start(process: psutil.Process) -> float:
@@ -117,8 +120,8 @@ def _start(process: psutil.Process) -> float:
     return float(round(process.create_time() - psutil.boot_time(), 2))
 
 
-def _alive(status: Status) -> bool:
-    if status.pid is None:
+def _alive(status: Status, folder: Path) -> bool:
+    if status.pid is None or (status.inode and status.inode != folder.stat().st_ino):
         return False
     try:
         process = psutil.Process(status.pid)

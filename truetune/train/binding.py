@@ -9,7 +9,7 @@ from typing import Any
 
 from truetune.errors import InputError
 from truetune.runs import receipt
-from truetune.runs.checkpoints import Checkpoint
+from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.run import Run
 from truetune.train.settings import ALLOWED, flat, shown
 
@@ -37,9 +37,10 @@ def bound(key: str) -> bool:
     return key not in ALLOWED | PLACES and section not in ("output", "generation", "version")
 
 
-def refuse_other(run: Run, state: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+def refuse_other(run: Run, checkpoint: Checkpoint) -> None:
     """Raises InputError `checkpoint.other_run` where the state of a checkpoint names another training than this
     run's. One of before checkpoints were bound names none."""
+    state = Checkpoints(run).load_state(checkpoint)
     if found := list(differences(state.get(KEY) or {}, of(run))):
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
         raise InputError(

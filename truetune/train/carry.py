@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from truetune import engines
 from truetune.data import objectives
 from truetune.engines.base import TrainEngine
-from truetune.errors import Forced, Stopped, TrainingError, TrueTuneError
+from truetune.errors import Forced, ResourceError, Stopped, TrainingError, TrueTuneError
 from truetune.listener import Listener
 from truetune.runs import durable, receipt
 from truetune.runs.checkpoints import Checkpoint, Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.status import Status
-from truetune.train import ancestry, binding, card, changes, receipts, result, room, whereabouts
+from truetune.train import ancestry, binding, card, changes, receipts, result, room, surroundings, whereabouts
 from truetune.train.loop import Loop
 from truetune.train.reading import reader
 from truetune.train.resolve import engine_spec, plan, promised, rules
@@ -40,9 +43,8 @@ def start_state(session: Session, run: Run | None = None, checkpoint: Checkpoint
     if run:
         receipt.refuse_changed_base(run, session.source.folder)
     if run and checkpoint:
-        body = Checkpoints(run).load_state(checkpoint)
-        binding.refuse_other(run, body, checkpoint)
-        return State.from_json(body)
+        binding.refuse_other(run, checkpoint)
+        return State.from_json(Checkpoints(run).load_state(checkpoint))
     return State(token_budget=session.resolved["memory"]["token_budget"])
 
 
@@ -87,7 +89,7 @@ def carry_out(
             if checkpoint:
                 engine.restore(checkpoint.folder)
             if resumed:
-                take_up(run, state)
+                take_up(run, state, partial(warn, listener))
             outcome = _train(session, run, engine, state, listener)
         except BaseException as error:
             _record_end(run, error)
@@ -98,23 +100,29 @@ def carry_out(
 
 def _record_end(run: Run, error: BaseException) -> None:
     if isinstance(error, Stopped | Forced | KeyboardInterrupt):
-        Status.update(run, state="stopped")
+        with suppress(ResourceError):
+            Status.update(run, state="stopped")
         return
     if not isinstance(error, TrueTuneError):
         error = TrainingError(f"{type(error).__name__}: {error}", code="bug", hint="Run again with --debug.")
-    Status.update(run, state="failed", error=error.to_json())
+    with suppress(ResourceError):  # of a disk that takes not even this; the run reads as interrupted then
+        Status.update(run, state="failed", error=error.to_json())
 
 
 def _train(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Outcome:
-    listener("start", {"step": state.step, "steps": session.resolved["plan"]["steps"]} | engine.describe())
+    facts = engine.describe()
+    listener("start", {"step": state.step, "steps": session.resolved["plan"]["steps"]} | facts)
     # 1. The loop.
     loop = build(session, run, engine, state, listener)
+    if text := surroundings.noted(state, surroundings.of(facts)):
+        loop.journal.record("event", event="surroundings", **state.moves[-1])
+        loop.journal.warn(text)
     room.refuse_small(run, engine, loop.rules, loop.course, state.step)
     reason = loop.fit()
     if reason not in ("done", "early"):
         raise stopped(run, state, reason)
     # 2. The best checkpoint's parameters are the result.
-    step, loss = settle(run, engine, state, session.config.checkpoints.best)
+    step, loss = settle(run, engine, state, session.config.checkpoints.best, loop.journal.warn)
     template = session.template.source if session.template else None
     target = result.write(run, engine, session.resolved, template, loop.samples.reader.stops)
     # 3. Receipts and card.
@@ -122,19 +130,29 @@ def _train(session: Session, run: Run, engine: TrainEngine, state: State, listen
     return Outcome(run, state, reason, target, step, loss)
 
 
-def take_up(run: Run, state: State) -> None:
-    """Before a resume: the run's files go on from the state's step, and its best checkpoint is marked again."""
+def warn(listener: Listener, text: str) -> None:
+    listener("warning", {"text": text})
+
+
+def take_up(run: Run, state: State, warn: Callable[[str], None]) -> None:
+    """Before a resume: the run's files go on from the state's step, and its best checkpoint, if it is whole, is marked
+    again."""
     state.resumes.append(state.step)
     for path in (run.folder / "metrics.jsonl", run.folder / "samples.jsonl"):
         if path.exists():
             Metrics(path).resume(state.step)
     for change in changes.noted(run, state):
         Metrics(run.folder / "metrics.jsonl").append("event", state.step, event="settings", fields=change["fields"])
-    checkpoints = Checkpoints(run)
-    if any(checkpoint.step == state.best_step for checkpoint in checkpoints.list()):
-        checkpoints.mark_best(state.best_step or 0, state.best_loss or 0.0)
+    best = Checkpoints(run).good(state.best_step, warn)
+    if best:
+        Checkpoints(run).mark_best(best.step, state.best_loss or 0.0)
     else:
-        state.best_step = state.best_loss = None
+        forget_best(run, state)
+
+
+def forget_best(run: Run, state: State) -> None:
+    state.best_step = state.best_loss = None
+    Checkpoints(run).unmark_best()
 
 
 def build(session: Session, run: Run, engine: TrainEngine, state: State, listener: Listener) -> Loop:
@@ -165,14 +183,19 @@ def stopped(run: Run, state: State, reason: str) -> Stopped:
     )
 
 
-def settle(run: Run, engine: TrainEngine, state: State, best: bool) -> tuple[int, float | None]:
-    """Which step is the result, and its held-out loss; the engine stands there afterwards."""
-    if not best or state.best_step is None or state.best_step == state.step:
+def settle(
+    run: Run, engine: TrainEngine, state: State, best: bool, warn: Callable[[str], None]
+) -> tuple[int, float | None]:
+    """Which step is the result, and its held-out loss; the engine stands there afterwards. Where the best checkpoint
+    has been damaged, it is the last step."""
+    kept = Checkpoints(run).good(state.best_step, warn) if best and state.best_step != state.step else None
+    if kept is None or state.best_loss is None:
+        if best and state.best_step != state.step:
+            forget_best(run, state)
         return state.step, state.eval_loss if state.eval_step == state.step else None
-    checkpoint = Checkpoints(run).find(f"step-{state.best_step}")
-    binding.refuse_other(run, Checkpoints(run).load_state(checkpoint), checkpoint)
-    engine.restore(checkpoint.folder)
-    return state.best_step, state.best_loss
+    binding.refuse_other(run, kept)
+    engine.restore(kept.folder)
+    return kept.step, state.best_loss
 
 
 def finish(session: Session, loop: Loop, target: Path, step: int, loss: float | None) -> None:

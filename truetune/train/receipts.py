@@ -52,7 +52,7 @@ def write_train(
         "grad_norm": {"min": state.min_grad_norm, "max": state.max_grad_norm},
         "changed_tensors": {"changed": changed, "of": of},
         "resumes": state.resumes,
-        "changes": state.changes,
+        "changes": sorted(state.changes + state.moves, key=lambda change: int(change["step"])),
         "skipped": state.skipped,
         "oom": state.oom,
         "memory": {"peak": engine.usage().peak},

@@ -46,6 +46,10 @@ class State:
     resumes: list[int] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
     """{step, fields {key: [before, after]}} of each resume that changed settings."""
+    surroundings: dict[str, str] = field(default_factory=dict)
+    """Versions, device and threads with which it goes on."""
+    moves: list[dict[str, Any]] = field(default_factory=list)
+    """As `changes`, of the resumes that found other surroundings."""
 
     def count(self, examples: int, result: StepResult) -> None:
         """Take one step into account."""
