@@ -74,10 +74,7 @@ def serve(
         rules = guard.Rules(place.port, frozenset(hosts), not running.own(host), digest)
         facts = {
             "url": place.url,
-            "models": [*(served.id for served in service.names.all()), *service.readers],
-            "writes": [served.id for served in service.names.all()],
-            "sorts": [*service.classifiers],
-            "alone": [served.id for served in service.names.all() if not served.mixed],
+            **service.facts(),
             "key": key is not None,
             "wide": not running.own(host),
             "warnings": [warning] if warning else [],

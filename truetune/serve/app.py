@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -50,8 +50,32 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
+class Changes(Protocol):
+    """What loads and unloads adapters by name."""
+
+    async def load(self, name: str, address: str, *, inplace: bool = False) -> object: ...
+
+    async def unload(self, name: str) -> None: ...
+
+
 def application(service: Service, rules: Rules) -> Guard:
     """The whole server as an ASGI application."""
+    return Guard(routed(service), rules)
+
+
+def routed(service: Service) -> Counted:
+    """All routes, without the guard."""
+    app = framed()
+    for add in (speaking, reading, listing, watching):
+        add(app, service)
+    changing(app, service)
+    described = app.openapi
+    app.openapi = lambda: page(described())  # type: ignore[method-assign]
+    return Counted(app, service)
+
+
+def framed() -> FastAPI:
+    """An application without routes, whose errors are OpenAI's."""
     app = FastAPI(
         title="TrueTune",
         version=__version__,
@@ -64,11 +88,7 @@ def application(service: Service, rules: Rules) -> Guard:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, missed)
     app.add_exception_handler(Exception, broken)
-    for add in (speaking, reading, listing, changing, watching):
-        add(app, service)
-    described = app.openapi
-    app.openapi = lambda: page(described())  # type: ignore[method-assign]
-    return Guard(Counted(app, service), rules)
+    return app
 
 
 def page(found: Json) -> Json:
@@ -184,7 +204,7 @@ def reading(app: FastAPI, service: Service) -> None:
         return JSONResponse(await service.work(*told))
 
 
-def changing(app: FastAPI, service: Service) -> None:
+def changing(app: FastAPI, service: Changes) -> None:
     """Routes that load and unload, as vLLM has them."""
 
     @app.post("/v1/load_lora_adapter", response_class=PlainTextResponse)

@@ -14,13 +14,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 
 from truetune.errors import Forced, ResourceError, UsageError
 from truetune.serve.guard import App
 from truetune.serve.patient import Patient
-from truetune.serve.service import Service
 
 BACKLOG = 512
 CONNECTIONS = 1000
@@ -79,10 +79,18 @@ def own(host: str) -> bool:
     return host in ("127.0.0.1", "localhost", "::1")
 
 
+class Ending(Protocol):
+    """What is served: it takes no more requests once `closing` is set, and can be brought to its end."""
+
+    closing: bool
+
+    def close(self, grace: float) -> None: ...
+
+
 class Server(uvicorn.Server):
     """uvicorn, ending as the service does."""
 
-    def __init__(self, app: App, service: Service, grace: float, ready: Callable[[], None], *, log: bool) -> None:
+    def __init__(self, app: App, service: Ending, grace: float, ready: Callable[[], None], *, log: bool) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -138,10 +146,10 @@ class Server(uvicorn.Server):
         self.ending = asyncio.create_task(asyncio.to_thread(self.drain))
 
     def drain(self) -> None:
-        self.service.scheduler.close(self.grace)
+        self.service.close(self.grace)
 
 
-def run(app: App, service: Service, place: Place, *, grace: float, ready: Callable[[], None], log: bool) -> None:
+def run(app: App, service: Ending, place: Place, *, grace: float, ready: Callable[[], None], log: bool) -> None:
     """Serve until a signal ends it. Raises Forced after a second one."""
     server = Server(app, service, grace, ready, log=log)
     server.run(sockets=[place.listener])

@@ -221,6 +221,21 @@ class Service:
         if served.key:
             await self.work(self.scheduler.unload, served.key)
 
+    def close(self, grace: float) -> None:
+        """Let what runs come to its end for so many seconds. For any thread."""
+        self.scheduler.close(grace)
+
+    def facts(self) -> dict[str, Any]:
+        """{models, writes, sorts, alone}: names of all, of those that write, that give classes, and that are computed
+        by themselves."""
+        names = self.names.all()
+        return {
+            "models": [*(served.id for served in names), *self.readers],
+            "writes": [served.id for served in names],
+            "sorts": [*self.classifiers],
+            "alone": [served.id for served in names if not served.mixed],
+        }
+
 
 def told(asked: Asked, event: Event) -> Piece:
     """An event with texts in the place of ids. Raises Refusal for one that ends an answer early."""

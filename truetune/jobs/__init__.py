@@ -1,0 +1,1 @@
+"""Work on several machines: Ray, and a network of its own for it."""
