@@ -115,13 +115,14 @@ def test_a_wrong_kernel_is_refused_with_the_reason(monkeypatch):
     def broken(*given, **keys):
         raise RuntimeError("head dimension must be a multiple of 8\nand more")
 
+    def blind(q, k, v, *given, **keys):
+        return reference(q, k, v.detach(), *given, **keys) + v.sum() * 0
+
     before = torch.get_rng_state()
     assert verdict(lambda: reference) == ""
-    assert "output is" in verdict(lambda: lambda *a, **k: reference(*a, **k) * 1.2)
-    assert "values' gradient" in verdict(
-        lambda: lambda q, k, v, *a, **b: reference(q, k, v.detach(), *a, **b) + v[:, :1] * 0
-    )
-    assert "output is nan" in verdict(lambda: lambda *a, **k: reference(*a, **k) / 0 * 0)
+    assert verdict(lambda: lambda *a, **k: reference(*a, **k) * 1.2).startswith("result 0 is")
+    assert verdict(lambda: blind).startswith("result 3 is")  # its value is right, the values' gradient is not
+    assert verdict(lambda: lambda *a, **k: reference(*a, **k) / 0 * 0).startswith("result 0 is nan")
     assert verdict(absent) == "ImportError: no such part"
     assert verdict(lambda: broken) == "RuntimeError: head dimension must be a multiple of 8"
     assert torch.equal(torch.get_rng_state(), before)

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from importlib import import_module
+from itertools import accumulate, pairwise
 
 import torch
 
+from truetune.engines.torch import trial
+
 LENGTHS = (5, 1, 37, 130)
 """Tokens of the segments on which the kernel is tried."""
-FURTHER = 3.0
-"""How many times as far from float32 as the formula in its own numbers the kernel may be, rounding apart."""
 
 
 def takes(
@@ -69,43 +70,10 @@ def kernel() -> Callable[..., torch.Tensor]:
 @cache
 def refusal(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, dim: int, window: int | None) -> str:
     """Why the kernel is not used for such calls on this device; nothing where it is right, in value and gradient."""
-    try:
-        ours, usual, exact = (
-            tried(way, device, kind, heads, kv_heads, dim, window)
-            for way, kind in ((attend, dtype), (plain, dtype), (plain, torch.float32))
-        )
-    except (ImportError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'not usable'}"
-    return further(ours, usual, exact)
-
-
-def further(ours: Sequence[torch.Tensor], usual: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> str:
-    """What is wrong with a result and its gradients beside those of the formula in the same numbers, and in float32;
-    nothing if nothing is."""
-    names = ("output", "queries' gradient", "keys' gradient", "values' gradient")
-    for name, one, other, right in zip(names, ours, usual, exact, strict=True):
-        size = float(right.abs().max())
-        off, common = (float((x.float() - right).abs().max()) for x in (one, other))
-        if not off <= FURTHER * common + 1e-2 * size:  # what is no number is further, too
-            return f"the {name} is {off:.2g} off, where the formula is {common:.2g} off"
-    return ""
-
-
-def tried(
-    way: Callable[..., torch.Tensor], device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, dim: int,
-    window: int | None,
-) -> list[torch.Tensor]:  # fmt: skip
-    """The result of one way on random numbers, and its gradients; drawn apart, so that training's draws stay."""
-    draw = torch.Generator().manual_seed(0)
-    ends = torch.tensor(LENGTHS).cumsum(0).tolist()
-    segments = tuple(zip([0, *ends], ends, strict=False))
-    shapes = [(1, count, ends[-1], dim) for count in (heads, kv_heads, kv_heads)]
-    numbers = [torch.randn(shape, generator=draw).to(torch.bfloat16) for shape in (*shapes, (1, ends[-1], heads, dim))]
-    *leaves, upstream = (x.to(device, dtype) for x in numbers)
-    with torch.enable_grad():
-        leaves = [leaf.requires_grad_() for leaf in leaves]
-        result = way(*leaves, segments, dim**-0.5, window)
-        return [result.detach(), *torch.autograd.grad(result, leaves, upstream)]
+    segments = tuple(pairwise([0, *accumulate(LENGTHS)]))
+    shapes = [(1, count, segments[-1][1], dim) for count in (heads, kv_heads, kv_heads)]
+    rest = (segments, dim**-0.5, window)
+    return trial.refusal(lambda *x: attend(*x, *rest), lambda *x: plain(*x, *rest), shapes, device, dtype)
 
 
 def plain(
