@@ -20,6 +20,7 @@ from truetune.evaluate.subject import Subject, find_subject
 from truetune.models import source, weights
 from truetune.serve import app, guard, opening, running
 from truetune.serve.opening import Room, Wanted
+from truetune.serve.place import listen
 from truetune.serve.service import Service
 
 KEY = "a-key-of-a-test"
@@ -70,7 +71,7 @@ def live(
             raise InputError("there is no such adapter", code="serve.outside", where=text, hint="Name another.")
         return find_subject(str(place))
 
-    place = running.listen("127.0.0.1", 0)
+    place = listen("127.0.0.1", 0)
     service, _ = opening.opened(
         wanted or own or [Wanted((), find_subject("starter"))], look, device="cpu", room=room or Room()
     )

@@ -11,6 +11,7 @@ from truetune.api import wanted
 from truetune.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from truetune.config.secrets import Secret
     from truetune.evaluate.subject import Subject
     from truetune.serve.opening import Wanted
 
@@ -39,7 +40,8 @@ def serve(
 ) -> dict[str, Any]:
     """Serve adapters of one base, or a model, by OpenAI's protocol, until SIGTERM or Ctrl-C; then {url, totals}.
 
-    names    registered adapters (`support`, `support@3`, `support@production`), runs, folders, a hub id
+    names    registered adapters (`support`, `support@3`, `support@production`), runs, folders, a hub id; or a GGUF file, and
+             those of adapters for it
     host     where to listen; any but this machine alone needs a key (`server.api_key`, TRUETUNE_API_KEY)
     port     0 = one that is free
     slots, queue, timeout   answers written together, requests that wait (beyond: 429), seconds of an answer
@@ -55,10 +57,11 @@ def serve(
     from truetune.config.secrets import secret
 
     wanted.device(device)
-    found = [_wanted(name) for name in names] or [_wanted("last")]
     key = secret("server.api_key", Path())
     running, opening, app, guard = _modules()
-    if not running.own(host) and key is None:
+    files = _files(names)
+    found = [] if files else [_wanted(name) for name in names] or [_wanted("last")]
+    if not own(host) and key is None:
         raise UsageError(
             "a server that others can reach needs a key",
             code="serve.key",
@@ -69,20 +72,36 @@ def serve(
     try:
         room = opening.Room(slots=slots, queue=queue, timeout=timeout)
         allowed = [Path("runs"), *map(Path, folders)]
-        service, warning = opening.opened(found, lambda text: _allowed(text, allowed), device=device, room=room)
+        service, warning = _opened(files, found, allowed, device, room)
         digest = guard.hashed(key.reveal()) if key else None
-        rules = guard.Rules(place.port, frozenset(hosts), not running.own(host), digest)
+        rules = guard.Rules(place.port, frozenset(hosts), not own(host), digest)
         facts = {
             "url": place.url,
             **service.facts(),
             "key": key is not None,
-            "wide": not running.own(host),
+            "wide": not own(host),
             "warnings": [warning] if warning else [],
         }
         running.run(app.application(service, rules), service, place, grace=grace, ready=lambda: ready(facts), log=log)
     finally:
         place.listener.close()
     return {"url": place.url, "totals": service.scheduler.stats()["totals"]}
+
+
+def _key(host: str) -> Secret | None:
+    """The server's key. Raises UsageError `serve.key` where others can reach it and there is none."""
+    from truetune.config.secrets import secret
+    from truetune.serve.place import own
+
+    key = secret("server.api_key", Path())
+    if not own(host) and key is None:
+        raise UsageError(
+            "a server that others can reach needs a key",
+            code="serve.key",
+            where="--host",
+            hint="Set TRUETUNE_API_KEY, or `server: {api_key: …}` in passwords.yml; or leave --host out.",
+        )
+    return key
 
 
 def _modules() -> tuple[Any, Any, Any, Any]:
@@ -99,6 +118,32 @@ def _modules() -> tuple[Any, Any, Any, Any]:
             hint='Install it: pip install "truetune[serve]".',
         ) from None
     return running, opening, app, guard
+
+
+def _files(names: Sequence[Any]) -> list[Path]:
+    """The GGUF files among the names; none where there are none. Raises UsageError `serve.files`, and what
+    `serve.gguf.place` raises."""
+    from truetune.serve import gguf
+
+    found = [gguf.place(str(name)) if isinstance(name, str | Path) else None for name in names]
+    files = [path for path in found if path]
+    if files and len(files) < len(names):
+        raise UsageError(
+            "a server runs GGUF files or what they were made from, not both",
+            code="serve.files",
+            where=" ".join(map(str, names)),
+            hint="Name files alone: ft serve model.gguf adapter.gguf; or a server for each.",
+        )
+    return files
+
+
+def _opened(files: Sequence[Path], found: Sequence[Any], folders: Sequence[Path], device: str, room: Any) -> Any:
+    """(service, warning)"""
+    from truetune.serve import gguf, opening
+
+    if files:
+        return gguf.opened(files, room=room), ""
+    return opening.opened(found, lambda text: _allowed(text, folders), device=device, room=room)
 
 
 def _wanted(name: Any) -> Wanted:
