@@ -215,7 +215,7 @@ class Batched:
         tokens = [token for part in ids for token in part] + [0] * spare
         positions = [start + i for start, count in zip(starts, counts, strict=True) for i in range(count)] + [0] * spare
         if self.adapters:
-            self.adapters.route(adapters, counts, len(tokens))
+            self.adapters.route(adapters, counts, len(tokens), steps=isinstance(cells, Step))
         put = [torch.tensor([values], device=self.model.device) for values in (tokens, positions)]
         output = self.model.base_model(input_ids=put[0], position_ids=put[1], cells=cells, use_cache=False)
         return output.last_hidden_state[0]

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from truetune.engines import adapter
 
 if TYPE_CHECKING:
-    from truetune.engines.torch.stacked import Routing
+    from truetune.engines.torch.routed import Routing
 
 
 @dataclass(frozen=True)

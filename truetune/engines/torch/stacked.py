@@ -1,13 +1,8 @@
-"""Adapters beside each other over one base: rows of different adapters, and of none, in one forward.
-
-A forward's tokens are sorted by adapter, so many places for each as the one with the most needs, and every layer takes
-two batched products: [G, M, I] × [G, I, r] × [G, r, O]. Each token meets its own adapter's matrices only; against one
-product with all of them below each other and a mask this is a G-th of the work, and nothing of a row's sum depends on
-which other adapters are there. `Groups` and `product` are the one place that knows.
-"""
+"""The adapters of one model: their files read and checked, and which of them the next forward's tokens want."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,138 +13,12 @@ from torch import nn
 
 from truetune.engines import adapter, family
 from truetune.engines.decoder import Prepared
-from truetune.engines.torch import dora, factors, files, fronts, lora, slots, swapped
+from truetune.engines.torch import dora, factors, files, fronts, lora, swapped
+from truetune.engines.torch.routed import KEPT, Pair, Routing, Segment, StackedLinear
 
 RANKS = 16
 """Sums over ranks are made over a multiple of so many: then further ranks of zeros, which stand there for the sake of
 other adapters, change no bit. Measured on one kind of CPU."""
-
-KEPT = 2
-"""Sets of adapters that stand ready: those of running answers, and those of the prompts that are read between them."""
-
-Pair = tuple[torch.Tensor, torch.Tensor]
-"""One adapter's part of one layer: A [r, I], and scale · Bᵀ [r, O]; of DoRA, times what its rows are stretched by."""
-
-
-@dataclass(frozen=True)
-class Groups:
-    """A forward's tokens by adapter."""
-
-    places: torch.Tensor
-    """int64 [G · M]: the token at each place; where none is left for a group, any."""
-    tokens: torch.Tensor
-    """int64 [n]: the tokens that have an adapter."""
-    back: torch.Tensor
-    """int64 [n]: their places."""
-
-
-def grouped(tokens: torch.Tensor, count: int) -> Groups:
-    """tokens int64 [N]: the adapter of each, below `count`; negative for none."""
-    order = torch.argsort(tokens, stable=True)
-    order = order[tokens[order] >= 0]
-    owners = tokens[order]
-    sizes = torch.bincount(owners, minlength=count)
-    most = -(-int(sizes.max()) // slots.ROUND) * slots.ROUND
-    first = sizes.cumsum(0) - sizes
-    back = owners * most + torch.arange(len(order)) - first[owners]
-    places = torch.zeros(count * most, dtype=torch.int64)
-    places[back] = order
-    return Groups(places, order, back)
-
-
-class Routing:
-    """Which adapter each token of the running forward wants; shared by all layers."""
-
-    def __init__(self) -> None:
-        self.names: tuple[str, ...] = ()
-        self.tokens: torch.Tensor | None = None
-        """int64 [N]: index into `names`, −1 for the base; None where all tokens want the same."""
-        self.groups: Groups | None = None
-
-    def set(self, names: tuple[str, ...], tokens: torch.Tensor | None, device: torch.device | None = None) -> None:
-        self.names, self.tokens, self.groups = names, tokens, None
-        if tokens is not None:
-            found = grouped(tokens, len(names))
-            self.groups = Groups(*(part.to(device) for part in (found.places, found.tokens, found.back)))
-            self.tokens = tokens.to(device)
-
-
-class StackedLinear(nn.Module):
-    """A linear layer (`nn.Linear` or `Conv1D`) and the adapters that change it."""
-
-    def __init__(self, base: nn.Module, routing: Routing) -> None:
-        super().__init__()
-        self.base, self.routing, self.bias = base, routing, base.bias
-        self.pairs: dict[str, Pair] = {}
-        self.gains: dict[str, torch.Tensor] = {}
-        """Of DoRA, [O]: what the base's outputs are multiplied with."""
-        self.joined: dict[tuple[str, ...], Pair] = {}
-        """Adapters whose matrices stand one behind the other: the `KEPT` sets that were wanted last."""
-
-    def put(self, name: str, pair: Pair | None, gain: torch.Tensor | None = None) -> None:
-        """Set or forget an adapter's part."""
-        self.joined = {names: pair for names, pair in self.joined.items() if name not in names}
-        self.pairs.pop(name, None)
-        self.gains.pop(name, None)
-        if pair is not None:
-            self.pairs[name] = pair
-        if gain is not None:
-            self.gains[name] = gain
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.base(x)
-        names = self.routing.names
-        if not names or self.pairs.keys().isdisjoint(names):
-            return y
-        flat = x.reshape(-1, x.shape[-1])
-        return product(flat, self.stretched(y.view(len(flat), -1)), self.join(names), self.routing.groups).view(y.shape)
-
-    def stretched(self, y: torch.Tensor) -> torch.Tensor:
-        """The base's outputs y [N, O], each as long as its token's adapter has them."""
-        names = self.routing.names
-        if self.gains.keys().isdisjoint(names):
-            return y
-        bias = 0 if self.bias is None else self.bias
-        if self.routing.tokens is None:
-            return (y - bias) * self.gains[names[0]] + bias
-        ones = torch.ones_like(next(iter(self.gains.values())))
-        gains = torch.stack([*(self.gains.get(name, ones) for name in names), ones])
-        return (y - bias) * gains[self.routing.tokens] + bias  # −1, the base, is the last one
-
-    def join(self, names: tuple[str, ...]) -> Pair:
-        """The matrices of the active adapters, one behind the other, [G, r, I] and [G, r, O]; those of lower rank, or
-        that leave this layer alone, are filled up with zeros. Of a single adapter its own."""
-        if self.routing.groups is None:
-            return self.pairs[names[0]]
-        found = self.joined.pop(names, None)
-        if found is None:
-            parts = [self.pairs.get(name) for name in names]
-            here = [part for part in parts if part is not None]
-            found = stack(parts, here, 0), stack(parts, here, 1)
-        self.joined[names] = found
-        while len(self.joined) > KEPT:
-            del self.joined[next(iter(self.joined))]
-        return found
-
-
-def stack(parts: Sequence[Pair | None], here: Sequence[Pair], side: int) -> torch.Tensor:
-    """One of the two matrices of each, [G, most ranks, D]."""
-    rank = max(len(pair[side]) for pair in here)
-    found = here[0][side].new_zeros(len(parts), rank, here[0][side].shape[1])
-    for place, pair in zip(found, parts, strict=True):
-        if pair is not None:
-            place[: len(pair[side])] = pair[side]
-    return found
-
-
-def product(x: torch.Tensor, y: torch.Tensor, pair: Pair, groups: Groups | None) -> torch.Tensor:
-    """y + x Aᵀ B, into y, with each token's own A and B. x [N, I], y [N, O]; A [G, r, I], B [G, r, O], or without
-    groups [r, I] and [r, O]."""
-    if groups is None:  # in the same way, so that a row has the same bits among others
-        return y.add_(torch.bmm(torch.bmm(x[None], pair[0].t()[None]), pair[1][None])[0])
-    sorted_ = x.index_select(0, groups.places).view(len(pair[0]), -1, x.shape[1])
-    changes = torch.bmm(torch.bmm(sorted_, pair[0].transpose(1, 2)), pair[1]).view(-1, y.shape[1])
-    return y.index_add_(0, groups.tokens, changes.index_select(0, groups.back))
 
 
 class Adapters:
@@ -224,7 +93,7 @@ class Adapters:
 
     def forget(self, name: str) -> None:
         if name in self.routing.names:
-            self.routing.set((), None)
+            self.routing.set()
         self.standing = [names for names in self.standing if name not in names]
         self.fronts.pop(name, None)
         self.swapped.forget(name)
@@ -245,31 +114,46 @@ class Adapters:
         """Whether rows of this adapter cannot be computed together with others."""
         return name in self.swapped.parts
 
-    def route(self, wanted: Sequence[str | None], counts: Sequence[int], total: int) -> None:
-        """The next forward holds `counts[i]` tokens for the adapter `wanted[i]`, and padding up to `total`."""
+    def route(self, wanted: Sequence[str | None], counts: Sequence[int], total: int, *, steps: bool = False) -> None:
+        """The next forward holds `counts[i]` tokens for the adapter `wanted[i]`, and padding up to `total`. `steps`:
+        single tokens of answers that go on; else texts that are read."""
         active = {name for name in wanted if name is not None}
         if len({*wanted}) > 1 and any(map(self.alone, active)):
             raise ValueError("an adapter that replaces parts of the model is computed by itself")
         self.swapped.set(next(iter(active), None))
         if not active:
-            return self.routing.set((), None)
+            return self.routing.set()
+        apart = not steps and self.model.device.type == "cpu"
+        segments = cut(wanted, counts) if apart else ()
         if len(active) == 1 and None not in wanted:
-            return self.routing.set((*active,), None)
-        names = self.stack(active)
+            return self.routing.set((*active,), None, segments)
+        names = self.own(active) if apart else self.stack(active)
         index = torch.full((total,), -1)
         place = {name: at for at, name in enumerate(names)}
         each = torch.tensor([-1 if name is None else place[name] for name in wanted])
         index[: sum(counts)] = torch.repeat_interleave(each, torch.tensor(counts))
-        return self.routing.set(names, index, self.model.device)
+        return self.routing.set(names, index, segments, self.model.device)
+
+    def own(self, active: set[str]) -> tuple[str, ...]:
+        return tuple(name for name in self.names if name in active)
 
     def stack(self, active: set[str]) -> tuple[str, ...]:
         """The adapters that are multiplied. A set that stands is taken while at least half of it is in use: joining
         copies matrices, and rows come and go all the time."""
-        own = tuple(name for name in self.names if name in active)
         fitting = (names for names in self.standing if active <= set(names) and len(names) <= 2 * len(active))
-        found = next(fitting, own)
+        found = next(fitting, None) or self.own(active)
         self.standing = [found, *(names for names in self.standing if names != found)][:KEPT]
         return found
+
+
+def cut(wanted: Sequence[str | None], counts: Sequence[int]) -> list[Segment]:
+    """Where the texts of a forward stand that want an adapter."""
+    ends = itertools.accumulate(counts)
+    return [
+        Segment(name, end - count, end)
+        for name, count, end in zip(wanted, counts, ends, strict=True)
+        if name is not None
+    ]
 
 
 Change = tuple[Pair, torch.Tensor | None]
