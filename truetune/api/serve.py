@@ -40,8 +40,8 @@ def serve(
 ) -> dict[str, Any]:
     """Serve adapters of one base, or a model, by OpenAI's protocol, until SIGTERM or Ctrl-C; then {url, totals}.
 
-    names    registered adapters (`support`, `support@3`, `support@production`), runs, folders, a hub id; or a GGUF file, and
-             those of adapters for it
+    names    registered adapters (`support`, `support@3`, `support@production`), runs, folders, a hub id; or a GGUF
+             file, and those of adapters for it
     host     where to listen; any but this machine alone needs a key (`server.api_key`, TRUETUNE_API_KEY)
     port     0 = one that is free
     slots, queue, timeout   answers written together, requests that wait (beyond: 429), seconds of an answer
@@ -54,21 +54,14 @@ def serve(
     Raises UsageError and InputError for the names, `serve.key`, `serve.host`; ResourceError `serve.port`,
     `serve.not_installed`; Forced.
     """
-    from truetune.config.secrets import secret
+    from truetune.serve.place import listen, own
 
     wanted.device(device)
-    key = secret("server.api_key", Path())
+    key = _key(host)
     running, opening, app, guard = _modules()
     files = _files(names)
     found = [] if files else [_wanted(name) for name in names] or [_wanted("last")]
-    if not own(host) and key is None:
-        raise UsageError(
-            "a server that others can reach needs a key",
-            code="serve.key",
-            where="--host",
-            hint="Set TRUETUNE_API_KEY, or `server: {api_key: …}` in passwords.yml; or leave --host out.",
-        )
-    place = running.listen(host, port)
+    place = listen(host, port)
     try:
         room = opening.Room(slots=slots, queue=queue, timeout=timeout)
         allowed = [Path("runs"), *map(Path, folders)]
