@@ -152,13 +152,15 @@ def crowd(seconds: int, folder: Path) -> Json:
 
 def stops(count: int, folder: Path) -> Json:
     ends: Counter[str] = Counter()
-    beyond, wrong = list[float](), list[str]()
+    told, gone, wrong = list[float](), list[float](), list[str]()
     for seed in range(count):
         found, bad = stopped(folder / str(seed), seed)
         ends.update(found["ends"])
-        beyond.append(found["beyond_grace"])
+        told.append(1000 * found["until_all_are_told"])
+        gone.append(1000 * found["until_it_is_gone"])
         wrong += bad
-    return {"stops": count, "requests": dict(ends), "longest_beyond_grace_s": round(max(beyond), 2), "wrong": wrong}
+    beyond = {"until_all_are_told_ms": spread(told), "until_it_is_gone_ms": spread(gone)}
+    return {"stops": count, "requests": dict(ends), "beyond_the_grace": beyond, "wrong": wrong}
 
 
 def giants(count: int, folder: Path) -> Json:

@@ -153,10 +153,11 @@ def stopped(folder: Path, seed: int) -> tuple[Json, list[str]]:
         ending.set()
         server.popen.terminate()
         began = time.monotonic()
-        said, _ = server.popen.communicate(timeout=LIMIT)
-        seconds = time.monotonic() - began
         for thread in threads:
             thread.join(LIMIT)
+        heard = time.monotonic() - began
+        said, _ = server.popen.communicate(timeout=LIMIT)
+        seconds = time.monotonic() - began
         errors = server.errors.read_text()
     ends = Counter(told)
     wrong = [f"{end}, {count} times" for end, count in ends.items() if end not in GOOD]
@@ -165,7 +166,11 @@ def stopped(folder: Path, seed: int) -> tuple[Json, list[str]]:
     else:
         taken, answered = json.loads(said)["totals"].get("requests", 0), ends["whole"] + ends["cut"]
         wrong += [f"{taken} requests were taken on, and {answered} answered"] if taken != answered else []
-    found = {"ends": dict(ends), "seconds": seconds, "beyond_grace": max(0.0, seconds - grace)}
+    found = {
+        "ends": dict(ends),
+        "until_all_are_told": max(0.0, heard - grace),
+        "until_it_is_gone": max(0.0, seconds - grace),
+    }
     return found, [f"seed {seed}, grace {grace}: {each}" for each in wrong]
 
 
