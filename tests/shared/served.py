@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,7 @@ def live(
     *,
     adapters: int = 0,
     wanted: Sequence[Wanted] = (),
+    opener: Callable[[], Service] | None = None,
     key: str | None = None,
     room: Room | None = None,
     grace: float = 5.0,
@@ -72,9 +73,8 @@ def live(
         return find_subject(str(place))
 
     place = listen("127.0.0.1", 0)
-    service, _ = opening.opened(
-        wanted or own or [Wanted((), find_subject("starter"))], look, device="cpu", room=room or Room()
-    )
+    named = wanted or own or [Wanted((), find_subject("starter"))]
+    service = opener() if opener else opening.opened(named, look, device="cpu", room=room or Room())[0]
     digest = guard.hashed(key) if key else None
     ready = threading.Event()
     application = app.application(service, guard.Rules(place.port, digest=digest, **(rules or {})))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from truetune.engines import adapter
 from truetune.engines.base import OutOfMemory
@@ -34,10 +35,9 @@ class Version:
 
 
 def digest(folder: Path) -> str:
-    """sha256 over an adapter's two files."""
+    """sha256 over an adapter's two files, or its only one."""
     found = hashlib.sha256()
-    for name in (adapter.CONFIG, adapter.WEIGHTS):
-        path = folder / name
+    for path in (folder, folder / adapter.CONFIG, folder / adapter.WEIGHTS):
         if path.is_file():
             with path.open("rb") as file:
                 found.update(hashlib.file_digest(file, "sha256").digest())
@@ -45,13 +45,15 @@ def digest(folder: Path) -> str:
 
 
 class Shelf:
-    """The versions of one decoder. `read` is for any thread, the rest for the decoder's."""
+    """The versions of one decoder. `read` and `keep` are for any thread, the rest for the decoder's."""
 
     def __init__(self, decoder: Decoder, limits: Limits, stir: Callable[[], None]) -> None:
         self.decoder, self.limits, self.stir = decoder, limits, stir
         self.versions: dict[str, Version] = {}
         self.host: OrderedDict[str, Prepared] = OrderedDict()
         self.device: OrderedDict[str, None] = OrderedDict()
+        self.lock = Lock()
+        """Of what is in memory."""
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="adapters")
 
     def read(self, folder: Path) -> tuple[str, Prepared]:
@@ -63,17 +65,18 @@ class Shelf:
         return before, found
 
     def keep(self, name: str, folder: Path, found: Prepared) -> Version:
-        """A version that was read; it is made ready where there is room."""
+        """A version that was read. Whoever calls has `changed`, and says what it is held for before letting go."""
         version = self.versions.setdefault(name, Version(name, folder, found.mixed))
         version.folder = folder
         self.hold(name, found)
         return version
 
     def hold(self, name: str, found: Prepared) -> None:
-        self.host[name] = found
-        self.host.move_to_end(name)
-        while len(self.host) > self.limits.on_host:
-            self.host.popitem(last=False)
+        with self.lock:
+            self.host[name] = found
+            self.host.move_to_end(name)
+            while len(self.host) > self.limits.on_host:
+                self.host.popitem(last=False)
 
     def ready(self, version: Version, used: Collection[str]) -> bool:
         """Have a version on the device; the longest unused one makes room, never one that is `used` by a row. False
@@ -143,7 +146,8 @@ class Shelf:
         """Forget the versions that nothing holds."""
         for name in [name for name, version in self.versions.items() if not version.uses and name not in used]:
             del self.versions[name]
-            self.host.pop(name, None)
+            with self.lock:
+                self.host.pop(name, None)
             if name in self.device:
                 self.take_off(name)
 
