@@ -37,6 +37,10 @@ def serve(
     folders: Sequence[str | Path] = (),
     log: bool = False,
     ready: Ready = unheard,
+    engine: str = "own",
+    replicas: int | None = None,
+    cluster: str | None = None,
+    open_ray: bool = False,
 ) -> dict[str, Any]:
     """Serve adapters of one base, or a model, by OpenAI's protocol, until SIGTERM or Ctrl-C; then {url, totals}.
 
@@ -50,6 +54,9 @@ def serve(
     folders  folders below which adapters may be loaded from while it runs, beside ./runs and registered ones
     log      whether every request is written to stderr
     ready    is told {url, models, writes, sorts, alone, key, wide, warnings} when requests are taken
+    engine   `own`: this process; `ray`: replicas of it on Ray, behind one address; `vllm`: vLLM's server with our names
+    replicas, cluster, open_ray   of Ray: how many (2), the address of a cluster that runs (else one of our own, on this
+             machine), and whether our own may listen to others, where it cannot be kept from it
 
     Raises UsageError and InputError for the names, `serve.key`, `serve.host`; ResourceError `serve.port`,
     `serve.not_installed`; Forced.
@@ -57,6 +64,29 @@ def serve(
     from truetune.serve.place import listen, own
 
     wanted.device(device)
+    if engine != "own" or replicas or cluster or open_ray:
+        from truetune.api import outgrown
+
+        return outgrown.serve(
+            names,
+            outgrown.Settings(
+                engine,
+                host,
+                port,
+                ready,
+                slots,
+                grace,
+                device,
+                queue,
+                timeout,
+                hosts,
+                folders,
+                log,
+                replicas,
+                cluster,
+                open_ray,
+            ),
+        )
     key = _key(host)
     running, opening, app, guard = _modules()
     files = _files(names)

@@ -22,6 +22,18 @@ from truetune.cli.common import Output
 @click.option("--grace", type=click.FloatRange(0), default=30, show_default=True, help="Seconds for the last answers.")
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Another name that it is reached under.")
 @click.option("--allow", "folders", multiple=True, metavar="FOLDER", help="Adapters below it may be loaded live.")
+@click.option(
+    "--engine",
+    type=click.Choice(["own", "ray", "vllm"]),
+    default="own",
+    show_default=True,
+    help="This process, replicas of it on Ray, or vLLM's server.",
+)
+@click.option("--replicas", type=click.IntRange(1, 256), help="With --engine ray: how many.  [default: 2]")
+@click.option(
+    "--cluster", metavar="ADDRESS", help="With --engine ray: a Ray cluster that runs, instead of one of its own."
+)
+@click.option("--open-ray", is_flag=True, help="With --engine ray: although Ray then listens to other machines, too.")
 @common.device
 @common.options
 def command(out: Output, names: tuple[str, ...], device: str | None, **options: Any) -> None:
@@ -40,7 +52,8 @@ def command(out: Output, names: tuple[str, ...], device: str | None, **options: 
     )
     out.document(ended)
     count = ended["totals"].get("requests", 0)
-    out.note(f"ended after {count:,} request{'' if count == 1 else 's'}")
+    told = f" after {count:,} request{'' if count == 1 else 's'}"
+    out.note("ended" if options["engine"] == "vllm" else f"ended{told}")
 
 
 def greet(out: Output, facts: dict[str, Any]) -> None:
@@ -52,6 +65,8 @@ def greet(out: Output, facts: dict[str, Any]) -> None:
     show = out.note if out.json else out.print
     show(f"{facts['url']}/v1", style="bold")
     show(f"models: {', '.join(facts['models'])}")
+    if "replicas" in facts:
+        show(f"replicas: {facts['replicas']}")
     if facts["alone"]:
         show(f"computed alone, not together with others: {', '.join(facts['alone'])}")
     show(curl(facts))

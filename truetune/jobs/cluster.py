@@ -140,7 +140,9 @@ def running(address: str | None, log: bool) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(**settings, log_to_driver=log, logging_level=level)
+        logging.getLogger("ray.serve").setLevel(level)
         serve.start(proxy_location="Disabled", logging_config={"log_level": logging.getLevelName(level)})
+        logging.getLogger("ray.serve").setLevel(level)
         yield
     except (ConnectionError, ValueError) as error:
         if not address:

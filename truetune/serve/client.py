@@ -43,6 +43,18 @@ def post(server: str, path: str, body: dict[str, Any], key: Secret | None) -> st
     return text
 
 
+def healthy(server: str) -> bool:
+    """Whether a server on this machine takes requests."""
+    connection = connected(server, None)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def connected(server: str, key: Secret | None) -> http.client.HTTPConnection:
     """A key goes to this machine, or by https."""
     found = SERVER.fullmatch(server)

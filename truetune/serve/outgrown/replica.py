@@ -8,15 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from truetune import errors
-from truetune.errors import TrueTuneError
+from truetune.errors import CheckFailed, InputError, ResourceError, TrueTuneError, UsageError
 from truetune.serve import app, opening
 from truetune.serve.opening import Room, Wanted
 from truetune.serve.outgrown.peer import BEHIND, Call, Json, Message
 from truetune.serve.outgrown.pin import unpinned
 from truetune.serve.refusals import Refusal
-
-LAST = "http.response.body"
 
 
 @dataclass(frozen=True)
@@ -45,15 +42,16 @@ class Replica:
         self.table = {name: pin for names, pin in order.wanted for name in names if self.service.names.find(name)}
 
     def facts(self) -> Json:
-        """What is served, as `api.serve` tells it; or {failed}."""
+        """What is served, as `api.serve` tells it, and {warning, table}; or {failed}."""
         if self.failed is not None:
             return {"failed": self.failed}
-        return self.service.facts() | {"warning": self.warning}
+        return self.service.facts() | {"warning": self.warning, "table": self.table}
 
-    def alive(self) -> bool:
-        """Whether the thread that decodes is still there."""
+    def check_health(self) -> None:
+        """Asked by Ray Serve, which starts a replica again that raises. RuntimeError where nothing decodes any more."""
         loop = getattr(None if self.failed else self.service.scheduler, "loop", None)
-        return loop is None or bool(loop.thread.is_alive())
+        if loop is not None and not loop.thread.is_alive():
+            raise RuntimeError("the decoder's thread has ended")
 
     async def ask(self, call: Call, revision: int) -> AsyncGenerator[list[Message]]:
         if self.revision < revision:
@@ -150,12 +148,29 @@ def written(error: TrueTuneError) -> Json:
     return {"kind": type(error).__name__, **about}
 
 
-def raised(failed: Sequence[Json | None]) -> None:
-    """Raise the first of the errors that replicas have told."""
-    for each in failed:
-        if each is not None:
-            kind, about = each["kind"], {key: each[key] for key in ("code", "where", "hint")}
-            found = (
-                getattr(errors, kind) if kind in ("CheckFailed", "UsageError", "InputError", "ResourceError") else None
-            )
-            raise (found or TrueTuneError)(each["message"], **about)
+def agreed(facts: Sequence[Json]) -> tuple[Json, dict[str, str]]:
+    """What all replicas serve, with every warning of theirs once, and name -> pin of what can be unloaded.
+
+    Raises the error that opening one of them has raised, ResourceError `serve.replica_start` where they differ.
+    """
+    for each in facts:
+        if "failed" in each:
+            raise read(each["failed"])
+    first, table = dict(facts[0]), facts[0]["table"]
+    if any((each["models"], each["table"]) != (first["models"], table) for each in facts):
+        raise ResourceError(
+            "the replicas serve different models",
+            code="serve.replica_start",
+            where="--engine ray",
+            hint="Every machine must see the same files under the same paths.",
+        )
+    warnings = dict.fromkeys(each["warning"] for each in facts if each["warning"])
+    kept = {name: value for name, value in first.items() if name not in ("table", "warning")}
+    return kept | {"warnings": [*warnings]}, table
+
+
+def read(failed: Json) -> TrueTuneError:
+    """The error that `written` has made plain."""
+    kinds = {kind.__name__: kind for kind in (CheckFailed, InputError, ResourceError, UsageError)}
+    about = {key: failed[key] for key in ("code", "where", "hint")}
+    return kinds.get(failed["kind"], TrueTuneError)(failed["message"], **about)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from truetune.serve.outgrown.peer import Json, Peer
@@ -114,13 +113,6 @@ class Sides:
         if refused is None:
             side.revision = self.revision
         return True, refused
-
-    async def close(self) -> None:
-        tasks = [side.returning for side in self.all if side.returning]
-        for task in tasks:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def nobody() -> Refusal:
