@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+SECRETS = ("HF_TOKEN", "TRUETUNE_API_KEY")
 
 
 def home() -> Path:
@@ -39,3 +42,9 @@ def settle(name: str, value: str) -> None:
 def variable(name: str) -> str | None:
     """An environment variable for secrets (`HF_TOKEN`, `TRUETUNE_API_KEY`) and editors; empty counts as unset."""
     return os.environ.get(name) or None
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a program of another make: ours without our secrets, and what it is told besides."""
+    kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    return kept | dict(more)
