@@ -102,6 +102,8 @@ class Prepared:
     """Whether its rows are computed together with others'."""
     parts: Any
     """The engine's own."""
+    sure: bool = False
+    """Whether putting it cannot fail: all of it was checked, and it has the memory that it needs."""
 
 
 class Constraint(Protocol):
@@ -161,6 +163,12 @@ class Decoder(Protocol):
     def fork(self, slot: int, sampling: Sampling, constraint: Constraint | None = None) -> int:
         """Another answer to the prompt in a slot, which is read once for both. Raises `Full`; ValueError where the
         first one has begun."""
+        ...
+
+    def begin(self, most: int) -> list[Token]:
+        """Read about `most` tokens of new prompts; the first tokens of those that are read to their end. The next
+        `decode` reads no more then. For a scheduler that tells them at once, before the others' step; an engine that
+        reads in `decode` alone gives none."""
         ...
 
     def decode(self, most: int = 0) -> list[Token]:

@@ -140,5 +140,9 @@ class Rows:
     def release(self, slot: int) -> None:
         raise NotImplementedError
 
+    def begin(self, most: int) -> list[Token]:
+        """All is read in `decode`."""
+        return []
+
     def spare(self) -> None:
         """Nothing is kept that is not needed."""

@@ -99,7 +99,7 @@ class Silent:
     def grammar(self, schema: Any) -> NoReturn:
         raise silent()
 
-    def unload(self, name: str) -> None:
+    def unload(self, name: str, *, wait: bool = True) -> None:
         """There is none."""
 
     def stats(self) -> Json:

@@ -37,6 +37,8 @@ class Loop:
         self.stirred = False
         self.waiting: deque[Job] = deque()
         self.tasks: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self.unswept = False
+        """Whether there may be versions that nothing holds any more."""
         self.until: float | None = None
         """When to end; None while requests are taken."""
         self.over = False
@@ -62,14 +64,18 @@ class Loop:
     def call(self, task: Callable[[], T]) -> T:
         """Run something between two steps, and wait for it. Raises what it raises, and Closing."""
         found: list[T] = []
+        self.later(lambda: found.append(task())).result()
+        return found[0]
+
+    def later(self, task: Callable[[], None]) -> Future[None]:
+        """Run something between two steps. Raises Closing."""
         done: Future[None] = Future()
         with self.changed:
             if self.over:
                 raise Closing
-            self.tasks.append((lambda: found.append(task()), done))
+            self.tasks.append((task, done))
             self.stir()
-        done.result()
-        return found[0]
+        return done
 
     # The thread
 
@@ -109,6 +115,9 @@ class Loop:
         return None if first == float("inf") else max(0.0, first - time.monotonic())
 
     def work(self) -> None:
+        if self.unswept:
+            self.unswept = False
+            self.sweep()
         for task, done in self.taken():
             try:
                 task()
@@ -209,7 +218,10 @@ class Loop:
     # Steps
 
     def step(self) -> None:
+        """New requests hear their first token before the step of those that go on: they have waited for one already."""
         try:
+            for token in self.decoder.begin(self.limits.chunk):
+                self.say(token)
             tokens = self.decoder.decode(self.limits.chunk)
         except OutOfMemory:
             self.lighten()

@@ -105,48 +105,58 @@ class Scheduler:
         that were asked for before go on with the one they began with. The caller's thread reads the files.
 
         Raises what `Decoder.read` raises, InputError `adapter.changed`, ResourceError `memory.adapter`, UsageError
-        `generation.limit` beyond `Limits.names`, Closing.
+        `generation.limit` beyond `Limits.names`, Closing. Where nothing can fail any more it does not wait for the
+        running step, after which the adapter is ready.
         """
         start = time.monotonic()
         full = name not in self.names and len(self.names) >= self.limits.names
         refuse_beyond(full, f"more than {self.limits.names} adapters", "Unload one first.")
         digest, found = self.loop.shelf.read(folder)
 
-        def point() -> Version:
-            with self.loop.changed:
-                version = self.loop.shelf.keep(digest, folder, found)
-                version.uses += 1
+        with self.loop.changed:
+            if self.loop.over:
+                raise Closing
+            version = self.loop.shelf.keep(digest, folder, found)
+            version.uses += 1
+        if found.sure:
+            self.loop.later(lambda: self.ready(version))
+        else:
             try:
-                self.loop.shelf.ready(version, self.loop.used())
+                self.loop.call(lambda: self.ready(version))
             except BaseException:
                 self.let_go(version)
                 raise
-            with self.loop.changed:
-                before = self.names.get(name)
-                self.names[name] = Named(version, tokenizer or self.tokenizer)
-            if before:
-                self.let_go(before.version)
-            return version
-
-        version = self.loop.call(point)
+        with self.loop.changed:
+            before = self.names.get(name)
+            self.names[name] = Named(version, tokenizer or self.tokenizer)
+        if before:
+            self.let_go(before.version)
         return Loaded(name, digest, version.mixed, time.monotonic() - start)
 
-    def unload(self, name: str) -> None:
-        """Forget a name; answers that were asked for before end as they would. Raises Unknown, Closing."""
+    def ready(self, version: Version) -> None:
+        """In the decoder's thread: have a version on the device, where it has not been forgotten meanwhile."""
+        if self.loop.shelf.versions.get(version.digest) is version:
+            self.loop.shelf.ready(version, self.loop.used())
 
-        def forget() -> None:
-            with self.loop.changed:
-                named = self.names.pop(name, None)
-            if named is None:
-                raise Unknown(name)
-            self.let_go(named.version)
-
-        self.loop.call(forget)
+    def unload(self, name: str, *, wait: bool = True) -> None:
+        """Forget a name; answers that were asked for before end as they would. `wait` until what nothing holds any more
+        is gone. Raises Unknown, Closing."""
+        with self.loop.changed:
+            if self.loop.over:
+                raise Closing
+            named = self.names.pop(name, None)
+        if named is None:
+            raise Unknown(name)
+        self.let_go(named.version)
+        if wait:
+            self.loop.call(lambda: None)
 
     def let_go(self, version: Version) -> None:
+        """One that holds it less; what nothing holds is forgotten before the next step."""
         with self.loop.changed:
             version.uses -= 1
-        self.loop.sweep()
+            self.loop.unswept = True
+            self.loop.stir()
 
     def grammar(self, schema: Mapping[str, Any]) -> Schema:
         """Compile a JSON schema for `Request.grammar`; not in an event loop, for it may take a second.

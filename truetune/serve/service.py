@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from truetune.engines.decoder import Scored
@@ -191,7 +192,7 @@ class Service:
             served = await self.work(self.opened, name, address)
             before = self.names.point(served)
             if before is not None:
-                await self.forget(before)
+                await self.forget(before, wait=False)
             return served
 
     def opened(self, name: str, address: str) -> Served:
@@ -217,9 +218,9 @@ class Service:
                 raise Refusal(400, f"'{name}' is the base model.", code="base_model", param="lora_name")
             await self.forget(self.names.drop(name))
 
-    async def forget(self, served: Served) -> None:
+    async def forget(self, served: Served, *, wait: bool = True) -> None:
         if served.key:
-            await self.work(self.scheduler.unload, served.key)
+            await self.work(partial(self.scheduler.unload, served.key, wait=wait))
 
     def close(self, grace: float) -> None:
         """Let what runs come to its end for so many seconds. For any thread."""

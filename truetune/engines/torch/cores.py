@@ -132,14 +132,25 @@ class Batched:
         """Give every row its logits; with `most`, rows whose prompts are not yet read to their end go without, and one
         forward reads about so many of their tokens. A row that has logits keeps them, so that a failed forward can be
         repeated."""
+        self.go_on()
+        self.read_on(most)
+
+    def go_on(self) -> None:
+        """The next step of every row whose prompt has been read."""
         steps = [row for row in self.places if row.begun and row.unread]
         for rows in self.groups(steps):
             self.step(rows)
-        while prompts := sorted((row for row in self.places if row.unread), key=lambda row: row.turn):
+
+    def read_on(self, most: int = 0) -> bool:
+        """All prompts, or with `most` about so many tokens of them; whether there were any."""
+        found = False
+        while prompts := sorted((row for row in self.places if row.unread and not row.begun), key=order):
+            found = True
             self.turn += 1
             self.read(self.groups(prompts)[0], most or max(CHUNK, self.chunk))
             if most:
                 break
+        return found
 
     def groups(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Rows that can be computed together: all, but for those of adapters that replace parts of the model."""
@@ -221,6 +232,11 @@ class Batched:
         return output.last_hidden_state[0]
 
 
+def order(row: Row) -> int:
+    """Who waits longest is next."""
+    return row.turn
+
+
 def before(adapters: Adapters | None, name: str | None) -> fronts.Front | None:
     """What stands before the rows of an adapter, if anything."""
     return adapters.front(name) if adapters else None
@@ -265,14 +281,25 @@ class Alone:
 
     def forward(self, most: int = 0) -> None:
         """As `Batched.forward`."""
+        self.go_on()
+        self.read_on(most)
+
+    def go_on(self) -> None:
+        """As `Batched.go_on`."""
         for row in self.rows:
             if row.begun and row.unread:
                 self.read(row)
-        while prompts := [row for row in self.rows if row.unread]:
+
+    def read_on(self, most: int = 0) -> bool:
+        """As `Batched.read_on`."""
+        found = False
+        while prompts := [row for row in self.rows if row.unread and not row.begun]:
+            found = True
             self.turn += 1
-            self.read(min(prompts, key=lambda row: row.turn))
+            self.read(min(prompts, key=order))
             if most:
                 break
+        return found
 
     def read(self, row: Row) -> None:
         """One more part of a row."""

@@ -39,6 +39,8 @@ class TorchDecoder(Rows):
         self.context = int(getattr(self.model.config, "max_position_embeddings", None) or 2048)
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         self.admitted: dict[int, Admitted] = {}
+        self.ahead = False
+        """Whether prompts were read since the last step."""
 
     def put(self, name: str, found: Prepared) -> None:
         with computing():
@@ -76,9 +78,23 @@ class TorchDecoder(Rows):
         generator = torch.Generator().manual_seed(sampling.seed)
         return Admitted(row, adapter, sampling, generator, constraint, Said(prompt), cached)
 
+    def begin(self, most: int) -> list[Token]:
+        with computing():
+            found = self.core.read_on(most)
+        self.ahead = self.ahead or found
+        return self.told() if found else []
+
     def decode(self, most: int = 0) -> list[Token]:
         with computing():
-            self.core.forward(most)
+            self.core.go_on()
+            if not (most and self.ahead):
+                self.core.read_on(most)
+        self.ahead = False
+        return self.told()
+
+    def told(self) -> list[Token]:
+        """The next token of each row whose logits are there."""
+        with computing():
             for slot in self.shared():
                 self.admitted[slot].row = self.core.copy(self.admitted[slot].row)
             going = [(slot, one) for slot, one in sorted(self.admitted.items()) if not one.row.unread]

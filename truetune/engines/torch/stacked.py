@@ -43,7 +43,8 @@ class Adapters:
         if body["peft_type"] == "LORA":
             body, found = family.read(folder, tensors)
             ready = None if found.dora or found.alone else plain(folder, body, found, tensors, self.model, self.linears)
-            return Prepared(not found.alone, Parts(folder, body, {} if ready else tensors, found, ready))
+            sure = ready is not None and self.model.device.type == "cpu"
+            return Prepared(not found.alone, Parts(folder, body, {} if ready else tensors, found, ready), sure)
         return Prepared(True, Parts(folder, body, tensors))
 
     def put(self, name: str, prepared: Prepared) -> None:
@@ -217,16 +218,22 @@ def read(
 
 
 def pair(name: str, tensors: dict[str, torch.Tensor], scale: float, dtype: torch.dtype) -> Pair:
-    """A and scale · Bᵀ of a layer."""
+    """A and scale · Bᵀ of a layer, in memory of their own: a file that is written over may show in its tensors."""
     A, B = (tensors[adapter.key(name, matrix)].float() for matrix in "AB")
-    return A.to(dtype), (B * scale).t().contiguous().to(dtype)
+    return filled(A.to(dtype, copy=True)), filled((B * scale).t().contiguous().to(dtype))
 
 
 def moved(change: Change, like: torch.Tensor) -> Change:
-    """On the model's device, with ranks of zeros up to a multiple of `RANKS`."""
+    """On the model's device, filled."""
     both, gain = change
-    A, B = (F.pad(one, (0, 0, 0, -len(one) % RANKS)).to(like.device) for one in both)
+    A, B = (filled(one).to(like.device) for one in both)
     return (A, B), gain if gain is None else gain.to(like.device)
+
+
+def filled(matrix: torch.Tensor) -> torch.Tensor:
+    """A matrix [r, D] with ranks of zeros up to a multiple of `RANKS`."""
+    missing = -len(matrix) % RANKS
+    return F.pad(matrix, (0, 0, 0, missing)) if missing else matrix
 
 
 def change(
