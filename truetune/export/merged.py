@@ -1,8 +1,8 @@
 """To a whole model: the adapter folded into its base, for all that loads a folder of safetensors.
 
 It is folded in float32 and compared as such: that must be what was trained. Then it is stored in the number type of its
-base, and what that rounds away is measured too, and bounded. An adapter of LoRA's family is folded tensor by tensor
-from the base's files into ones that are cut in the same way (`streamed`); PEFT folds the others in memory.
+base, and what that rounds away is measured too, and bounded. It is folded tensor by tensor from the base's files into
+ones that are cut in the same way (`streamed`); PEFT folds in memory what brings tokens that the base has no rows for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from truetune.export.peft import rows
 from truetune.export.run_transformers import Transformers
 from truetune.export.runtime import Options, Part, Runtime
 from truetune.export.sampled import Sampled
-from truetune.models import facts, gate, header, weights
+from truetune.models import facts, gate, header, packed, weights
 from truetune.runs import jsonfile
 
 QUANTS = ("f32", "f16", "bf16")
@@ -77,19 +77,23 @@ def write(origin: Origin, folder: Path, options: Options) -> None:
 def once(origin: Origin, folder: Path, options: Options) -> str | None:
     """As `write` and `reduce` after it, of what is folded file by file: straight into the number type of the base."""
     own, fold = STORED.get(facts.read(origin.side.model).dtype), plan(origin)
-    if fold is None or (options.quant and STORED.get(options.quant) != own):
+    if fold is None or own is None or (options.quant and STORED.get(options.quant) != own):
         write(origin, folder, options)
         return reduce(origin, folder, options)
     streamed.write(fold, folder)
     described(origin, folder)
-    named(folder, own or "float32")
+    named(folder, own)
     return own
 
 
 def described(origin: Origin, folder: Path) -> None:
-    """The base's config.json, and how it is asked."""
-    shutil.copyfile(origin.side.model / "config.json", folder / "config.json")
-    older(folder / "config.json")
+    """The base's config.json, which packs nothing, and how it is asked."""
+    path = folder / "config.json"
+    shutil.copyfile(origin.side.model / "config.json", path)
+    config = gate.parse(path)
+    if config.pop(packed.KEY, None):
+        path.write_bytes(jsonfile.dumps(config))
+    older(path)
     files.spoken(origin, folder)
 
 
@@ -107,7 +111,8 @@ def sampled(origin: Origin, folder: Path) -> Sampled | None:
 
 
 def whole(origin: Origin, folder: Path) -> None:
-    """Into an existing folder, all in float32 and by transformers' own names, folded in memory by PEFT."""
+    """Into an existing folder, all in float32 and by transformers' own names, folded in memory by PEFT. The gate has
+    asked whether there is room for that."""
     side = origin.side
     assert side.adapter is not None
     made = folded.folded(side.model, side.adapter, bits=side.bits, rows=rows(side.adapter))

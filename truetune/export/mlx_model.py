@@ -15,10 +15,13 @@ from mlx_lm.convert import convert
 
 from truetune.errors import UsageError
 from truetune.export import files, merged, mlx
+from truetune.export.merged import plan
 from truetune.export.origin import MLX_LM, Origin
 from truetune.export.run_mlx import MlxLm
 from truetune.export.runtime import Options, Part, Runtime
 from truetune.models import facts
+
+__all__ = ["QUANTS", "check", "parts", "plan", "reduce", "runtime", "usage", "write"]
 
 QUANTS = ("4bit", "8bit", "bf16", "f16", "f32")
 BITS = {"4bit": 4, "8bit": 8}
@@ -61,7 +64,7 @@ def group(origin: Origin) -> int:
 def write(origin: Origin, folder: Path, options: Options) -> None:
     """The whole model in float32, or as its base stores it where there is no adapter to fold."""
     if origin.side.adapter:
-        merged.whole(origin, folder)
+        merged.write(origin, folder, Options("f32"))
     else:
         files.model(origin.side.model, folder)
         files.spoken(origin, folder)

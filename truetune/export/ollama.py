@@ -15,7 +15,7 @@ from truetune.errors import InputError
 from truetune.export import turns
 from truetune.export.gguf import model
 from truetune.export.gguf import write as writing
-from truetune.export.gguf.model import FILE, QUANTS, parts, reduce, runtime
+from truetune.export.gguf.model import FILE, QUANTS, parts, plan, reduce, runtime, sampled
 from truetune.export.origin import Origin
 from truetune.export.runtime import Options
 from truetune.export.turns import ASSISTANT, SYSTEM, USER, Turns
@@ -25,7 +25,8 @@ QUOTES = '"""'
 SETTINGS = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "max_new_tokens": "num_predict"}
 """Our names of settings -> Ollama's."""
 
-__all__ = ["MODELFILE", "QUANTS", "check", "modelfile", "parts", "reduce", "runtime", "source", "usage", "write"]
+__all__ = ["MODELFILE", "QUANTS", "check", "modelfile", "once", "parts", "plan", "reduce", "runtime", "sampled"]
+__all__ += ["source", "usage", "write"]
 
 
 def check(origin: Origin, options: Options) -> None:
@@ -37,6 +38,13 @@ def write(origin: Origin, folder: Path, options: Options) -> None:
     """`model.gguf` and `Modelfile` in an existing folder. Raises as the format `gguf`."""
     written = model.create(origin, folder)
     (folder / MODELFILE).write_text(modelfile(origin, written), "utf-8")
+
+
+def once(origin: Origin, folder: Path, options: Options) -> str | None:
+    """As `write` and `reduce` after it, one tensor in memory at a time."""
+    written, kind = model.made(origin, folder, options)
+    (folder / MODELFILE).write_text(modelfile(origin, written), "utf-8")
+    return kind
 
 
 def modelfile(origin: Origin, written: writing.Written) -> str:

@@ -99,7 +99,8 @@ class Part:
 
 class Target(Protocol):
     """A module that knows one format. The gate calls, in this order: check; write, runtime (exact); reduce and, where
-    that stored another number type, runtime again; usage."""
+    that stored another number type, runtime again; usage. One that holds a whole model has `plan`, too, and with `once`
+    and `sampled` it writes and checks models that the memory does not hold, see `toolarge`."""
 
     QUANTS: Sequence[str]
     """Names for `Options.quant`, each with a row in `bounds.BOUNDS`; empty where the format has no choice."""

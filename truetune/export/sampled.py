@@ -1,7 +1,7 @@
 """Is a folded model the sum that it should be? Tensor by tensor, for models that no memory here holds.
 
-What the adapter does not change must have the base's bytes. Of what it changes some rows are computed again in float64,
-from the base's files and the adapter's, by another formula than the fold's; a row that differs fails.
+What the adapter does not change must have the base's bytes. Of what it changes, and of what was unpacked, some rows are
+computed again in float64, by another formula than the fold's; a row that differs fails.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from truetune.engines import adapter, family
-from truetune.export.streamed import DTYPES, ROUNDING, Fold, stored
+from truetune.export.basis import DTYPES, Weight
+from truetune.export.changes import Change, LowRank, Rows, Scaled, Whole
+from truetune.export.streamed import Fold
 from truetune.models import tensorfile
 from truetune.models.tensorfile import Place
 
 SAMPLED = 16
-"""Rows of each changed tensor."""
+"""Rows of each tensor that is computed again."""
+ROUNDING = {"F64": 1e-5, "F32": 1e-5, "F16": 2.0**-10, "BF16": 2.0**-7}
+"""What rounding to a number type and another order of sums explain, as a share of a row's largest number."""
+
+Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -34,28 +39,36 @@ class Sampled:
     rows: int
     largest: float
     failed: str = ""
+    rest: str = "the base's to the byte"
+    """What the tensors are of which no row was computed again."""
+
+    @property
+    def told(self) -> str:
+        again = f"{self.rows:,} rows computed again from the base's files"
+        return f"{self.tensors} tensors, of which the adapter changes {self.changed}: {again}, all others {self.rest}"
 
     def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return {key: value for key, value in vars(self).items() if key != "rest"}
 
 
 def check(fold: Fold, folder: Path) -> Sampled:
     """Every tensor of the folded model in `folder`. Raises InputError, OSError, ValueError for a damaged file."""
-    base, made = every(fold.model), every(folder)
+    base, made, changed = fold.weights, every(folder), len(fold.changed)
     if base.keys() != made.keys():
         other = sorted(base.keys() ^ made.keys())[0]
-        return Sampled(len(made), len(fold.changed), 0, 0.0, f"{other} is in one of the two models only")
+        return Sampled(len(made), changed, 0, 0.0, f"{other} is in one of the two models only")
     largest, rows = 0.0, 0
     for name in sorted(base):
-        if name not in fold.changed:
-            if not same(base[name], made[name]):
-                return Sampled(len(made), len(fold.changed), rows, largest, f"{name} is not the base's")
+        weight, change = base[name], fold.changed.get(name)
+        if change is None and weight.whole is None:
+            if not same(weight.place, made[name]):
+                return Sampled(len(made), changed, rows, largest, f"{name} is not the base's")
             continue
-        found = apart(fold, base[name], made[name])
-        largest, rows = max(largest, found), rows + min(SAMPLED, base[name].rows)
+        found = apart(weight, change, made[name])
+        largest, rows = max(largest, found), rows + min(SAMPLED, weight.rows)
         if not found <= 1:
-            return Sampled(len(made), len(fold.changed), rows, largest, f"{name} is not what base and adapter make")
-    return Sampled(len(made), len(fold.changed), rows, largest)
+            return Sampled(len(made), changed, rows, largest, f"{name} is not what base and adapter make")
+    return Sampled(len(made), changed, rows, largest)
 
 
 def every(folder: Path) -> dict[str, Place]:
@@ -69,44 +82,70 @@ def same(one: Place, other: Place) -> bool:
     return all(a == b for a, b in zip(tensorfile.copied(one), tensorfile.copied(other), strict=True))
 
 
-def apart(fold: Fold, base: Place, made: Place) -> float:
+def apart(base: Weight, change: Change | None, made: Place) -> float:
     """The largest difference of some rows, as a share of what rounding explains."""
     if base.tensor.shape != made.tensor.shape or made.tensor.dtype not in DTYPES:
         return float("inf")
-    largest = 0.0
-    for row in chosen(base):
-        wanted, found = expected(fold, base, row), stored(made, row, row + 1)[0].double().numpy()
-        allowed = ROUNDING[made.tensor.dtype] * max(float(np.abs(wanted).max()), 1e-30)
-        largest = max(largest, float(np.abs(wanted - found).max()) / allowed)
-    return largest
+    found = Weight(made, made.tensor)
+    differences = (
+        beside(expected(base, change, row), row_of(found, row), ROUNDING[made.tensor.dtype]) for row in chosen(base)
+    )
+    return max(differences, default=0.0)
 
 
-def chosen(place: Place) -> Iterator[int]:
+def beside(wanted: Numbers, found: Numbers, rounding: float) -> float:
+    """How far a row lies from the one that it should be, as a share of what rounding explains."""
+    allowed = rounding * max(float(np.abs(wanted).max()), 1e-30)
+    return float(np.abs(wanted - found).max()) / allowed
+
+
+def chosen(weight: Weight) -> Iterator[int]:
     """Rows from all over a tensor, the same every time: the first, the last, and drawn ones."""
-    draw = np.random.default_rng([len(place.tensor.name), place.rows])
-    found = {0, place.rows - 1, *draw.integers(0, place.rows, SAMPLED).tolist()}
+    draw = np.random.default_rng([len(weight.tensor.name), weight.rows])
+    found = {0, weight.rows - 1, *draw.integers(0, weight.rows, SAMPLED).tolist()}
     yield from sorted(found)[:SAMPLED]
 
 
-def expected(fold: Fold, base: Place, row: int) -> NDArray[np.float64]:
+def row_of(weight: Weight, row: int) -> Numbers:
+    found: Numbers = weight.read(row, row + 1)[0].to(torch.float64).numpy()
+    return found
+
+
+def expected(base: Weight, change: Change | None, row: int) -> Numbers:
     """A row of the folded weight in float64, as it is stored."""
-    module = fold.changed[base.tensor.name]
-    A, B = (matrix.double().numpy() for matrix in fold.layers[module])
-    change = A[:, row] @ B.T if fold.transposed else B[row] @ A
-    values: NDArray[np.float64] = stored(base, row, row + 1)[0].double().numpy() + fold.part.layout.scale * change
-    if not fold.part.layout.dora:
+    if isinstance(change, LowRank):
+        return summed(base, change, row)
+    if isinstance(change, Whole):
+        return numbers(change.tensor[row])
+    if isinstance(change, Rows) and row in change.ids:
+        return numbers(change.rows[change.ids.index(row)])
+    values = row_of(base, row)
+    if isinstance(change, Scaled):
+        return values * numbers(change.factors.expand(base.tensor.shape)[row])
+    return values
+
+
+def numbers(tensor: torch.Tensor) -> Numbers:
+    found: Numbers = tensor.to(torch.float64).numpy()
+    return found
+
+
+def summed(base: Weight, change: LowRank, row: int) -> Numbers:
+    A, B = numbers(change.A), numbers(change.B)
+    product = A[:, row] @ B.T if change.transposed else B[row] @ A
+    values: Numbers = row_of(base, row) + change.scale * product
+    if change.magnitude is None:
         return values
-    magnitude = fold.part.tensors[f"{adapter.PREFIX}{module}{family.MAGNITUDE}"].double().numpy()
-    if not fold.transposed:
-        scaled: NDArray[np.float64] = magnitude[row] * values / np.linalg.norm(values)
+    magnitude = numbers(change.magnitude)
+    if not change.transposed:
+        scaled: Numbers = magnitude[row] * values / np.linalg.norm(values)
         return scaled
-    return magnitude * values / lengths(fold, base, A, B)
+    return magnitude * values / lengths(base, change.scale, A, B)
 
 
-def lengths(fold: Fold, base: Place, A: NDArray[np.float64], B: NDArray[np.float64]) -> NDArray[np.float64]:
+def lengths(base: Weight, s: float, A: Numbers, B: Numbers) -> Numbers:
     """‖W + s B A‖ of each output, of a weight [I, O]: ‖w‖² + 2 s b·(A w) + s² b A Aᵀ bᵀ by output."""
-    W = stored(base, 0, base.rows).to(torch.float64).numpy()
-    s = fold.part.layout.scale
+    W = numbers(base.read(0, base.rows))
     crossed = ((A @ W).T * B).sum(1)
-    found: NDArray[np.float64] = (W**2).sum(0) + 2 * s * crossed + s**2 * ((B @ (A @ A.T)) * B).sum(1)
+    found: Numbers = (W**2).sum(0) + 2 * s * crossed + s**2 * ((B @ (A @ A.T)) * B).sum(1)
     return np.sqrt(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from truetune.errors import ResourceError
 from truetune.export import stages
 from truetune.export.origin import Origin
 from truetune.export.runtime import Options
@@ -18,11 +19,24 @@ NAME = "none (memory)"
 
 
 def why(origin: Origin, how: Any) -> str:
-    """Why nothing can be asked of it; empty where it can, or where this format has no other check."""
-    if not hasattr(how, "sampled") or how.plan(origin) is None:
+    """Why nothing can be asked of it; empty where it can, or where this format holds no model.
+
+    Raises ResourceError `memory.export` before anything is written, where what is folded in memory does not fit.
+    """
+    if not hasattr(how, "plan"):
         return ""
     need, free = int(facts.read(origin.side.model).parameters * 4 * ROOM), memory.available()
-    return "" if need <= free else f"it needs {memory.readable(need)} of memory, and {memory.readable(free)} is free"
+    if need <= free:
+        return ""
+    figures = f"it needs {memory.readable(need)} of memory, and {memory.readable(free)} is free"
+    if not hasattr(how, "sampled") or how.plan(origin) is None:
+        raise ResourceError(
+            f"this model is folded and compared in memory: {figures}",
+            code="memory.export",
+            where=origin.name,
+            hint="Export it on a machine with more memory, or with --format peft.",
+        )
+    return figures
 
 
 def silent() -> Said:
@@ -36,9 +50,5 @@ def made(origin: Origin, how: Any, folder: Path, options: Options, reason: str) 
     stored: str | None = how.once(origin, folder, options)
     found = how.sampled(origin, folder)
     words = [Stage(name, "not checked", reason) for name in (stages.TEMPLATE, stages.TOKENIZER, stages.ENDS)]
-    detail = found.failed or (
-        f"{found.tensors} tensors: {found.rows:,} rows of the {found.changed} that the adapter changes computed again, "
-        "all others the base's to the byte"
-    )
-    weights = Stage(stages.WEIGHTS, "failed" if found.failed else "ok", detail, found.to_json())
+    weights = Stage(stages.WEIGHTS, "failed" if found.failed else "ok", found.failed or found.told, found.to_json())
     return stored, [*words, weights, Stage(stages.RUNTIME, "not checked", reason)]

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
-from truetune.export import files, merged, peft
-from truetune.export.gguf import back, reduced, tensors, vocabulary
+from truetune.export import files, merged, peft, streamed
+from truetune.export.gguf import back, looked, reduced, tensors, vocabulary
 from truetune.export.gguf import write as writing
 from truetune.export.gguf.child import missing, need
 from truetune.export.gguf.runtime import LlamaCpp
 from truetune.export.gguf.write import About
 from truetune.export.origin import Origin
 from truetune.export.runtime import Options, Part, Runtime
+from truetune.export.sampled import Sampled
 from truetune.models import facts
 from truetune.runs import receipt
 from truetune.train.card import licence
@@ -51,8 +52,35 @@ def write(origin: Origin, folder: Path, options: Options) -> None:
     create(origin, folder)
 
 
-def create(origin: Origin, folder: Path) -> writing.Written:
-    """As `write`; returns what was written."""
+def plan(origin: Origin) -> streamed.Fold | None:
+    """How the model is read without loading it; None where it can't be."""
+    side = origin.side
+    return streamed.plan(side.model, side.adapter, side.bits)
+
+
+def once(origin: Origin, folder: Path, options: Options) -> str | None:
+    """As `write` and `reduce` after it, one tensor in memory at a time."""
+    return made(origin, folder, options)[1]
+
+
+def made(origin: Origin, folder: Path, options: Options) -> tuple[writing.Written, str | None]:
+    """What was written, and the number type where it is narrower than float32."""
+    kind = options.quant or OWN.get(facts.read(origin.side.model).dtype, "f32")
+    written = create(origin, folder, kind if kind in tensors.TYPES else "f32")
+    if kind in reduced.KQUANTS:
+        reduced.reduce(folder / FILE, kind)
+    return written, None if kind == "f32" else kind
+
+
+def sampled(origin: Origin, folder: Path) -> Sampled:
+    """The check that needs no memory for the model."""
+    fold = plan(origin)
+    assert fold is not None
+    return looked.check(fold, folder / FILE)
+
+
+def create(origin: Origin, folder: Path, kind: str = "f32") -> writing.Written:
+    """As `write`; returns what was written. The folded model stands beside the file until that is whole."""
     words = folder / WORDS
     words.mkdir()
     files.spoken(origin, words)
@@ -61,8 +89,8 @@ def create(origin: Origin, folder: Path) -> writing.Written:
         if origin.side.adapter is not None:
             model = folder / MADE
             model.mkdir()
-            merged.whole(origin, model)
-        return writing.write(model, folder / FILE, "f32", about(origin), origin.template, words)
+            merged.write(origin, model, Options())
+        return writing.write(model, folder / FILE, kind, about(origin), origin.template, words)
     finally:
         for place in (words, folder / MADE):
             shutil.rmtree(place, ignore_errors=True)
