@@ -113,7 +113,10 @@ def tensors(examples, ids, positions, mask, places, segments, device):  # type: 
     owners = np.repeat(np.arange(len(parts)), [len(at) for at in supervised])
 
     def put(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array), dtype=dtype).to(device)
+        tensor = torch.as_tensor(np.ascontiguousarray(array), dtype=dtype)
+        if device.startswith("cuda"):
+            tensor = tensor.pin_memory()  # else the copy would wait for all that the GPU has still to do
+        return tensor.to(device, non_blocking=True)
 
     return Batch(
         put(ids, torch.int64),

@@ -19,7 +19,7 @@ from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, P
 from truetune.engines.torch import (
     answers,
     device,
-    fused,
+    kernels,
     methods,
     model,
     objectives,
@@ -52,7 +52,7 @@ class TorchEngine:
         device.hold(spec.device, spec.memory)
         self.head = pooled.of_spec(spec)
         self.model = model.load(spec, self.head)
-        fused.install(self.model)
+        self.kernels = kernels.install(self.model, spec)
         self.spec = spec = self.head.trained(self.model) if self.head else spec
         self.adapted = methods.adapt(self.model, spec)
         if spec.gradient_checkpointing:
@@ -91,10 +91,8 @@ class TorchEngine:
     def loss(self, plan: Plan) -> LossSum:
         with self._measuring():
             collected = self.objective.collect(self, plan)
-            total = LossSum(0.0, plan.denominator, plan.tokens, 0)
-            for batch in self._batches(plan):
-                total += told(batch, *self._loss(batch, collected))
-        return total
+            parts = [(batch.supervised, *self._loss(batch, collected)) for batch in self._batches(plan)]
+            return summed(plan, parts)[0]
 
     def scores(self, plan: Plan, *, base: bool = False) -> NDArray[np.float32]:
         undoes = self.adapted.undoes and self.spec.adapter is None  # else that model has the adapter it starts from
@@ -149,17 +147,18 @@ class TorchEngine:
 
     def _gradient(self, plan: Plan) -> StepResult:
         """Loss and clipped gradient of the whole step; dividing by the step's denominator, not by micro-batch means."""
-        total = LossSum(0.0, plan.denominator, plan.tokens, 0)
+        parts: list[Part] = []
         with self.mean.hidden():
             collected = self.objective.collect(self, plan)
         for batch in self._batches(plan):
             with self.noise.on(batch):
                 loss, figures = self._loss(batch, collected)
             (loss / plan.denominator).backward()
-            total += told(batch, loss, figures)
+            parts.append((batch.supervised, loss.detach(), figures))
         limit = self.spec.optimizer.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), math.inf if limit is None else limit)
-        return StepResult(total.loss / plan.denominator, float(norm), plan.tokens, total.supervised, total.means)
+        total, (length,) = summed(plan, parts, norm)
+        return StepResult(total.loss / plan.denominator, length, plan.tokens, total.supervised, total.means)
 
     def _loss(self, batch: Batch, collected: Any) -> tuple[torch.Tensor, objectives.Figures]:
         with self._autocast():
@@ -232,6 +231,7 @@ class TorchEngine:
             "gradient_checkpointing": self.spec.gradient_checkpointing,
             "offload": self.spec.offload,
             "ema": self.spec.ema,
+            **({"kernels": self.kernels} if self.kernels else {}),
         }
 
     def _whole(self) -> list[str]:
@@ -246,7 +246,24 @@ class TorchEngine:
             torch.cuda.empty_cache()
 
 
-def told(batch: Batch, loss: torch.Tensor, figures: objectives.Figures) -> LossSum:
-    """A micro-batch's loss and figures as numbers."""
-    plain = {name: float(value) for name, value in figures.items()}
-    return LossSum(loss.item(), 0.0, 0, batch.supervised, plain)
+Part = tuple[int, torch.Tensor, objectives.Figures]
+"""Of a micro-batch: supervised tokens, loss, figures."""
+
+
+def summed(plan: Plan, parts: Sequence[Part], *others: torch.Tensor) -> tuple[LossSum, list[float]]:
+    """The losses and figures of micro-batches together, and other scalars, as numbers: all are asked for at once, so
+    that a GPU is waited for once in a step and not in every micro-batch."""
+    found = iter(numbers([one for _, loss, figures in parts for one in (loss, *figures.values())] + [*others]))
+    total = LossSum(0.0, plan.denominator, plan.tokens, 0)
+    for supervised, _, figures in parts:
+        total += LossSum(next(found), 0.0, 0, supervised, {name: next(found) for name in figures})
+    return total, [*found]
+
+
+def numbers(scalars: Sequence[torch.Tensor]) -> list[float]:
+    """Scalars read in one go, on the device of the first."""
+    if not scalars:
+        return []
+    place = scalars[0].device
+    wide = torch.float32 if place.type == "mps" else torch.float64
+    return torch.stack([torch.as_tensor(one).detach().to(place, wide) for one in scalars]).tolist()
