@@ -182,7 +182,7 @@ def resolve(name: str, folder: Path, revision: str | None = None) -> Source:
 
 def of_base(found: Source) -> Subject:
     """A model as it is."""
-    encode = tokenizer.load(found.folder)
+    encode = tokenizer.shared(found.folder)
     template = encode.template or encode.plain()
     return Subject(found.name, found, encode, template, generation=settings(found.folder))
 
@@ -198,7 +198,7 @@ def of_adapter(folder: Path) -> Subject:
     if base.folder == source.STARTER.resolve():  # adapters of it name its folder, for PEFT
         base = source.resolve("starter", folder=folder)
     ancestry.refuse_unfit(folder, base.folder)
-    encode = tokenizer.load(folder if (folder / "tokenizer.json").is_file() else base.folder)
+    encode = tokenizer.shared(folder if (folder / "tokenizer.json").is_file() else base.folder)
     template = encode.template or encode.plain()
     bits = packed.noted(folder / adapter.WEIGHTS)
     return Subject(str(folder), base, encode, template, adapter=folder, generation=settings(folder), bits=bits)
@@ -212,7 +212,7 @@ def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
     if receipt.is_made(run):
         return of_made(run, base)
     config = Config.model_validate(resolved["written"])
-    encode = added.extended(tokenizer.load(base.folder), resolved.get("new_tokens", ()))
+    encode = added.extended(tokenizer.shared(base.folder), resolved.get("new_tokens", ()))
     chat = objectives.of(resolved["config"]["training"]["objective"]).rows in CHATS
     method = resolved["config"]["method"]
     full = method["type"] == "full"
@@ -236,7 +236,7 @@ def of_run(run: Run, checkpoint: Checkpoint | None) -> Subject:
 def of_made(run: Run, base: Source) -> Subject:
     """An adapter that was merged or compressed from others, with the tokenizer and template that it carries."""
     place, resolved = run.folder / "adapter", run.resolved
-    encode = tokenizer.load(place if (place / "tokenizer.json").is_file() else base.folder)
+    encode = tokenizer.shared(place if (place / "tokenizer.json").is_file() else base.folder)
     carried, config = place / "chat_template.jinja", resolved["config"]
     return Subject(
         name=run.id,
