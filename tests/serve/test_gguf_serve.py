@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -21,24 +21,31 @@ from truetune.engines.gguf import process
 from truetune.errors import InputError, ResourceError, UsageError
 from truetune.evaluate.subject import find_subject
 from truetune.evaluate.voice import Voice
+from truetune.export import origin
+from truetune.export.gguf import adapter, model
+from truetune.export.runtime import Options
 from truetune.serve import gguf
 from truetune.serve.opening import Room
 
+TUNED = ("tuned", "other")
 QUESTIONS = ["How do I return an item?", "Hello", "What is the capital of France?", "Write é and 漢 and 😀."]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The starter in float32, and an adapter of it, both as llama.cpp reads them."""
+    """The starter in float32, and two adapters of it, as llama.cpp reads them."""
     room = tmp_path_factory.mktemp("gguf")
-    ft.export("starter", format="gguf", quant="f32", out=room / "model", force=True)
-    ft.export(made(room / "tuned", 1), format="gguf-lora", out=room / "tuned-gguf", force=True)
+    (room / "model").mkdir()
+    model.create(origin.find("starter"), room / "model")
+    for seed, name in enumerate(TUNED):
+        (room / f"{name}-gguf").mkdir()
+        adapter.write(origin.find(str(made(room / name, seed))), room / f"{name}-gguf", Options())
     return room
 
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[Live]:
-    files = [folder / "model" / "model.gguf", folder / "tuned-gguf" / "adapter.gguf"]
+    files = [folder / "model" / "model.gguf", *(folder / f"{name}-gguf" / "adapter.gguf" for name in TUNED)]
     with live(folder, opener=lambda: gguf.opened(files, room=Room(slots=4, queue=4))) as server:
         yield server
 
@@ -57,36 +64,20 @@ def said(client: openai.OpenAI, text: str, model: str = "starter", **more: objec
 
 
 def test_greedy_answers_are_transformers_own(served: Live, client: openai.OpenAI, folder: Path) -> None:
-    """By the base and by an adapter, one after another and all at once."""
+    """By the base and by two adapters, one after another and mixed: nobody is given what another has computed."""
+    places = {"starter": "starter"} | {name: folder / name for name in TUNED}
     wanted = {
-        model: [ft.generate(text, address, max_new_tokens=24, temperature=0) for text in QUESTIONS]
-        for model, address in (("starter", "starter"), ("tuned", folder / "tuned"))
+        (model, text): ft.generate(text, place, max_new_tokens=24, temperature=0)
+        for model, place in places.items()
+        for text in QUESTIONS[:2]
     }
-    names = [card.id for card in client.models.list()]
-    assert names[0] == "starter" and len(names) == 2
-    called = dict(zip(("starter", "tuned"), names, strict=True))
-    for model, answers in wanted.items():
-        assert [said(client, text, called[model]) for text in QUESTIONS] == answers
-    assert wanted["starter"] != wanted["tuned"]
-
-    async def together() -> dict[str, list[str]]:
-        async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none") as other:
-
-            async def one(model: str, text: str) -> str:
-                asked = [{"role": "user", "content": text}]
-                found = await other.chat.completions.create(
-                    model=called[model],
-                    messages=asked,  # type: ignore[arg-type]
-                    temperature=0,
-                    max_tokens=24,
-                )
-                return str(found.choices[0].message.content)
-
-            return {
-                model: list(await asyncio.gather(*(one(model, text) for text in QUESTIONS[:2]))) for model in called
-            }
-
-    assert asyncio.run(together()) == {model: answers[:2] for model, answers in wanted.items()}
+    assert len(set(wanted.values())) == len(wanted)
+    assert [card.id for card in client.models.list()] == list(places)
+    assert {pair: said(client, pair[1], pair[0]) for pair in wanted} == wanted
+    with ThreadPoolExecutor(4) as threads:  # as many as there are slots
+        for _ in range(3):
+            answers = threads.map(lambda pair: said(client, pair[1], pair[0]), wanted)
+            assert dict(zip(wanted, answers, strict=True)) == wanted
 
 
 def test_prompts_are_rendered_and_encoded_as_the_model_was_trained(served: Live) -> None:
@@ -198,15 +189,15 @@ def test_llama_cpp_is_started_anew(served: Live, client: openai.OpenAI) -> None:
 
 
 def test_files_are_named_and_checked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, adapter = folder / "model" / "model.gguf", folder / "tuned-gguf" / "adapter.gguf"
-    assert gguf.place(str(folder / "model")) == model
+    whole, tuned = folder / "model" / "model.gguf", folder / "tuned-gguf" / "adapter.gguf"
+    assert gguf.place(str(folder / "model")) == whole
     assert gguf.place(str(folder / "tuned")) is None
     with pytest.raises(InputError, match="no file"):
         gguf.place(str(tmp_path / "none.gguf"))
     with pytest.raises(UsageError, match="hold 0"):
-        gguf.opened([adapter], room=Room())
+        gguf.opened([tuned], room=Room())
     damaged = tmp_path / "damaged.gguf"
-    damaged.write_bytes(model.read_bytes()[:100_000])
+    damaged.write_bytes(whole.read_bytes()[:100_000])
     with pytest.raises(InputError, match="no GGUF file that can be trusted"):
         gguf.opened([damaged], room=Room())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -52,9 +52,9 @@ ROOMS = {
     "httpx": (),
     "httpx2": ("augment/",),
     "urllib.request": (),
-    "http.client": ("data/remote.py", "export/gguf/worker.py", "serve/client.py"),
+    "http.client": ("data/remote.py", "engines/gguf/worker.py", "export/gguf/worker.py", "serve/client.py"),
     "gguf": ("export/",),
-    "xllamacpp": ("export/gguf/worker.py",),
+    "xllamacpp": ("engines/gguf/worker.py", "export/gguf/worker.py"),
     "llama_cpp": ("export/gguf/quantiser.py",),
 }
 """The only places a framework may be imported in; the tools of the network have none."""

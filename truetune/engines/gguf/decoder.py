@@ -150,7 +150,11 @@ class GgufDecoder:
             "return_tokens": True,
             "cache_prompt": True,
         }
-        return body | ({"lora": [{"id": self.names[adapter], "scale": 1.0}]} if adapter is not None else {})
+        # Every adapter is named, those that are off too: a request that leaves them out is given keys and values that
+        # an adapter has computed for an earlier one.
+        on = None if adapter is None else self.names[adapter]
+        lora = [{"id": at, "scale": float(at == on)} for at in self.opened.values()]
+        return body | ({"lora": lora} if lora else {})
 
     def fork(self, slot: int, sampling: Sampling, constraint: Constraint | None = None) -> int:
         first = self.rows[slot]
@@ -160,10 +164,6 @@ class GgufDecoder:
 
     def begin(self, most: int) -> list[Token]:
         """All is read in `decode`."""
-        return []
-
-    def begin(self, most: int) -> list[Token]:
-        """All comes in `decode`."""
         return []
 
     def decode(self, most: int = 0) -> list[Token]:
