@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 pytest.importorskip(
-    "lm_eval", reason='lm-eval is not installed: pip install "lm_eval[api]" (half a minute, not in dev)'
+    "lm_eval", reason='not installed: pip install "lm_eval[api]" (not in dev: half a minute)'
 )
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "harness.py"
 
