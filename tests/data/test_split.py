@@ -35,7 +35,8 @@ class Ignored:
 
 def chosen(keys: Sequence[int], groups: Sequence[int], kinds: Sequence[str], amount: Any = "auto") -> Split:
     numbers = np.array(keys, np.uint64)
-    return hold_out(Traits(numbers, numbers, np.array(groups, np.int64), kinds), amount, seed=1)
+    classes = np.unique(kinds, return_inverse=True)[1]
+    return hold_out(Traits(numbers, numbers, np.array(groups, np.int64), classes), amount, seed=1)
 
 
 def run(encode: Tokenizer, folder: Path, rows: list[Any], **values: Any) -> Prepared:

@@ -54,16 +54,17 @@ def suggest(
 def _case(loaded: Any, *, rows: bool, plan: bool) -> Any:
     """The training as a case that must fit; its longest example from the rows, or as long as one may be."""
     from truetune import engines
-    from truetune.models import facts
+    from truetune.models import facts, fit
     from truetune.train import resolve, session
 
-    config, lengths = loaded.config, []
+    config = loaded.config
+    lengths: fit.Lengths = ()
     found = session.find_model(config, loaded.folder)
     known = facts.read(found.folder)
     longest = min(config.data.max_length, known.positions or config.data.max_length)
     if rows:
         prepared = session.rows(config, loaded.folder, session.encoder(config, found.folder, loaded.folder))
-        longest, lengths = resolve.longest(prepared), prepared.train.lengths.tolist()
+        longest, lengths = resolve.longest(prepared), prepared.train.lengths
     engine = engines.module(engines.choose(config.resources.engine, found.folder).name)
     choice = engine.choose(config.resources.device, config.model.dtype)
     free = config.resources.memory if plan else session.free(config, engine, choice.device)

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import shutil
+import struct
 import tempfile
 import time
 from array import array
@@ -27,6 +28,7 @@ from truetune import paths
 from truetune.data.example import Example
 from truetune.data.render import Part
 from truetune.data.rows import Reject
+from truetune.data.stored import Numbers, Stored
 from truetune.errors import ResourceError
 
 LIMIT = 8 * 2**30
@@ -36,9 +38,11 @@ STALE = 24 * 3600
 FILES = ("ids.i32", "weights.f32", "labels.i32", "index.i64", "rejects.jsonl")
 BUFFER = 2**20
 """Bytes written at once: each writing lets other threads run, and must wait until they let this one."""
-COLUMNS = 8
+COLUMNS, PART = 8, 4
 """Of the index: start, length, supervised tokens, row, part (0 train, 1 validation), where its second text begins,
-where its labels start, and how many they are."""
+where its labels start, and how many they are. Examples to train on stand before those to measure on."""
+ROW, ROWS = struct.Struct(f"{COLUMNS}q"), 2**16
+"""An entry of the index, and how many are moved at once."""
 
 
 Weighed = Callable[[NDArray[np.int64]], NDArray[np.int64]]
@@ -46,15 +50,9 @@ Weighed = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 class Examples(Sequence[Example]):
-    """Examples over memory-mapped ids, weights and labels."""
+    """Examples over ids, weights and labels, whose parts are read when an example is asked for."""
 
-    def __init__(
-        self,
-        ids: NDArray[np.int32],
-        weights: NDArray[np.float32],
-        labels: NDArray[np.int32],
-        index: NDArray[np.int64],
-    ) -> None:
+    def __init__(self, ids: Numbers, weights: Numbers, labels: Numbers, index: NDArray[np.int64]) -> None:
         self._ids, self._weights, self._labels, self._index = ids, weights, labels, index
 
     def __len__(self) -> int:
@@ -101,12 +99,11 @@ class Entry:
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         self.folder, self.report = folder, meta["report"]
-        ids = _mapped(folder / "ids.i32", np.int32)
-        weights = _mapped(folder / "weights.f32", np.float32)
-        labels = _mapped(folder / "labels.i32", np.int32)
-        index = np.fromfile(folder / "index.i64", np.int64).reshape(-1, COLUMNS)
-        self.train = Examples(ids, weights, labels, index[index[:, 4] == 0])
-        self.validation = Examples(ids, weights, labels, index[index[:, 4] == 1])
+        ids, weights = Stored(folder / "ids.i32", np.int32), Stored(folder / "weights.f32", np.float32)
+        labels, index = Stored(folder / "labels.i32", np.int32), _mapped(folder / "index.i64", "c")
+        trained = int(np.searchsorted(index[:, PART], 1))
+        self.train = Examples(ids, weights, labels, index[:trained])
+        self.validation = Examples(ids, weights, labels, index[trained:])
 
     @property
     def rejects(self) -> Rejects:
@@ -131,7 +128,7 @@ class Writer:
         self.folder = folder
         self._ids, self._weights = ((folder / name).open("wb", BUFFER) for name in ("ids.i32", "weights.f32"))
         self._rejects = (folder / "rejects.jsonl").open("wb")
-        self._index, self._labels = array("q"), array("i")
+        self._index, self._labels = (folder / "index.i64").open("wb", BUFFER), array("i")
         self._at = 0
 
     def add(self, part: Part, row: int, label: Sequence[int] = ()) -> None:
@@ -139,8 +136,8 @@ class Writer:
         with _explained():
             self._ids.write(part.ids.tobytes())
             self._weights.write(part.weights.tobytes())
-        place = (self._at, len(part.ids), part.supervised, row, 0)
-        self._index.extend((*place, part.second, len(self._labels), len(label)))
+            place = (self._at, len(part.ids), part.supervised, row, 0)
+            self._index.write(ROW.pack(*place, part.second, len(self._labels), len(label)))
         self._labels.extend(label)
         self._at += len(part.ids)
 
@@ -155,17 +152,19 @@ class Writer:
         in the index, `classes` renames the labels. Returns the index."""
         labels = np.array(self._labels, np.int32)
         labels = labels if classes is None else classes[labels]
-        index = np.array(self._index, np.int64).reshape(-1, COLUMNS)
-        index[:, 4] = np.isin(index[:, 3], np.fromiter(validation, np.int64, len(validation)))
-        index = weighed(index)
         with _explained():
-            labels.tofile(self.folder / "labels.i32")
-            index.tofile(self.folder / "index.i64")
             self.close()
-        return index
+            labels.tofile(self.folder / "labels.i32")
+            index = _mapped(self.folder / "index.i64", "r+")
+            index[:, PART] = np.isin(index[:, 3], np.fromiter(validation, np.int64, len(validation)))
+            _put_apart(index)
+            chosen = weighed(index)
+            if chosen is not index:
+                chosen.tofile(self.folder / "index.i64")
+        return chosen
 
     def close(self) -> None:
-        for stream in (self._ids, self._weights, self._rejects):
+        for stream in (self._ids, self._weights, self._rejects, self._index):
             stream.close()
 
 
@@ -255,9 +254,22 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
-    """The file's numbers, read on demand. Copy-on-write: whoever changes an example changes neither file nor cache."""
-    return np.asarray(np.memmap(path, dtype, mode="c")) if path.stat().st_size else np.zeros(0, dtype)
+def _mapped(path: Path, mode: str) -> NDArray[np.int64]:
+    """An index, of which the system drops what it needs the memory for. `r+` changes the file, `c` does not."""
+    if not path.stat().st_size:
+        return np.zeros((0, COLUMNS), np.int64)
+    return np.asarray(np.memmap(path, np.int64, mode)).reshape(-1, COLUMNS)  # type: ignore[call-overload]
+
+
+def _put_apart(index: NDArray[np.int64]) -> None:
+    """Examples to train on first, both sides in their order."""
+    held, at = index[index[:, PART] == 1], 0
+    for start in range(0, len(index), ROWS):
+        some = index[start : start + ROWS]
+        some = some[some[:, PART] == 0]
+        index[at : at + len(some)] = some
+        at += len(some)
+    index[at:] = held
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from truetune.models import named
 from truetune.models.template import Template
 from truetune.models.tokenizer import Tokenizer
 
-VERSION = 18
+VERSION = 19
 """Part of the cache's keys: counts up when the same input would give other examples or another report."""
 
 

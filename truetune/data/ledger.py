@@ -88,7 +88,10 @@ class Ledger:
     files: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    """Why rows are not used."""
+    words: dict[str, str] = field(default_factory=dict)
+    """The reason of each code's first row."""
     rejects: list[Reject] = field(default_factory=list)
     broken: Reject | None = None
     """Where a file breaks: how many rows follow, nobody knows, so no `max_rejects` allows it."""
@@ -98,8 +101,9 @@ class Ledger:
     closed: int = 0
     train: array[int] = field(default_factory=lambda: array("q"))
     """Training rows that are used."""
-    kinds: list[str] = field(default_factory=list)
-    """The class of each."""
+    kinds: array[int] = field(default_factory=lambda: array("i"))
+    """The class of each, by its place in `named`."""
+    named: dict[str, int] = field(default_factory=dict)
     ratings: Ratings = field(default_factory=Ratings)
     classes: Classes = field(default_factory=Classes)
     measured: array[int] = field(default_factory=lambda: array("q"))
@@ -117,7 +121,8 @@ class Ledger:
     def refuse(self, reject: Reject) -> None:
         fate = FATES.get(reject.code, "rejected")
         self.rows[fate] += 1
-        self.reasons[reject.code, reject.reason] += 1
+        self.codes[reject.code] += 1
+        self.words.setdefault(reject.code, reject.reason)
         if reject.code == "data.broken_file":
             self.broken = self.broken or reject
         if self.rows[fate] <= NAMED:
@@ -134,7 +139,7 @@ class Ledger:
         self.closed += sum(part.closed for part in fitted.parts)
         (self.train if train else self.measured).append(row)
         if train:
-            self.kinds.append(_kind(content))
+            self.kinds.append(self.named.setdefault(_kind(content), len(self.named)))
             self.ratings.see(content)
 
     def alike(self, row: int, example: str) -> None:
@@ -167,19 +172,11 @@ class Ledger:
 
     def _common(self) -> list[tuple[str, int]]:
         """The three most common kinds of reasons, each in the words of its first row."""
-        kinds: Counter[str] = Counter()
-        words: dict[str, str] = {}
-        for (code, reason), count in self.reasons.items():
-            kinds[code] += count
-            words.setdefault(code, reason)
-        return [(words[code], count) for code, count in kinds.most_common(3)]
+        return [(self.words[code], count) for code, count in self.codes.most_common(3)]
 
     def _mended(self, options: Options) -> str:
         """What to do where no row is left."""
-        codes: Counter[str] = Counter()
-        for (code, _), count in self.reasons.items():
-            codes[code] += count
-        common = codes.most_common(1)[0][0] if codes else ""
+        common = self.codes.most_common(1)[0][0] if self.codes else ""
         if common == "data.too_long":
             other = "" if options.too_long == "truncate" else ", or choose `data.too_long: truncate`"
             return f"Raise data.max_length{other}."
@@ -198,16 +195,21 @@ class Ledger:
     def split(self, survey: Survey, amount: Any, seed: int) -> Split:
         """Rows that are held out: chosen by `amount`, and all of an explicit validation file. No row that a model wrote
         or has made more of, nor any that goes together with one; an amount is a part of the rows that people wrote."""
-        rows = np.array(self.train, np.int64)
-        if not len(rows):
+        if not self.train:
             return Split(set(self.measured))
+        rows = np.frombuffer(self.train, np.int64)
         groups = survey.groups()[rows]
         free = np.flatnonzero(~np.isin(groups, groups[survey.pinned[rows]]))
         places = rows[free]
-        kinds = [self.kinds[place] for place in free]
+        kinds = self._classes()[free]
         traits = Traits(survey.opening[places], survey.own[places], groups[free], kinds)
         chosen = hold_out(traits, amount, seed, int((~survey.made[rows]).sum()))
         return Split({int(places[place]) for place in chosen.held} | set(self.measured), chosen.whole)
+
+    def _classes(self) -> NDArray[np.int64]:
+        """The class of each training row, by its place among the names in order."""
+        places = {name: place for place, name in enumerate(sorted(self.named))}
+        return np.array([places[name] for name in self.named], np.int64)[np.frombuffer(self.kinds, np.int32)]
 
     def report(self, form: Format, job: Job, survey: Survey, split: Split, index: NDArray[np.int64]) -> dict[str, Any]:
         """JSON-ready. Tokens are counted per side, lengths over all examples."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,8 +29,8 @@ class Traits:
     """A number made of the whole row: it ranks the row where groups are torn."""
     groups: NDArray[np.int64]
     """Rows with the same number go together."""
-    kinds: Sequence[str]
-    """Classes, each of which gives its share."""
+    kinds: NDArray[np.int64]
+    """Classes by number, in the order of their names; each gives its share."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,23 @@ class Split:
 
 
 @dataclass(frozen=True)
-class _Group:
-    rank: bytes
-    places: list[int]
-    kind: str
+class _Groups:
+    """Rows by group, in arrays: an object for each row would be most of the memory of a preparation."""
+
+    places: NDArray[np.int64]
+    """The rows of one group after those of another."""
+    starts: NDArray[np.int64]
+    """Where each group begins among them."""
+    sizes: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    """Of each group's first row."""
+    order: NDArray[np.int64]
+    """In which groups are held out."""
+
+    def of(self, group: int) -> list[int]:
+        start = int(self.starts[group])
+        found: list[int] = self.places[start : start + int(self.sizes[group])].tolist()
+        return found
 
 
 def hold_out(traits: Traits, amount: Amount | str | None, seed: int, rows: int | None = None) -> Split:
@@ -55,6 +67,8 @@ def hold_out(traits: Traits, amount: Amount | str | None, seed: int, rows: int |
     Raises InputError (`data.validation`) if more is asked for than there is.
     """
     count = min(size(len(traits.keys) if rows is None else rows, amount), len(traits.keys))
+    if not count:
+        return Split(set())
     held = _choose(_gather(traits.keys, traits.groups, traits.kinds, seed), count)
     if 2 * len(held) >= count:
         return Split(held)
@@ -83,41 +97,43 @@ def _only(rows: int) -> str:
     return "is only 1" if rows == 1 else f"are only {rows}" if rows else "is none"
 
 
-def _gather(keys: NDArray[np.uint64], groups: NDArray[np.int64], kinds: Sequence[str], seed: int) -> list[_Group]:
+def _gather(keys: NDArray[np.uint64], groups: NDArray[np.int64], kinds: NDArray[np.int64], seed: int) -> _Groups:
     """The groups in the order in which they are held out, which their least key decides."""
-    order = np.lexsort((keys, groups))
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(groups[order]) != 0])[: len(order)])
-    found = []
-    for places in np.split(order, starts[1:]) if len(order) else []:
-        first = int(places[0])
-        found.append(_Group(_rank(int(keys[first]), seed), places.tolist(), kinds[first]))
-    return sorted(found, key=lambda group: (group.rank, group.places[0]))
+    places = np.lexsort((keys, groups))
+    new = np.concatenate([[True], np.diff(groups[places]) != 0])[: len(places)]
+    starts = np.flatnonzero(new)
+    first = places[starts]
+    ranks = np.fromiter((_rank(int(key), seed) for key in keys[first]), np.uint64, len(first))
+    return _Groups(places, starts, np.diff(starts, append=len(places)), kinds[first], np.lexsort((first, ranks)))
 
 
-def _choose(groups: list[_Group], count: int) -> set[int]:
+def _choose(groups: _Groups, count: int) -> set[int]:
     """Whole groups in their order, as long as the share of their kind has room."""
     room = _shares(groups, count)
+    left = sum(room)
     held: set[int] = set()
-    for group in groups:
-        if len(group.places) <= room[group.kind]:
-            room[group.kind] -= len(group.places)
-            held.update(group.places)
+    for group in groups.order if left else ():
+        kind, size = groups.kinds[group], int(groups.sizes[group])
+        if size <= room[kind]:
+            room[kind] -= size
+            left -= size
+            held.update(groups.of(group))
+            if not left:
+                break
     return held
 
 
-def _shares(groups: list[_Group], count: int) -> dict[str, int]:
+def _shares(groups: _Groups, count: int) -> list[int]:
     """How many rows of each kind are held out: by their part of all, the largest remainders rounded up."""
-    sizes: dict[str, int] = {}
-    for group in groups:
-        sizes[group.kind] = sizes.get(group.kind, 0) + len(group.places)
-    total = sum(sizes.values())
-    exact = {kind: count * rows / total for kind, rows in sizes.items()}
-    shares = {kind: int(share) for kind, share in exact.items()}
-    left = count - sum(shares.values())
-    for kind in sorted(exact, key=lambda kind: (shares[kind] - exact[kind], kind))[:left]:
+    sizes = np.zeros(int(groups.kinds.max(initial=-1)) + 1, np.int64)
+    np.add.at(sizes, groups.kinds, groups.sizes)
+    exact = [count * rows / max(1, len(groups.places)) for rows in sizes.tolist()]
+    shares = [int(share) for share in exact]
+    left = count - sum(shares)
+    for kind in sorted(range(len(exact)), key=lambda kind: (shares[kind] - exact[kind], kind))[:left]:
         shares[kind] += 1
     return shares
 
 
-def _rank(key: int, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{key}".encode()).digest()
+def _rank(key: int, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big")

@@ -27,6 +27,11 @@ class Steps:
         start = position * self.batch
         return order(self.examples, self.seed, epoch)[start : start + self.batch]
 
+    def first(self, steps: int) -> tuple[int, NDArray[np.int64]]:
+        """What the first `steps` steps take: all examples so many times, and these once more."""
+        epochs, rest = divmod(steps, self.per_epoch)
+        return epochs, order(self.examples, self.seed, epochs)[: rest * self.batch]
+
 
 @lru_cache(maxsize=2)
 def order(examples: int, seed: int, epoch: int) -> NDArray[np.int64]:

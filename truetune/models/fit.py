@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from truetune.errors import ResourceError
 from truetune.models.facts import Facts
 from truetune.models.memory import Memory, Setup, estimate, host_bytes, readable
@@ -31,6 +34,9 @@ SIZES = 32
 """How finely smaller models are told apart."""
 
 
+Lengths = Sequence[int] | NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Case:
     """One training: a model, its settings, the longest example in tokens, and the bytes there are."""
@@ -41,7 +47,7 @@ class Case:
     available: int
     alpha: float = 32
     """LoRA's alpha, which goes down with r."""
-    lengths: Sequence[int] = field(default=(), compare=False)
+    lengths: Lengths = field(default=(), compare=False)
     """Tokens of every example, where they are known."""
     share: float = SHARE
     host: int | None = None
@@ -241,7 +247,7 @@ def _settings(before: Case, after: Case) -> dict[str, Any]:
 
 def _cost(before: Case, after: Case) -> str:
     if after.longest != before.longest:
-        longer = sum(length > after.longest for length in before.lengths)
+        longer = np.count_nonzero(np.asarray(before.lengths) > after.longest)
         return f"{longer:,} of {len(before.lengths):,} examples are longer" if longer else "leaves out longer examples"
     if after.setup.bits != before.setup.bits:
         return "an adapter beside the model packed into 4 bits, which rounds its weights"

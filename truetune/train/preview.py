@@ -69,7 +69,7 @@ def compared(examples: list[Example], prepared: Prepared, engine: TrainEngine) -
 
 def suggestions(session: Session, measured: dict[str, Any]) -> list[fit.Suggestion]:
     """Where it fits with gradient checkpointing only: what to change to do without."""
-    resolved, train = session.resolved, session.prepared.train.lengths.tolist()
+    resolved, train = session.resolved, session.prepared.train.lengths
     engine, method = measured["engine"], resolved["config"]["method"]
     tight = case(
         session.config,

@@ -8,6 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from truetune.config import Amount, Config
 from truetune.data import objectives
 from truetune.data.prepare import Prepared
@@ -16,6 +19,7 @@ from truetune.engines import Chosen, optimizers, prompts
 from truetune.engines.base import Choice, EngineSpec, Method, Objective, Optimizer
 from truetune.models import fit, memory
 from truetune.models.facts import Facts
+from truetune.models.fit import Lengths
 from truetune.models.memory import Setup
 from truetune.models.source import Source
 from truetune.train.method import Decided, decide
@@ -48,7 +52,7 @@ def resolve(
     `choice` is what the engine says of device and number type, `free` the bytes that training may use, `packed`
     whether the engine packs this architecture.
     """
-    lengths = prepared.train.lengths.tolist()
+    lengths = prepared.train.lengths
     need = case(config, facts, choice, free, longest(prepared), lengths, packed=packed)
     if objectives.of(prepared.objective).scores:
         need = replace(need, setup=replace(need.setup, scores=True))
@@ -81,7 +85,7 @@ def method(config: Config) -> str:
 
 
 def case(
-    config: Config, facts: Facts, choice: Choice, free: int, longest: int, lengths: Sequence[int] = (), *, packed: bool
+    config: Config, facts: Facts, choice: Choice, free: int, longest: int, lengths: Lengths = (), *, packed: bool
 ) -> fit.Case:
     """What must fit: `free` in bytes, `longest` and the `lengths` of the examples in tokens. A GPU's memory that was
     named can be used up: `EngineSpec.memory` holds it."""
@@ -102,7 +106,7 @@ def case(
     setup = replace(setup, moments=moments, frozen=config.method.frozen_layers)
     setup = replace(setup, original=config.method.init == "loftq")
     share = fit.PROMISED if gpu and config.resources.memory != "auto" else fit.SHARE
-    sizes = [size + virtual for size in lengths]
+    sizes = np.asarray(lengths, np.int64) + virtual
     return fit.Case(
         facts, setup, longest + virtual, free, config.method.alpha, sizes, share, memory.available() if gpu else None
     )
@@ -171,13 +175,15 @@ def plan(config: Config, examples: int) -> Course:
 def promised(path: Course, prepared: Prepared, steps: int, without: Collection[int] = ()) -> dict[str, int]:
     """What reaches the loss in the first `steps` steps, by the data: examples, tokens and supervised tokens. `without`
     are steps (1, 2, …) that were skipped."""
+    left_out = [path.order.indices(step - 1) for step in without if step <= steps]
+    epochs, rest = path.order.first(steps)
+
+    def count(values: NDArray[np.int64]) -> int:
+        taken = epochs * int(values.sum()) + int(values[rest].sum())
+        return taken - sum(int(values[some].sum()) for some in left_out)
+
     lengths, supervised = prepared.train.lengths, prepared.train.supervised_counts
-    taken = [path.order.indices(step) for step in range(steps) if step + 1 not in without]
-    return {
-        "examples": sum(len(step) for step in taken),
-        "tokens": int(sum(int(lengths[step].sum()) for step in taken)),
-        "supervised": int(sum(int(supervised[step].sum()) for step in taken)),
-    }
+    return {"examples": count(np.ones_like(lengths)), "tokens": count(lengths), "supervised": count(supervised)}
 
 
 def engine_spec(resolved: Resolved, adapter: Path | None = None, token_budget: int = 0) -> EngineSpec:
