@@ -132,7 +132,7 @@ def there_and_back(dense: torch.Tensor, bits: int) -> torch.Tensor:
         made = library().nn.Params4bit(dense.float(), requires_grad=False, quant_type="nf4").to("cpu")
         return dense_of(made.data, made.quant_state, dense.shape, False)
     step = max(1, BLOCK // dense.shape[1])
-    return torch.cat((eight_bits if bits == 8 else four_bits)(dense.split(step)))
+    return torch.cat((eight_bits if bits == 8 else four_bits)(torch.split(dense, step)))
 
 
 def eight_bits(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
