@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from truetune.engines.torch import products
+
 CHUNK = 12 * 1024 * 1024
 """Most logits (positions × vocabulary) alive at once: enough positions for a fast product with most vocabularies."""
 
@@ -134,7 +136,7 @@ class Sums:
         """From the gradient with respect to W h [n, V] to those that are wanted."""
         slope, states = slope.to(self.states.dtype), self.states[part]
         if self.hidden is not None:
-            self.hidden[part] = slope @ self.head.weight.to(slope.dtype)
+            self.hidden[part] = products.backward(slope, self.head.weight.to(slope.dtype))
         if self.weight is not None:
             self.weight += (slope.t() @ states).to(self.weight.dtype)
         if self.bias is not None:

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from truetune.engines import adapter, family
 from truetune.engines.base import Method
-from truetune.engines.torch import config
+from truetune.engines.torch import config, products
 from truetune.engines.torch.quantised import Quantised
 
 
@@ -24,9 +24,9 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, base, bias, A, B, scale, mask, keep, transposed):
-        W = base.weight if isinstance(base, Quantised) else base
+        W = base.lent() if isinstance(base, Quantised) else base
         A16, B16 = A.to(x.dtype), B.to(x.dtype)
-        y = torch.mm(x, W if transposed else W.t())
+        y = products.forward(x, W.t() if transposed else W)
         if bias is not None:
             y += bias
         dropped = x if mask is None else x * mask / keep
@@ -46,11 +46,12 @@ class Product(torch.autograd.Function):
         grad_B = (grad.t() @ h).mul_(ctx.scale).to(B.dtype)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad_h @ A.to(grad.dtype)
-            if mask is not None:
-                grad_x = grad_x * mask / ctx.keep
-            W = ctx.packed.weight if ctx.packed else W
-            grad_x.addmm_(grad, W.t() if ctx.transposed else W)
+            W = ctx.packed.lent(backward=True) if ctx.packed else W
+            W, A16 = W.t() if ctx.transposed else W, A.to(grad.dtype)
+            if mask is None:
+                grad_x = products.sum_backward(grad, W, grad_h, A16)
+            else:
+                grad_x = products.backward(grad, W).add_((grad_h @ A16) * mask / ctx.keep)
         return grad_x, None, None, grad_A, grad_B, None, None, None, None
 
 
