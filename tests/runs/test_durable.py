@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from truetune.errors import ResourceError
 from truetune.runs import durable
+from truetune.runs.disk import Disk
 
 CONTENT = {"weights.safetensors": b"0123456789" * 50, "state.json": b"{}", "deep/inner.txt": b"x"}
 
@@ -192,6 +193,21 @@ def test_a_large_file_that_did_not_change_is_kept_once(tmp_path: Path) -> None:
     assert durable.check(tmp_path / "a") == durable.check(tmp_path / "b") == []
     durable.remove(tmp_path / "a")
     assert durable.check(tmp_path / "b") == []
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])
+def test_on_a_disk_without_links_a_file_is_kept_twice(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Plain(Disk):
+        def link(self, source: Path, target: Path) -> None:
+            raise OSError(number, os.strerror(number))
+
+    durable.commit(tmp_path / "a", filled(large(b"same")))
+    monkeypatch.setattr(durable, "disk", Plain())
+    durable.commit(tmp_path / "b", filled(large(b"same")), like=tmp_path / "a")
+    assert (tmp_path / "b" / "same.bin").stat().st_nlink == 1
+    assert durable.check(tmp_path / "b") == [] and names(tmp_path) == ["a", "b"]
 
 
 def test_a_damaged_file_is_not_linked(tmp_path: Path) -> None:

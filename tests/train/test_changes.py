@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,22 @@ import pytest
 
 pytest.importorskip("torch")
 
+from test_every_field import PROOFS
 from test_loop import EVERY_TWO, loop, losses
 
 import truetune as ft
+from truetune.config import load
 from truetune.engines.base import EngineSpec, Method
 from truetune.engines.torch import tiny
 from truetune.engines.torch.engine import TorchEngine
-from truetune.errors import InputError, UsageError
+from truetune.errors import InputError, TrueTuneError, UsageError
 from truetune.runs import alike
 from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.verify import verify
-from truetune.train import whereabouts
+from truetune.train import changes, session, whereabouts
+from truetune.train.settings import ALLOWED
 from truetune.train.state import State
 
 
@@ -93,6 +97,44 @@ def test_more_steps_are_as_if_they_had_been_asked_for_at_once(tmp_path: Path) ->
     with pytest.raises(InputError, match=r"method\.r is 4 there and 8 here") as refused:
         ft.train(from_=f"{other.folder}:step-6", overrides=["training.max_steps=9"])
     assert refused.value.code == "checkpoint.other_run"
+    there = f"{other.folder}:step-6"
+    looks: list[Callable[[], Any]] = [
+        lambda: ft.evaluate(there, generate=False),
+        lambda: ft.generate("What does code 3 mean?", there),
+        lambda: ft.export(there, format="merged", out=tmp_path / "out"),
+        lambda: ft.export(there, format="peft", out=tmp_path / "out"),
+        lambda: ft.adapters_merge([there, str(run.folder)], name="both"),
+    ]
+    for look in looks:
+        with pytest.raises(InputError, match=r"method\.r is 4 there and 8 here") as refused:
+            look()
+        assert refused.value.code == "checkpoint.other_run"
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_key_may_change_or_is_refused_by_name(tmp_path: Path) -> None:
+    """Each key of train.yml alone, by `--set`: 11 are taken, every other is refused, and named with both values."""
+    loaded = load(None, (), settings(tmp_path, "run", 4, evaluation={"every": "1 steps", "samples": 0}))
+    run = session.create(session.gather(loaded.config, loaded.folder), loaded, tmp_path / "run")
+    taken, refused = set[str](), set[str]()
+    values = {key: proof.value for key, proof in PROOFS.items()} | {
+        "training.gradient_accumulation_steps": 2,
+        "training.scheduler": "linear",
+        "checkpoints.every": "5 steps",
+    }
+    for key, value in values.items():
+        try:
+            fields = changes.asked(run, None, [f"{key}={json.dumps(value)}"]).fields
+        except TrueTuneError as error:
+            if error.code == "resume.changed":
+                assert f"{key} (" in error.message and " → " in error.message, key
+            assert error.exit_code == 2, (key, error.code)
+            refused.add(key)
+        else:
+            assert [*fields] == [key], (key, fields)
+            taken.add(key)
+    assert taken == ALLOWED
+    assert taken | refused == PROOFS.keys() and len(refused) > 40
 
 
 def test_a_resume_under_another_token_budget_is_equal_within_rounding(

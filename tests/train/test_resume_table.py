@@ -35,7 +35,7 @@ from truetune.train.state import State
 
 METHODS = [name for name in get_args(MethodKeys.model_fields["type"].annotation) if name != "auto"]
 CLASSES = ("bad", "fair", "good")
-ROWS, HELD_OUT, STEPS = 10, 4, 6
+ROWS, HELD_OUT, STEPS, BUDGET = 10, 4, 6, 40
 KINDS = {"dpo": contract.pairs, "kto": contract.rated}
 
 
@@ -89,7 +89,7 @@ def method(case: Case) -> Method:
 def spec(case: Case, model: Path) -> EngineSpec:
     learned = Objective(case.objective, classes=CLASSES if case.objective == "classification" else ())
     more = {key: value for key, value in case.options.items() if key != "method"}
-    return replace(EngineSpec(model, method(case), objective=learned, token_budget=90, seed=7), **more)
+    return replace(EngineSpec(model, method(case), objective=learned, token_budget=BUDGET, seed=7), **more)
 
 
 def examples(objective: str, count: int, seed: int) -> list[Example]:
@@ -127,7 +127,7 @@ def trained(case: Case, model: Path, folder: Path, stop: int = 0) -> Run:
         if kind == "train" and figures["step"] == stop:
             run.request_stop()
 
-    reason = build(case, model, run, State(token_budget=90), heard).fit()
+    reason = build(case, model, run, State(token_budget=BUDGET), heard).fit()
     assert reason == ("the stop file" if stop else "done")
     if not stop:
         return run

@@ -28,8 +28,9 @@ class Guards:
         self.losses: deque[float] = deque(maxlen=WINDOW)
         self.still, self.moved = 0, False
         for row in rows:
-            self.losses.append(float(row["loss"]))
-            self.count(float(row["grad_norm"]))
+            if row.get("loss") is not None and row.get("grad_norm") is not None:
+                self.losses.append(float(row["loss"]))
+                self.count(float(row["grad_norm"]))
 
     def count(self, grad_norm: float) -> None:
         """`still` is how many of the last steps had a gradient of zero."""
