@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT / "tests" / "shared")]
 import httpx2  # noqa: E402
 import torch  # noqa: E402
 from changing import Changing  # noqa: E402
-from giants import BOUNDED, sent  # noqa: E402
+from giants import awaited, right, sent  # noqa: E402
 from served import made  # noqa: E402
 from under_load import LIMIT, Json, Process, body, process, stopped  # noqa: E402
 
@@ -165,15 +165,11 @@ def stops(count: int, folder: Path) -> Json:
 
 def giants(count: int, folder: Path) -> Json:
     with process(folder, "starter") as server:
-        found = sent(server, count)
+        found = sent(server, count) | awaited(server)
     largest = max(each["megabytes"] for each in found.values())
-    wrong = [f"{name}: {each['status']}" for name, each in found.items() if not refused(name, each["status"])]
+    wrong = [f"{name}: {each['status']}" for name, each in found.items() if not right(name, each["status"])]
     wrong += [f"{largest} MB more"] if largest > 64 else []
     return {"requests": found, "largest_growth_megabytes": largest, "wrong": wrong}
-
-
-def refused(name: str, status: int) -> bool:
-    return status // 100 == 4 or (status == 200 and name in BOUNDED)
 
 
 def drift(name: str, values: Sequence[float]) -> list[str]:

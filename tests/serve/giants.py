@@ -22,21 +22,32 @@ BOUNDED = ("a pattern without an end", "a schema of many branches")
 
 
 def sent(server: Process, megabytes: int) -> dict[str, Json]:
-    """Of each: the status, the milliseconds until it came, and by how many MB the server has grown since the first.
-    `megabytes` are offered of what has no end."""
-    found: dict[str, Json] = {}
+    """Of each: the status, the milliseconds until it came, and by how many MB the server has grown since it first
+    answered. `megabytes` are offered of what has no end."""
     exchanged(server, whole(server, json.dumps(ASKED | {"response_format": {"type": "json_object"}}).encode()))
     start = server.holds()["bytes"]
-    for name, data in (endless(server, megabytes) | too_much(server)).items():
-        status, seconds = exchanged(server, data)
-        grown = (server.holds()["bytes"] - start) / 1e6
-        found[name] = {"status": status, "ms": round(1000 * seconds), "megabytes": round(grown, 1)}
-    late = slow(server)
+    return {
+        name: told(*exchanged(server, data), server.holds()["bytes"] - start)
+        for name, data in (endless(server, megabytes) | too_much(server)).items()
+    }
+
+
+def awaited(server: Process) -> dict[str, Json]:
+    """The same of those that are slow, all at once."""
+    start, late = server.holds()["bytes"], slow(server)
     with ThreadPoolExecutor(len(late)) as pool:
-        ends = pool.map(lambda data: exchanged(server, data), late.values())
-    for name, (status, seconds) in zip(late, ends, strict=True):
-        found[name] = {"status": status, "ms": round(1000 * seconds), "megabytes": found["deep"]["megabytes"]}
-    return found
+        ends = [*pool.map(lambda data: exchanged(server, data), late.values())]
+    grown = server.holds()["bytes"] - start
+    return {name: told(*end, grown) for name, end in zip(late, ends, strict=True)}
+
+
+def told(status: int, seconds: float, grown: int) -> Json:
+    return {"status": status, "ms": round(1000 * seconds), "megabytes": round(grown / 1e6, 1)}
+
+
+def right(name: str, status: int) -> bool:
+    """Whether it was refused, or may be answered."""
+    return status // 100 == 4 or (status == 200 and name in BOUNDED)
 
 
 def exchanged(server: Process, data: Iterable[bytes]) -> tuple[int, float]:
