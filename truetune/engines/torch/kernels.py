@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from truetune.engines.base import EngineSpec
-from truetune.engines.torch import attention, fused, liger, varlen
+from truetune.engines.torch import attention, fused, liger, unpack, varlen
 
 
 def install(model: nn.Module, spec: EngineSpec) -> dict[str, str]:
@@ -18,6 +18,8 @@ def install(model: nn.Module, spec: EngineSpec) -> dict[str, str]:
     found = liger.install(model)
     if all(said.startswith("not used") for said in found.values()):
         fused.install(model)
+    if not spec.offload and (how := unpack.install(model)):
+        found["unpacking"] = how  # where memory is that tight, there is none for two buffers
     return found | {"attention": attending(model.config, model.device, model.dtype)}
 
 

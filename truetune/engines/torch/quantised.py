@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,6 +19,12 @@ from transformers.pytorch_utils import Conv1D
 
 from truetune.engines import keep_out_kernels
 from truetune.engines.torch import device
+
+
+class Ahead(Protocol):
+    """What unpacks layers before they are asked for: `unpack.Ahead`."""
+
+    def lend(self, layer: Quantised, *, backward: bool = False) -> torch.Tensor: ...
 
 
 class Quantised(nn.Linear):
@@ -33,6 +39,7 @@ class Quantised(nn.Linear):
         self.packed, self.scales, self.dtype = packed, scales, dtype
         self.conv1d = False
         """Whether it stands for GPT-2's `Conv1D`, which keeps its weight transposed."""
+        self.ahead: Ahead | None = None
         self.register_parameter("bias", None)
 
     @property
@@ -45,6 +52,10 @@ class Quantised(nn.Linear):
         if self.bits == 8:
             return functional.int8_vectorwise_dequant(self.packed, self.scales).to(self.dtype)
         return functional.dequantize_4bit(self.packed, self.scales).to(self.dtype)
+
+    def lent(self, *, backward: bool = False) -> torch.Tensor:
+        """`weight`, until another layer is asked: for a product that is begun at once."""
+        return self.weight if self.ahead is None else self.ahead.lend(self, backward=backward)
 
     @property
     def size(self) -> int:
@@ -64,11 +75,11 @@ class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, layer):
         ctx.layer = layer
-        return torch.mm(x, layer.weight.t())
+        return torch.mm(x, layer.lent().t())
 
     @staticmethod
     def backward(ctx, grad):
-        return torch.mm(grad, ctx.layer.weight), None
+        return torch.mm(grad, ctx.layer.lent(backward=True)), None
 
 
 def library() -> ModuleType:
