@@ -22,8 +22,8 @@ from truetune.serve.service import check_base
 PROGRAM = "vllm"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` takes."""
-UNKNOWN = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "trainable_token_indices", "layers_pattern")
-"""Settings of an adapter that vLLM refuses, or passes over in silence."""
+UNKNOWN = ("use_dora", "modules_to_save", "trainable_token_indices")
+"""Settings of an adapter that we serve and vLLM does not."""
 SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
