@@ -198,7 +198,8 @@ def base_bytes(facts: Facts, setup: Setup) -> int:
         return facts.parameters * BYTES[setup.dtype]
     maps = [inside * outside for inside, outside in projections(facts).values()]
     linear, size = min(facts.parameters, facts.layers * sum(maps)), BYTES[setup.dtype]
-    return int(linear * PACKED[setup.bits]) + (facts.parameters - linear) * size + max(maps) * size  # one is unpacked
+    unpacked = 2 if setup.gpu and not setup.offload else 1  # a GPU unpacks the next layer beside the one that computes
+    return int(linear * PACKED[setup.bits]) + (facts.parameters - linear) * size + unpacked * max(maps) * size
 
 
 def read_again(facts: Facts, setup: Setup) -> int:
