@@ -42,6 +42,16 @@ def test_rank_costs_for_lora_alone(setup: memory.Setup, more: int) -> None:
     assert high > low if setup.method != "full" else high == low
 
 
+def test_a_gpu_unpacks_two_layers_at_once() -> None:
+    """One computes, the next is unpacked; where the layers' inputs wait in the host's memory there is room for one."""
+    packed = memory.Setup("qlora", dtype="bfloat16", bits=4, gpu=True, checkpointing=True)
+    largest = max(inside * outside for inside, outside in memory.projections(LARGE).values()) * 2
+    ahead, tight, host = (
+        memory.base_bytes(LARGE, setup) for setup in (packed, replace(packed, offload=True), replace(packed, gpu=False))
+    )
+    assert ahead - largest == tight == host
+
+
 @given(SETUPS)
 def test_checkpointing_saves_activations(setup: memory.Setup) -> None:
     plain, saved = (
@@ -69,7 +79,9 @@ def test_loftq_reads_the_weights_once_more() -> None:
         more = memory.estimate(LARGE, replace(plain, original=True), tokens)
         start = found.weights + found.trained + found.runtime + 4 * LARGE.parameters
         assert more.total == max(found.total, start)
-        assert memory.estimate(LARGE, replace(plain, original=True, gpu=True), tokens).weights == found.weights
+        gpu = replace(plain, gpu=True)
+        beside = memory.estimate(LARGE, replace(gpu, original=True), tokens).weights
+        assert beside == memory.estimate(LARGE, gpu, tokens).weights
     assert memory.estimate(LARGE, replace(plain, original=True), 10).total > small.total
 
 
