@@ -182,9 +182,14 @@ def test_who_goes_away_frees_the_slot_and_beyond_the_queue_is_429(served: Live, 
 def test_llama_cpp_is_started_anew(served: Live, client: openai.OpenAI) -> None:
     """What breaks it ends the answers of that moment, and no later one."""
     wanted = said(client, QUESTIONS[0])
+    ends = served.service.base.subject.tokenizer.eos_ids
+    endless = chat("Count.", max_tokens=1500, stream=True, logit_bias={str(end): -100 for end in ends})
+    stream = client.chat.completions.create(**endless)  # type: ignore[call-overload]
+    next(iter(stream))
     decoder = served.service.scheduler.decoder
     decoder.process.child.kill()  # type: ignore[attr-defined]
-    decoder.process.child.wait()  # type: ignore[attr-defined]
+    with pytest.raises(openai.APIError, match="ended in the middle"):
+        list(stream)
     assert said(client, QUESTIONS[0]) == wanted
 
 

@@ -200,7 +200,9 @@ def reading(app: FastAPI, service: Service) -> None:
         embeddings.check_width(body.dimensions, found.width)
         texts = await service.work(found.prepared, body.inputs)
         vectors = await unless_gone(request, service.read(found.embed(texts)))
-        told = embeddings.answer, body.model, vectors, sum(map(len, texts)), body.encoding_format
+        tokens = sum(map(len, texts))
+        service.metrics.prompt.inc(tokens)
+        told = embeddings.answer, body.model, vectors, tokens, body.encoding_format
         return JSONResponse(await service.work(*told))
 
 

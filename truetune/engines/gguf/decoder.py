@@ -7,6 +7,7 @@ text.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from truetune.data.example import Example
 from truetune.engines.decoder import Constraint, Full, Prepared, Sampling, Token
 from truetune.engines.gguf import vocabulary
-from truetune.engines.gguf.process import Event, Process, ended
+from truetune.engines.gguf.process import Event, Process
 from truetune.engines.gguf.vocabulary import CONTROL, NOTHING, PART
 from truetune.errors import InputError, TrueTuneError, UsageError
 from truetune.models import gguf_header
@@ -167,10 +168,7 @@ class GgufDecoder:
         return []
 
     def decode(self, most: int = 0) -> list[Token]:
-        """What has come: at most one token of each row, none where `WAIT` has gone by without any.
-
-        Raises ResourceError `engine.ended`; whatever llama.cpp refuses is raised as CheckFailed.
-        """
+        """What has come: at most one token of each row, none where `WAIT` has gone by without any."""
         self.take_in(wait=not any(row.pending for row in self.rows.values()))
         told = [row.pending.popleft() for _, row in sorted(self.rows.items()) if row.pending]
         for token in told:
@@ -186,7 +184,9 @@ class GgufDecoder:
                 return
             wait = False
             if number == 0:
-                raise ended()
+                for each in self.rows:
+                    self.fail(each, event)
+                return
             slot = next((slot for slot, row in self.rows.items() if row.number == number), None)
             if slot is not None:
                 self.hear(slot, event)
@@ -195,8 +195,8 @@ class GgufDecoder:
         """An event of a row: the tokens that it tells."""
         row = self.rows[slot]
         if "error" in event:
-            self.release(slot)
-            raise refused(event)
+            self.fail(slot, event)
+            return
         if row.pending and row.pending[-1].reason:
             return  # it went on after a stop of ours
         count = int(event.get("tokens_predicted", row.told)) - row.told
@@ -215,6 +215,11 @@ class GgufDecoder:
             row.held = last
         else:
             row.pending.append(Token(slot, last))
+
+    def fail(self, slot: int, event: Event) -> None:
+        """Its text cannot be told any more, which ends this answer by an error, and no other one."""
+        logging.getLogger(__name__).error("llama.cpp gave an answer up: %s", refused(event).message)
+        self.rows[slot].pending.append(Token(slot, vocabulary.BROKEN))
 
     def finish(self, slot: int, row: Row, count: int, reason: str) -> None:
         """The end. What llama.cpp has not told of a character in parts is told as one that is not whole."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from truetune.engines.gguf.process import ended
 from truetune.errors import InputError, UsageError
 from truetune.models import gguf_header
 from truetune.models.gguf_header import Reader
@@ -25,8 +26,8 @@ UNKNOWN, CONTROL, USER, BYTE = 2, 3, 4, 6
 HEX = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 ROLES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 ENDS = ("eos", "eot", "eom")
-PART, NOTHING = -1, -2
-"""Instead of ids: a part of a character that was not told, and what goes before it."""
+PART, NOTHING, BROKEN = -1, -2, -3
+"""Instead of ids: a part of a character that was not told; what goes before it; an answer that llama.cpp gave up."""
 
 Ask = Callable[[str, Any], Any]
 """(path, body) -> llama.cpp's answer."""
@@ -81,7 +82,9 @@ class Backend:
         self.letters = {letter: byte for byte, letter in enumerate(alphabet())}
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for."""
+        """The bytes that a token stands for. Raises ResourceError `engine.ended`."""
+        if token == BROKEN:
+            raise ended()
         if token < 0:
             return b"\xff" if token == PART else b""
         text, kind = self.tokens[token], self.kinds[token]
