@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient, constants
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, TextGenerationError
 from served import KEY, Live, live
 
 import truetune as ft
+from truetune.serve import service
 
 QUESTIONS = ["How do I return an item?", "Hello"]
 MODELS = ["starter", "adapter-0", "adapter-1"]
@@ -117,3 +118,16 @@ def test_what_is_refused(served: Live, client: InferenceClient) -> None:
     with pytest.raises(HfHubHTTPError) as unknown:
         said(client, "starter", "Hello", extra_body={"unheard": 1})
     assert "unheard" in unknown.value.response.text
+
+
+def test_a_stream_that_breaks_says_so(served: Live, client: InferenceClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("of a test")
+
+    options: dict[str, Any] = {"model": "starter", "messages": asked("Hello"), "max_tokens": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "spell", broken)
+        with pytest.raises(TextGenerationError, match="failed at this request"):
+            list(client.chat_completion(**options, stream=True, logprobs=True))
+    assert list(client.chat_completion(**options, stream=True, logprobs=True))
+    assert served.service.scheduler.stats()["running"] == 0

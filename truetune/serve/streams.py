@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
@@ -87,6 +88,9 @@ async def events(
             yield openai.event(body)
     except Refusal as refusal:
         yield openai.event(refusal.body)
+    except Exception:  # a bug of ours: who reads the stream hears of it, and what it says stays in the log
+        logging.getLogger(__name__).exception("an answer broke off")
+        yield openai.event(Refusal(500, "The server failed at this request.", code="bug").body)
     yield DONE
 
 
