@@ -87,11 +87,12 @@ def test_loftq_reads_the_weights_once_more() -> None:
 
 @given(SETUPS)
 def test_packing_saves_weights(setup: memory.Setup) -> None:
-    """Llama-3-8B in 4 bits: its 6.98 billion packed weights take 3.6 GB, and one layer is unpacked at a time."""
+    """Llama-3-8B in 4 bits: its 6.98 billion packed weights take 3.6 GB; one or two layers are unpacked at a time."""
     plain, eight, four = (memory.estimate(LARGE, replace(setup, bits=bits), 500) for bits in (0, 8, 4))
     size = memory.BYTES[setup.dtype]
     embeddings = (8_030_000_000 - 6_979_321_856) * size
-    assert four.weights - embeddings == int(6_979_321_856 * (0.5 + 1 / 64 + 1 / 4096)) + 4096 * 14336 * size
+    unpacked = 4096 * 14336 * size * (2 if setup.gpu and not setup.offload else 1)
+    assert four.weights - embeddings == int(6_979_321_856 * (0.5 + 1 / 64 + 1 / 4096)) + unpacked
     assert four.weights < eight.weights < plain.weights
     assert replace(four, weights=0) == replace(eight, weights=0)
     assert four.optimizer == plain.optimizer and four.trained == plain.trained
