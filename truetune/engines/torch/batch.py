@@ -24,6 +24,7 @@ class Batch:
     mask       int64 [R, L]     1 = real token; None when packed
     segments   of a packed row: (start, end), or (start, end, from, to) where [from, to) is seen before it
     picked     int64 [N]        positions that predict
+    wanted     int64 [M]        the same, in order, each once: both texts of a pair may be predicted from one
     targets    int64 [N]        the tokens they predict
     weights    float32 [N]      weight of each loss
     owners     int64 [N]        the text that each target is of; texts count over all examples
@@ -34,6 +35,7 @@ class Batch:
     mask: torch.Tensor | None
     segments: tuple[Segment, ...]
     picked: torch.Tensor
+    wanted: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
     owners: torch.Tensor
@@ -124,6 +126,7 @@ def tensors(examples, ids, positions, mask, places, segments, device):  # type: 
         None if mask is None else put(mask, torch.int64),
         segments,
         put(picked, torch.int64),
+        put(np.unique(picked), torch.int64),
         put(targets, torch.int64),
         put(weights, torch.float32),
         put(owners, torch.int64),

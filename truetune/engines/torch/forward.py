@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from truetune.engines.torch import attention, head
+from truetune.engines.torch import attention, head, spared
 from truetune.engines.torch.batch import Batch
 
 
@@ -21,6 +21,7 @@ class Forward:
         """`virtual`: tokens that the model puts before every text itself; then it knows its positions itself too."""
         self.model, self.virtual = model, virtual
         self.packs = model.config._attn_implementation == attention.NAME
+        self.spared = spared.Spared(model)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Σ −weight · log p over the supervised tokens, as a float64 scalar."""
@@ -40,9 +41,10 @@ class Forward:
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Hidden states at the picked positions of a packed row, [N, H]."""
-        output = self.model.base_model(
-            input_ids=batch.ids, position_ids=batch.positions, segments=batch.segments, use_cache=False
-        )
+        with self.spared.at(batch.wanted, batch.ids.shape[1]):
+            output = self.model.base_model(
+                input_ids=batch.ids, position_ids=batch.positions, segments=batch.segments, use_cache=False
+            )
         return output.last_hidden_state[0].index_select(0, batch.picked)
 
     def logits(self, batch: Batch) -> torch.Tensor:
