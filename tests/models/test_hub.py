@@ -25,6 +25,13 @@ REPOS = {
         "onnx/model.json": b"{}",
         "pytorch_model.bin": b"pickle",
     },
+    "owner/reads": {
+        "config.json": CONFIG,
+        "model.safetensors": WEIGHTS,
+        "modules.json": b"[]",
+        "1_Pooling/config.json": b"{}",
+        "2_Dense/config.json": b"{}",
+    },
     "owner/pickled": {"config.json": CONFIG, "pytorch_model.bin": b"pickle"},
     "owner/ggufs": {"model-q4.gguf": b"GGUF"},
 }
@@ -60,6 +67,13 @@ def test_download_is_pinned_and_takes_only_what_is_needed(tmp_path: Path, hub: t
     assert ask(tmp_path, address, "owner/small", HF_HUB_OFFLINE="1") == expected
     assert ask(tmp_path, address, "owner/small", COMMIT) == expected
     assert asked == []
+
+
+def test_how_embeddings_are_made_comes_along(tmp_path: Path, hub: tuple[str, list[str]]) -> None:
+    """The pooling of a model for embeddings stands in a folder of its own."""
+    found = ask(tmp_path, hub[0], "owner/reads")
+    assert found == ["hub", COMMIT, ["1_Pooling", "config.json", "config.json", "model.safetensors", "modules.json"]]
+    assert ask(tmp_path, hub[0], "owner/reads", HF_HUB_OFFLINE="1") == found
 
 
 @pytest.mark.parametrize(

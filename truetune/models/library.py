@@ -91,9 +91,10 @@ def snapshots(place: Path) -> list[Path]:
 
 def link(pointer: Path, blob: Path) -> None:
     """The file of a snapshot leads to its content, as huggingface_hub has it."""
+    pointer.parent.mkdir(exist_ok=True)
     aside = pointer.with_name(f".{pointer.name}.{os.getpid()}")
     aside.unlink(missing_ok=True)
-    aside.symlink_to(Path("../../blobs") / blob.name)
+    aside.symlink_to(os.path.relpath(blob, pointer.parent))
     aside.replace(pointer)
 
 

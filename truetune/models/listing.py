@@ -19,6 +19,7 @@ try:
 except ImportError:  # the extra `hub` is not installed
     huggingface_hub = None  # type: ignore[assignment]
 
+POOLING = re.compile(r"[0-9]{1,2}_Pooling/config\.json")
 WANTED = ("*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "README.md")
 """Beside the weights. README.md is the model's card: its licence goes into the card of what is trained on it."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -91,7 +92,10 @@ def inside(name: Any) -> bool:
 
 
 def wanted(name: str) -> bool:
-    """Sub-folders hold exports for other runtimes; `consolidated` is Mistral's second copy of the weights."""
+    """Sub-folders hold exports for other runtimes, but for how embeddings are made; `consolidated` is Mistral's second
+    copy of the weights."""
+    if POOLING.fullmatch(name):
+        return True
     if not NAME.fullmatch(name) or name.startswith("consolidated"):
         return False
     return name.endswith(weights.ENDING) or any(fnmatch(name, pattern) for pattern in WANTED)
