@@ -52,8 +52,8 @@ def body(model: str, **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": question, "temperature": 0, "max_tokens": 8} | more
 
 
-def answer(client: httpx2.Client, model: str) -> str:
-    found = client.post("/v1/chat/completions", json=body(model))
+def answer(client: httpx2.Client, model: str, **more: Any) -> str:
+    found = client.post("/v1/chat/completions", json=body(model) | more)
     assert found.status_code == 200, found.text
     return str(found.json()["choices"][0]["message"]["content"])
 
@@ -81,6 +81,8 @@ def test_adapters_by_name(ft: Ft, running: tuple[subprocess.Popen[str], str]) ->
         assert {name: answer(client, name) for name in ("sums@1", "starter")} == {
             name: chat[name] for name in ("sums@1", "starter")
         }
+        drawn = ft("chat", "sums@1", QUESTION, "--temperature", "0.9", "--seed", "7", "--max-new-tokens", "8").out
+        assert answer(client, "sums@1", temperature=0.9, seed=7).strip() == drawn.strip()
         there = ("--server", url, "--key", KEY)
         assert ft("adapters", "load", "sums@2", "--server", url).code == 3
         assert ft("adapters", "load", "sums@2", *there).code == 0
