@@ -21,6 +21,7 @@ from truetune.evaluate.subject import Subject, find_subject
 from truetune.jobs.share import share
 from truetune.serve import guard, running
 from truetune.serve.opening import Room
+from truetune.serve.outgrown import sides
 from truetune.serve.outgrown.door import Door, application
 from truetune.serve.outgrown.peer import Call, Json, Message
 from truetune.serve.outgrown.pin import pinned, unpinned
@@ -41,6 +42,8 @@ class Near:
     """Break down in the middle of so many answers, after `behind` batches of each."""
     behind: int = 0
     gone: bool = False
+    silent: bool = False
+    """Say nothing to whatever is asked, as one that Ray has not yet given up."""
     asked: int = 0
 
     def __post_init__(self) -> None:
@@ -49,6 +52,8 @@ class Near:
     async def ask(self, call: Call, revision: int) -> AsyncGenerator[list[Message]]:
         self.check()
         self.asked += 1
+        while self.silent:
+            await asyncio.sleep(0.01)
         left = self.behind if self.breaks else None
         async for batch in self.replica.ask(call, revision):
             if left == 0:
@@ -67,9 +72,9 @@ class Near:
         if self.gone:
             raise ConnectionError("gone")
 
-    async def change(self, revision: int, name: str, pin: str | None, inplace: bool) -> Json | None:
+    async def change(self, since: int, revision: int, name: str, pin: str | None, inplace: bool) -> Json | None:
         self.check()
-        return await self.replica.change(revision, name, pin, inplace)
+        return await self.replica.change(since, revision, name, pin, inplace)
 
     async def settle(self, revision: int, table: Mapping[str, str]) -> Json | None:
         self.check()
@@ -77,10 +82,14 @@ class Near:
 
     async def metrics(self) -> bytes:
         self.check()
+        while self.silent:
+            await asyncio.sleep(0.01)
         return await self.replica.metrics()
 
     async def ready(self) -> None:
         self.check()
+        while self.silent:
+            await asyncio.sleep(0.01)
 
 
 @dataclass
@@ -260,6 +269,36 @@ def test_loading_while_a_replica_is_away(two: Two) -> None:
     two.peers[0].gone = False
     two.all_up()
     two.client.post("/v1/unload_lora_adapter", json={"lora_name": "away"})
+
+
+def test_a_replica_that_says_nothing(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is seen although nobody asks it anything; what it was asked is asked of the other."""
+    monkeypatch.setattr(sides, "PULSE", 0.02)
+    monkeypatch.setattr(sides, "LATE", 0.5)
+    wanted = two.text("first")
+    assert two.server.loop
+    two.server.loop.call_soon_threadsafe(two.door.sides.watch)
+    for peer in two.peers:
+        peer.silent = True
+        assert {two.text("first") for _ in range(4)} == {wanted}
+        until(lambda: len(two.door.sides.up()) == 1)
+        assert len(samples(two.client.get("/metrics").text)) > 2
+        peer.silent = False
+        two.all_up()
+    for task in two.door.sides.watching:
+        two.server.loop.call_soon_threadsafe(task.cancel)
+
+
+def test_a_change_that_meets_a_replica_that_has_begun_anew(two: Two) -> None:
+    """It must not make one believe that this change is all there was."""
+    assert two.load("before", "more-1").status_code == 200
+    two.peers[0].again()
+    assert two.load("behind", "more-2").status_code == 200
+    two.all_up()
+    for peer in two.peers:
+        assert {served.id for served in peer.replica.service.names.all()} >= {"before", "behind", "first"}
+    for name in ("before", "behind"):
+        two.client.post("/v1/unload_lora_adapter", json={"lora_name": name})
 
 
 def samples(page: str) -> dict[tuple[str, str], float]:

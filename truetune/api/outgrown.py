@@ -152,8 +152,12 @@ def _doored(names: Sequence[Any], settings: Settings, place: Place, key: Any, wa
         told["warnings"] = [*warnings, *facts["warnings"]]
         door = Door(peers, table, lambda text: _allowed(text, allowed))
         app = application(door, rules)
-        ready, log = (lambda: settings.ready(told)), settings.log
-        running.run(app, door, place, grace=settings.grace, ready=ready, log=log)
+
+        def ready() -> None:
+            door.sides.watch()
+            settings.ready(told)
+
+        running.run(app, door, place, grace=settings.grace, ready=ready, log=settings.log)
     return {"url": place.url, "totals": door.totals()}
 
 

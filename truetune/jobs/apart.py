@@ -26,10 +26,9 @@ GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 0x1
 
 
 def settled(*, own: bool) -> None:
-    """What Ray reads of the environment when it is imported: it reports to nobody, says what is wrong alone, and a
-    cluster of our own has a key that nobody else knows. What the user has set stays."""
+    """What Ray reads of the environment when it is imported: it reports to nobody, and a cluster of our own has a key
+    that nobody else knows. What the user has set stays."""
     paths.settle("RAY_USAGE_STATS_ENABLED", "0")
-    paths.settle("RAY_BACKEND_LOG_LEVEL", "error")
     if own:
         paths.settle("RAY_AUTH_MODE", "token")
         paths.settle("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -60,8 +60,8 @@ class Distant:
         except (RayError, RayServeException) as error:
             raise lost(error) from None
 
-    async def change(self, revision: int, name: str, pin: str | None, inplace: bool) -> Any:
-        return await self.tell("change", revision, name, pin, inplace)
+    async def change(self, since: int, revision: int, name: str, pin: str | None, inplace: bool) -> Any:
+        return await self.tell("change", since, revision, name, pin, inplace)
 
     async def settle(self, revision: int, table: Any) -> Any:
         return await self.tell("settle", revision, dict(table))

@@ -19,7 +19,7 @@ from truetune.serve.outgrown import figures
 from truetune.serve.outgrown.peer import Peer
 from truetune.serve.outgrown.pin import pinned
 from truetune.serve.outgrown.relay import Relay, read
-from truetune.serve.outgrown.sides import Sides
+from truetune.serve.outgrown.sides import Side, Sides, unless_lost
 from truetune.serve.refusals import draining, of_error
 from truetune.serve.service import Look
 
@@ -74,13 +74,17 @@ class Door:
 
     async def figures(self) -> bytes:
         """The figures of all replicas that are there."""
-        found = {}
-        for side in self.sides.up():
-            try:
-                found[side.number] = await side.peer.metrics()
-            except ConnectionError:
-                self.sides.lose(side)
-        return figures.joined(found, {side.number: side.up for side in self.sides.all})
+        found = await asyncio.gather(*(self.page(side) for side in self.sides.up()))
+        pages = {number: page for number, page in found if page}
+        return figures.joined(pages, {side.number: side.up for side in self.sides.all})
+
+    async def page(self, side: Side) -> tuple[int, bytes]:
+        """One replica's; empty where it is lost meanwhile."""
+        try:
+            return side.number, await unless_lost(side, side.peer.metrics())
+        except ConnectionError:
+            self.sides.lose(side)
+            return side.number, b""
 
     def close(self, grace: float) -> None:
         """Let what runs come to its end for so many seconds, and cut the rest with an error event. For any thread."""

@@ -35,8 +35,9 @@ class Peer(Protocol):
         where the replica knows less than this revision of the names."""
         ...
 
-    async def change(self, revision: int, name: str, pin: str | None, inplace: bool) -> Json | None:
-        """Load what is pinned under a name, or unload it (None). What a Refusal is made of, where it is refused."""
+    async def change(self, since: int, revision: int, name: str, pin: str | None, inplace: bool) -> Json | None:
+        """Load what is pinned under a name, or unload it (None). What a Refusal is made of, where it is refused;
+        `BEHIND`, and nothing is done, where the replica knows less than the revision `since`."""
         ...
 
     async def settle(self, revision: int, table: Mapping[str, str]) -> Json | None:

@@ -32,6 +32,10 @@ class Stopped(Exception):
         self.ended = ended
 
 
+class Fallen(Exception):
+    """The replica takes no requests any more, and has not begun with this one."""
+
+
 class Relay:
     """The way of one request."""
 
@@ -73,9 +77,10 @@ class Relay:
 
     async def through(self, side: Side, call: Call, stops: Stops) -> Came:
         side.open += 1
+        fell = asyncio.ensure_future(side.fell.wait())
         try:
             async with aclosing(side.peer.ask(call, side.revision)) as batches:
-                while batch := await before(stops, batches):
+                while batch := await before([*stops, *([] if self.begun else [fell])], batches):
                     if BEHIND in batch:
                         self.sides.lose(side)
                         return "behind"
@@ -89,8 +94,11 @@ class Relay:
         except ConnectionError:
             self.sides.lose(side)
             return "lost"
+        except Fallen:
+            return "behind"
         finally:
             side.open -= 1
+            fell.cancel()
 
     async def passed(self, batch: list[Message]) -> bool:
         """Hand on messages; whether the last was among them."""
@@ -111,12 +119,12 @@ class Relay:
 
 
 async def before(stops: Stops, batches: AsyncGenerator[list[Message]]) -> list[Message]:
-    """The next batch, empty behind the last. Raises Stopped where one of `stops` comes first."""
+    """The next batch, empty behind the last. Raises Stopped where one of the first two comes before it, else Fallen."""
     step = asyncio.ensure_future(anext(batches, []))
     try:
         await asyncio.wait([step, *stops], return_when=asyncio.FIRST_COMPLETED)
         if not step.done():
-            raise Stopped(ended=stops[1].done())
+            raise Stopped(ended=stops[1].done()) if stops[0].done() or stops[1].done() else Fallen
         return step.result()
     finally:
         step.cancel()

@@ -67,7 +67,9 @@ class Replica:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def change(self, revision: int, name: str, pin: str | None, inplace: bool) -> Json | None:
+    async def change(self, since: int, revision: int, name: str, pin: str | None, inplace: bool) -> Json | None:
+        if self.revision < since:
+            return BEHIND
         try:
             await self.changed(name, pin, inplace)
         except Refusal as refusal:

@@ -6,14 +6,19 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from truetune.serve.outgrown.peer import Json, Peer
+from truetune.serve.outgrown.peer import BEHIND, Json, Peer
 from truetune.serve.refusals import Refusal
 
+LOG = logging.getLogger(__name__)
 PATIENCE = 30.0
 """Seconds that a request waits for a replica while there is none."""
+PULSE, LATE = 2.0, 5.0
+"""Seconds between two looks at a replica, and after which one that says nothing counts as lost."""
 AGAIN = 1.0
 """Seconds until a replica that could not be brought up to date is asked again."""
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -30,7 +35,12 @@ class Side:
     answered: int = 0
     lost: int = 0
     """How often it broke down."""
-    returning: asyncio.Task[None] | None = field(default=None, repr=False)
+    fell: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    """Set while it takes no requests: what it was asked and has not begun to answer is asked of another."""
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+Tell = Callable[[Side], Awaitable[Json | None]]
 
 
 class Sides:
@@ -42,6 +52,7 @@ class Sides:
         self.revision = 0
         self.changing = asyncio.Lock()
         self.news = asyncio.Event()
+        self.watching: list[asyncio.Task[None]] = []
 
     def up(self) -> list[Side]:
         return [side for side in self.all if side.up]
@@ -59,12 +70,27 @@ class Sides:
         left = [side for side in self.up() if side not in tried]
         return min(left, key=lambda side: (side.open, side.answered, side.number), default=None)
 
+    def watch(self) -> None:
+        """Look at every replica from now on: whoever is asked nothing shows nothing."""
+        self.watching = [asyncio.create_task(self.watched(side)) for side in self.all]
+
+    async def watched(self, side: Side) -> None:
+        while True:
+            await asyncio.sleep(PULSE)
+            try:
+                async with asyncio.timeout(LATE):
+                    await side.peer.ready()
+            except (TimeoutError, ConnectionError):
+                self.lose(side)
+
     def lose(self, side: Side) -> None:
         """It takes no requests until it has begun again and knows all names."""
         if side.up:
+            LOG.warning("replica %d does not answer, or has begun anew; the others answer for it", side.number)
             side.up = False
             side.lost += 1
-            side.returning = asyncio.create_task(self.back(side))
+            side.fell.set()
+            side.task = asyncio.create_task(self.back(side))
 
     async def back(self, side: Side) -> None:
         while not side.up:
@@ -74,12 +100,14 @@ class Sides:
                     refused = await side.peer.settle(self.revision, self.table)
                     if refused is None:
                         side.revision, side.up = self.revision, True
+                        side.fell.clear()
             except ConnectionError:
                 refused = None
             if refused is not None:
-                logging.getLogger(__name__).warning("replica %d stays out: %s", side.number, refused["message"])
+                LOG.warning("replica %d stays out: %s", side.number, refused["message"])
             if not side.up:
                 await asyncio.sleep(AGAIN)
+        LOG.warning("replica %d is back, with %d names", side.number, len(self.table))
         self.news.set()
 
     async def change(self, name: str, pin: str | None, inplace: bool) -> None:
@@ -87,16 +115,16 @@ class Sides:
         async with self.changing:
             self.revision += 1
             revision = self.revision
-            if refused := await self.every(lambda peer: peer.change(revision, name, pin, inplace)):
+            if refused := await self.every(lambda side: side.peer.change(side.revision, revision, name, pin, inplace)):
                 self.revision += 1
-                await self.every(lambda peer: peer.settle(self.revision, self.table))
+                await self.every(lambda side: side.peer.settle(self.revision, self.table))
                 raise Refusal(**refused)
             if pin is None:
                 self.table.pop(name, None)
             else:
                 self.table[name] = pin
 
-    async def every(self, tell: Callable[[Peer], Awaitable[Json | None]]) -> Json | None:
+    async def every(self, tell: Tell) -> Json | None:
         """Tell all that are there; the first refusal. One that is lost meanwhile hears it when it is back. Raises
         Refusal 503 where nobody has heard it."""
         heard = await asyncio.gather(*(self.told(side, tell) for side in self.up()))
@@ -104,15 +132,32 @@ class Sides:
             raise nobody()
         return next((refused for _, refused in heard if refused), None)
 
-    async def told(self, side: Side, tell: Callable[[Peer], Awaitable[Json | None]]) -> tuple[bool, Json | None]:
+    async def told(self, side: Side, tell: Tell) -> tuple[bool, Json | None]:
+        """Whether it has heard, and what it refuses."""
         try:
-            refused = await tell(side.peer)
+            refused = await unless_lost(side, tell(side))
         except ConnectionError:
+            refused = BEHIND
+        if refused == BEHIND:
             self.lose(side)
             return False, None
         if refused is None:
             side.revision = self.revision
         return True, refused
+
+
+async def unless_lost(side: Side, work: Awaitable[T]) -> T:
+    """What `work` gives. Raises ConnectionError where the replica is lost before."""
+    task, fell = asyncio.ensure_future(work), asyncio.ensure_future(side.fell.wait())
+    try:
+        await asyncio.wait([task, fell], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ConnectionError("lost")
+        return task.result()
+    finally:
+        task.cancel()
+        fell.cancel()
+        await asyncio.gather(task, fell, return_exceptions=True)
 
 
 def nobody() -> Refusal:
