@@ -19,7 +19,7 @@ def look(folder: Path) -> Tokenizer | None:
     """
     gate.refuse_files(folder)
     gate.check(facts.config(folder), folder)
-    if not (folder / "tokenizer.json").is_file():
+    if not any((folder / name).is_file() for name in ("tokenizer.json", tokenizer.PIECES)):
         return None
     found = tokenizer.load(folder)
     if found.template:

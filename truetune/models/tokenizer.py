@@ -25,14 +25,25 @@ import tokenizers.models
 from numpy.typing import NDArray
 
 from truetune.errors import InputError
-from truetune.models import gate, named, pieces
+from truetune.models import gate, named, pieces, sentencepiece
 from truetune.models.template import PLAIN, RAW, Template
 
 KEPT = 4
 """Tokenizers that `shared` keeps."""
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-FILES += ("generation_config.json", "config.json")
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "config.json",
+    "tokenizer.model",
+)
 """All that `load` reads."""
+PIECES = "tokenizer.model"
+"""SentencePiece's own file, which is read where there is no tokenizer.json."""
+BEGINNING = ("Llama", "Gemma", "CodeLlama", "Mistral")
+"""Classes of tokenizers that begin a text with BOS unless their configuration says otherwise."""
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -172,11 +183,14 @@ class Tokenizer:
 def load(folder: Path) -> Tokenizer:
     """The tokenizer of a model folder.
 
-    Raises InputError: `model.no_tokenizer` without `tokenizer.json`, `model.bad_tokenizer` if a file is not readable.
+    Raises InputError: `model.no_tokenizer` without `tokenizer.json` and `tokenizer.model`, `model.bad_tokenizer` if a
+    file is not readable.
     """
-    backend = _backend(folder)
     config = _json(folder / "tokenizer_config.json")
-    tokens = _named({**_json(folder / "special_tokens_map.json"), **config})
+    said = {**_json(folder / "special_tokens_map.json"), **config}
+    spec = _spec(folder)
+    backend = _backend(folder, document(folder, spec) if spec else None)
+    tokens = (spec.named() if spec else {}) | _named(said)
     backend.add_special_tokens(
         [text for text in (*tokens.values(), *_extra(config)) if backend.token_to_id(text) is None]
     )
@@ -233,19 +247,50 @@ def _contents(folder: Path) -> str | None:
     return found.hexdigest()
 
 
-def _backend(folder: Path) -> tokenizers.Tokenizer:
+def document(folder: Path, spec: sentencepiece.Spec | None = None) -> dict[str, Any]:
+    """The tokenizer.json of a folder: as it stands there, else made from its tokenizer.model. Raises as `load`."""
+    spec = spec or _spec(folder)
+    if spec is None:
+        return _json(_present(folder))
+    config = _json(folder / "tokenizer_config.json")
+    begins = config.get("add_bos_token", str(config.get("tokenizer_class", "Llama")).startswith(BEGINNING))
+    try:
+        return sentencepiece.document(spec, bool(begins) and "bos_token" in spec.named())
+    except ValueError as error:
+        raise _damaged(folder / PIECES, f"not a tokenizer that is read here: {error}") from error
+
+
+def _spec(folder: Path) -> sentencepiece.Spec | None:
+    """What tokenizer.model says, where there is no tokenizer.json."""
+    path = folder / PIECES
+    if (folder / "tokenizer.json").is_file() or not path.is_file():
+        return None
+    if path.stat().st_size > gate.SIZE:
+        raise _damaged(path, "far too large for a tokenizer")
+    try:
+        return sentencepiece.read(path)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"not a tokenizer of SentencePiece: {error}") from error
+
+
+def _present(folder: Path) -> Path:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise InputError(
-            "this model folder has no tokenizer.json",
+            f"this model folder has neither tokenizer.json nor {PIECES}",
             code="model.no_tokenizer",
             where=str(folder),
             hint="convert its tokenizer once: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
         )
     if path.stat().st_size > gate.SIZES[path.name]:
         raise _damaged(path, "far too large for a tokenizer")
+    return path
+
+
+def _backend(folder: Path, made: Mapping[str, Any] | None) -> tokenizers.Tokenizer:
+    path = folder / PIECES if made else _present(folder)
     try:
-        data = path.read_bytes()
+        data = orjson.dumps(made) if made else path.read_bytes()
         pieces.check(orjson.loads(data))
         with _native():
             backend = tokenizers.Tokenizer.from_buffer(data)
@@ -391,4 +436,6 @@ def _digest(folder: Path, template: str | None, eos_ids: tuple[int, ...]) -> str
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
         digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"-")
+    if not (folder / "tokenizer.json").is_file() and (folder / PIECES).is_file():
+        digest.update(hashlib.sha256((folder / PIECES).read_bytes()).digest())
     return digest.hexdigest()

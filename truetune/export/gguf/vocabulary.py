@@ -1,12 +1,13 @@
 """A tokenizer as a GGUF file holds it: tokens, their types, what merges them, and the flags of llama.cpp.
 
-Two kinds are written: byte-level BPE (GPT-2's and its followers: `gpt2`) and SentencePiece's BPE with bytes for unknown
-characters (Llama 2, Mistral, Gemma: `llama`), from the tokenizer.json that both have.
+Three kinds are written, from tokenizer.json or what is made of tokenizer.model: byte-level BPE (GPT-2's and its
+followers: `gpt2`), SentencePiece's BPE with bytes for unknown characters (Llama 2, Mistral, Gemma: `llama`) and its
+Unigram (`t5`).
 """
 
 from __future__ import annotations
 
-import json
+import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tokenizers.normalizers import NFC
 
 from truetune.errors import InputError
 from truetune.export.gguf import pre
+from truetune.models import tokenizer
 from truetune.models.tokenizer import Tokenizer
 
 SPACE = "▁"
@@ -47,6 +49,10 @@ class Vocabulary:
     stripped: bool
     """Spaces behind special tokens are dropped, which llama.cpp does for models of one name."""
     notes: tuple[str, ...] = ()
+    charsmap: bytes = b""
+    """Of `t5`: the rules that rewrite characters."""
+    squeezed: bool = False
+    """Of `t5`: spaces around a text, and all but one inside, are dropped."""
 
     def write(self, writer: gguf.GGUFWriter) -> None:
         writer.add_tokenizer_model(self.model)
@@ -58,6 +64,10 @@ class Vocabulary:
         if self.merges is not None:
             writer.add_token_merges(self.merges)
         writer.add_add_space_prefix(self.space)
+        if self.model == "t5":
+            writer.add_remove_extra_whitespaces(self.squeezed)
+            if self.charsmap:
+                writer.add_precompiled_charsmap(self.charsmap)
 
 
 def read(folder: Path, rows: int) -> Vocabulary:
@@ -65,12 +75,14 @@ def read(folder: Path, rows: int) -> Vocabulary:
 
     Raises InputError `export.tokenizer` for what llama.cpp would do otherwise.
     """
-    body = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    body = tokenizer.document(folder)
     model = body["model"]
-    if model.get("type") != "BPE":
+    if model.get("type") not in ("BPE", "Unigram"):
         raise refused(f"is of the kind {model.get('type')}", folder)
     added = body.get("added_tokens") or []
     stripped = spaces_dropped(added, folder)
+    if model["type"] == "Unigram":
+        return unigram(body, rows, stripped, folder)
     pieces = pieces_of(model["vocab"], added, rows, folder)
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
@@ -164,6 +176,58 @@ def sentence_pieces(body: Mapping[str, Any], pieces: Pieces, stripped: bool, fol
         elif types[at] == TokenType.USER_DEFINED:
             tokens[at] = text.replace(SPACE, " ")
     return Vocabulary("llama", "default", tokens, types, scores, None, space, stripped)
+
+
+def unigram(body: Mapping[str, Any], rows: int, stripped: bool, folder: Path) -> Vocabulary:
+    """Pieces with their log-probabilities; of a text the likeliest cut is taken."""
+    model = body["model"]
+    if model.get("byte_fallback"):
+        raise refused("is of the kind Unigram, with bytes for characters that it does not know", folder)
+    every = [text for text, _ in model["vocab"]]
+    made = pieces_of({text: at for at, text in enumerate(every)}, body.get("added_tokens") or [], rows, folder)
+    scores = [float(score) for _, score in model["vocab"]] + [0.0] * (rows - len(every))
+    types, tokens = list(made.types), list(made.tokens)
+    types[model["unk_id"]] = int(TokenType.UNKNOWN)
+    for at, kind in enumerate(types):
+        if kind == TokenType.USER_DEFINED:
+            tokens[at] = tokens[at].replace(SPACE, " ")
+    charsmap, squeezed, space = rewritten(body, folder)
+    return Vocabulary(
+        "t5", "default", tokens, types, scores, None, space, stripped, charsmap=charsmap, squeezed=squeezed
+    )
+
+
+def rewritten(body: Mapping[str, Any], folder: Path) -> tuple[bytes, bool, bool]:
+    """(rules for characters, whether spaces are squeezed, whether one is put before a text) of a Unigram tokenizer."""
+    steps = inner(body.get("normalizer"), "normalizers")
+    cuts = inner(body.get("pre_tokenizer"), "pretokenizers")
+    kinds = [str(step.get("type")) for step in steps]
+    known = [step for step in steps if step.get("type") in ("Precompiled", "Strip", "Prepend") or spaces(step)]
+    if len(known) < len(steps) or "Precompiled" in kinds[1:]:
+        raise refused(f"rewrites texts ({', '.join(kinds)})", folder)
+    if any(cut.get("type") != "Metaspace" for cut in cuts) or len(cuts) > 1:
+        raise refused(f"cuts texts into words in a way ({cuts[0].get('type')})", folder)
+    inside = any(SPACE in text[1:] for text, _ in body["model"]["vocab"])
+    if cuts and (cuts[0].get("prepend_scheme") == "first" or (cuts[0].get("split", True) and inside)):
+        raise refused("cuts texts into words in a way (Metaspace)", folder)
+    before = "Prepend" in kinds or bool(cuts and cuts[0].get("prepend_scheme") == "always")
+    squeezed = any(spaces(step) == MULTIPLE for step in steps)
+    left = any(step.get("strip_left") for step in steps) or bool(cuts and before)
+    if squeezed != (left and "Strip" in kinds) or (squeezed and not before):
+        raise refused("drops some spaces and keeps others", folder)
+    rules = base64.b64decode(steps[0]["precompiled_charsmap"]) if kinds[:1] == ["Precompiled"] else b""
+    return rules, squeezed, before
+
+
+MULTIPLE = " {2,}"
+
+
+def spaces(step: Mapping[str, Any]) -> str:
+    """What a step replaces, where it is spaces: one, or several."""
+    pattern = step.get("pattern") or {}
+    found = str(pattern.get("String") or pattern.get("Regex") or "")
+    wanted = {" ": (SPACE,), MULTIPLE: (" ", SPACE)}.get(found, ())
+    return found if step.get("type") == "Replace" and step.get("content") in wanted else ""
 
 
 def prefix(body: Mapping[str, Any], folder: Path) -> bool:
