@@ -1,4 +1,4 @@
-"""Two replicas on a real Ray: the whole of `every_replica.py`, where Ray is installed: `pip install "truetune[ray]"`."""
+"""Two replicas on a real Ray: the whole of `every_replica.py`, where Ray is there: `pip install "truetune[ray]"`."""
 
 from __future__ import annotations
 
