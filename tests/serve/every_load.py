@@ -178,11 +178,14 @@ def drift(name: str, values: Sequence[float]) -> list[str]:
 
 
 def spread(milliseconds: Sequence[float]) -> dict[str, float]:
-    if len(milliseconds) < 2:
+    """Of a hundred and more with percentiles."""
+    if not milliseconds:
         return {}
-    cuts = statistics.quantiles(milliseconds, n=100)
-    found = {"median": cuts[49], "p95": cuts[94], "p99": cuts[98], "largest": max(milliseconds)}
-    return {name: round(value, 1) for name, value in found.items()}
+    found = {"median": statistics.median(milliseconds), "largest": max(milliseconds)}
+    if len(milliseconds) >= 100:
+        cuts = statistics.quantiles(milliseconds, n=100, method="inclusive")
+        found |= {"p95": cuts[94], "p99": cuts[98]}
+    return {name: round(found[name], 1) for name in ("median", "p95", "p99", "largest") if name in found}
 
 
 PARTS: dict[str, tuple[int, Callable[[int, Path], Json]]] = {
