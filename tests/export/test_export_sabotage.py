@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ import small_adapter
 from safetensors.torch import load_file, save_file
 
 import truetune as ft
+from truetune.engines.base import EngineSpec, Method
 from truetune.engines.torch import tiny
+from truetune.engines.torch.engine import TorchEngine
 from truetune.errors import CheckFailed, InputError, TrueTuneError
-from truetune.export import merged, peft
+from truetune.export import merged, origin, peft
 from truetune.models import source
+from truetune.train import ancestry
 
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 Damage = Callable[[Path], None]
@@ -195,6 +199,35 @@ def test_an_adapter_that_is_none_of_this_base(adapter: Path, tmp_path: Path) -> 
     other = refused(export)
     assert other.code == "adapter.other_base" and "000000000000…" in other.message
     assert files["model.safetensors"][:12] in other.message
+
+
+@pytest.mark.parametrize(("kind", "refusing"), [("ia3", True), ("prompt", False), ("prefix", False)])
+def test_other_methods_without_effect(tmp_path: Path, kind: str, refusing: bool) -> None:
+    """Factors as before any training change nothing; virtual tokens always do, whatever they hold."""
+    model = tiny.make(tmp_path / "model", vocab_size=small_adapter.VOCABULARY)
+    engine = TorchEngine(EngineSpec(model=model, method=Method(type=kind)))
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    engine.export(folder)
+    engine.close()
+    if not refusing:
+        ancestry.refuse_no_effect(folder)
+        return
+    assert refused(lambda: ancestry.refuse_unfit(folder, model)).code == "adapter.no_effect"
+    tensors(folder, ADAPTER, lambda values: values[next(iter(values))].add_(0.5))
+    ancestry.refuse_no_effect(folder)
+    (folder / "README.md").write_text(f"| base `tiny` | `config.json` | `{'0' * 64}` |\n", "utf-8")
+    assert refused(lambda: ancestry.refuse_unfit(folder, model)).code == "adapter.other_base"
+
+
+def test_the_card_of_an_adapter_pins_its_base(adapter: Path) -> None:
+    found = origin.find(str(adapter))
+    pinned = replace(found, base=replace(found.base, name="owner/base", kind="hub", revision="c0ffee" + "0" * 34))
+    text = peft.usage(pinned, Path("there"))
+    assert 'base = "owner/base"' in text and f'(base, revision="{pinned.base.revision}")' in text
+    compile(text, "card", "exec")
+    packed = replace(pinned, side=replace(pinned.side, bits=4))
+    assert "load_in_4bit=True" in peft.usage(packed, Path("there"))
 
 
 def source_digest(path: Path) -> str:

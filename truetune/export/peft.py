@@ -16,6 +16,7 @@ from truetune.export import files
 from truetune.export.origin import MLX_LM, Origin
 from truetune.export.run_transformers import Transformers
 from truetune.export.runtime import Options, Part, Runtime
+from truetune.train import card
 
 QUANTS: tuple[str, ...] = ()
 
@@ -72,9 +73,10 @@ def parts(origin: Origin, folder: Path) -> Iterator[Part] | None:
 
 
 def usage(origin: Origin, place: Path) -> str:
-    return (
-        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"folder = {str(place)!r}\ntokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        f"base = AutoModelForCausalLM.from_pretrained({origin.base.name!r})\n"
-        "model = PeftModel.from_pretrained(base, folder)"
-    )
+    """As the card of a training says it: the base at its revision, packed as it was."""
+    side, subject, base = origin.side, origin.subject, origin.base
+    model = {"name": base.name, "kind": base.kind, "revision": base.revision, "folder": str(base.folder)}
+    method = {"type": "qlora" if side.bits else "lora", "bits": side.bits}
+    config = {"training": {"objective": subject.objective if subject else "sft"}, "method": method}
+    grown = origin.run.resolved.get("new_tokens") if origin.run else None
+    return card.usage({"model": model, "config": config, "new_tokens": grown}, str(place))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,7 @@ class Transformers(Runtime):
             own = settings(folder)
             self.settings = own or model.generation_config
             model.generation_config = hf.GenerationConfig()  # what it leaves out would be put into every other one
-            over = PeftModel.from_pretrained(model, str(folder), trust_remote_code=False) if base else model
-            self.model = over.eval()
+            self.model = (adapted(model, folder) if base else model).eval()
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # files can be wrong in any way that these libraries may meet
@@ -100,6 +100,13 @@ class Transformers(Runtime):
 
     def close(self) -> None:
         del self.model
+
+
+def adapted(model: Any, folder: Path) -> Any:
+    """PEFT over a model. It asks transformers by a name that is to go: nothing that a user can mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(model, str(folder), trust_remote_code=False)
 
 
 def settings(folder: Path) -> Any:

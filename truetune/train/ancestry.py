@@ -8,11 +8,16 @@ from pathlib import Path
 from truetune.engines import adapter as adapters
 from truetune.errors import InputError
 from truetune.models import tensorfile
+from truetune.models.tensorfile import Place
 from truetune.runs import known
 
 CARD = "README.md"
 LINE = re.compile(r"^\| base .* \| `([^`|/]+)` \| `([0-9a-f]{64})` \|$", re.MULTILINE)
 """A line of `card.lineage`."""
+CHANGING = (".lora_B.weight", ".ia3_l")
+"""Ends of the names of tensors that change a base."""
+ONE = {"F32": b"\x00\x00\x80\x3f", "F16": b"\x00\x3c", "BF16": b"\x80\x3f"}
+"""The number 1 as safetensors holds it."""
 COUNT = re.compile(r"config\.json|.*\.safetensors(\.index\.json)?")
 """Files that decide what a model computes; tokenizer and template come with the adapter."""
 
@@ -27,23 +32,33 @@ def refuse_unfit(adapter: Path, base: Path) -> None:
 
 
 def refuse_no_effect(adapter: Path) -> None:
-    """An adapter whose every B is zero answers like its base. DoRA's lengths, what is replaced whole and rows of single
-    tokens change it all the same. What cannot be read is left to its loader. Raises InputError `adapter.no_effect`."""
+    """An adapter whose every B is zero, or every factor of IA³ is 1, answers like its base. DoRA's lengths, what is
+    replaced whole, rows of single tokens and virtual tokens change it all the same. What cannot be read is left to its
+    loader. Raises InputError `adapter.no_effect`."""
     path = adapter / adapters.WEIGHTS
     try:
         body = adapters.read_config(adapter, adapters.KINDS)
-        second = [one for one in tensorfile.places(path) if one.tensor.name.endswith(".lora_B.weight")]
+        second = [one for one in tensorfile.places(path) if one.tensor.name.endswith(CHANGING)]
         beside = any(body.get(name) for name in ("use_dora", "modules_to_save", "trainable_token_indices"))
-        if beside or not second or any(any(one.read()) for one in second):
+        if beside or not second or not all(map(neutral, second)):
             return
     except (ValueError, OSError, InputError):
         return
+    what = "B matrices is zero" if second[0].tensor.name.endswith(CHANGING[0]) else "factors is 1"
     raise InputError(
-        "the adapter changes nothing: every one of its B matrices is zero, as before any training",
+        f"the adapter changes nothing: every one of its {what}, as before any training",
         code="adapter.no_effect",
         where=str(path),
         hint="Name an adapter that has been trained; to begin a training anew, leave model.adapter out.",
     )
+
+
+def neutral(place: Place) -> bool:
+    """Whether a tensor is what it was before any training: B of zeros, factors of ones."""
+    if place.tensor.name.endswith(CHANGING[0]):
+        return not any(place.read())
+    one = ONE.get(place.tensor.dtype)
+    return one is not None and place.read() == one * place.tensor.size
 
 
 def base_files(adapter: Path) -> dict[str, str]:
