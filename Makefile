@@ -8,7 +8,7 @@ JOBS ?= 2
 PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo setup-dev check test test-slow docs bench faults clean
+.PHONY: help setup demo setup-dev check test test-slow docs bench bench-cuda faults clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /' | sed 's/^/make /'
@@ -37,6 +37,9 @@ docs: setup-dev ## write the generated parts of README.md and docs/ again
 bench: setup-dev ## training beside TRL on an idle machine, a quarter of an hour: docs/performance.md
 	$(BIN)/python benchmarks/train.py --write
 	$(BIN)/python benchmarks/train.py --budgets --write
+
+bench-cuda: ## on a machine with an NVIDIA card: install, the tests that need one, the benchmark: docs/evidence/cuda.json
+	benchmarks/cuda.sh
 
 faults: setup-dev ## kills, power cuts, full disks and damage by the thousand, about two hours: docs/guide/reliability.md
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/faults/every_fault.py --write

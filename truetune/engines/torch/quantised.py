@@ -120,7 +120,8 @@ def replace(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     for parameter in model.parameters():  # one view into a file keeps the pages of all of its weights in memory
-        parameter.data = parameter.data.clone()
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
     device.give_back()
     return model
 
