@@ -197,5 +197,5 @@ def one_by_one(
     for name, start, stop in segments:
         pair = pairs.get(name)
         if pair is not None:
-            y[start:stop].add_(torch.mm(torch.mm(x[start:stop], pair[0].t()), pair[1]))
+            y[start:stop].addmm_(torch.mm(x[start:stop], pair[0].t()), pair[1])
     return y
