@@ -1,4 +1,5 @@
-"""Run folders that are moved, and copies beside the original: resumed, verified, measured, exported from there."""
+"""Run folders that are moved, alone or with all that stands around them, and copies beside the original: resumed,
+verified, measured, exported from there."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import pytest
 pytest.importorskip("torch")
 
 import truetune as ft
-from truetune.errors import Stopped
+from truetune.errors import Stopped, UsageError
+from truetune.models.source import STARTER
 from truetune.runs import durable
 
 pytestmark = pytest.mark.slow
@@ -86,3 +88,29 @@ def test_a_moved_run_and_a_copy_beside_it(here: Path, monkeypatch: pytest.Monkey
     finished = Path(shutil.move(straight, here / "finished"))
     proven(finished, here / "out-finished")
     proven(moved, here / "out-moved")
+
+
+def test_a_project_that_is_moved_as_a_whole(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its rows, its template and its model; and a strange file stands where one of them was looked for."""
+    shutil.copytree(STARTER, "base")
+    Path("turns.jinja").write_text((STARTER / "chat_template.jinja").read_text())
+    body = json.loads(Path("train.yml").read_text())
+    body |= {"model": "./base", "data": body["data"] | {"template": "turns.jinja"}}
+    Path("train.yml").write_text(json.dumps(body))
+    straight = weights(Path(ft.train().folder))
+    run = stopped()
+    (here / "elsewhere").mkdir()
+    shutil.move(here / "work", here / "elsewhere" / "renamed")
+    (here / "work").mkdir()
+    monkeypatch.chdir(here / "work")
+    Path("rows.jsonl").write_text((here / "elsewhere/renamed/rows.jsonl").read_text().replace("number", "figure"))
+    moved = here / "elsewhere" / "renamed" / "runs" / run.name
+    with pytest.raises(UsageError) as other:  # a file of this name is where it was when the run was made
+        ft.train(from_=str(moved))
+    assert other.value.code == "resume.data_changed"
+    Path("rows.jsonl").unlink()
+    assert Path(ft.train(from_=str(moved)).folder) == moved
+    assert weights(moved) == straight
+    proven(moved, here / "out")
+    names = {item["name"]: item["state"] for item in ft.receipt_verify(str(moved))["items"]}
+    assert names["rows.jsonl"] == names["base/model.safetensors"] == "ok"

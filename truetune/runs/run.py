@@ -3,8 +3,9 @@
 train.yml      what the user wrote, byte for byte
 resolved.json  every value of the run; the file that makes a folder a run
 changes.json   {changes: [{key: [before, after]}, …], resolved, train_yml}: what resumes changed, and what holds since
-env.json       versions, device, seed, `here` (where it was started), `source`: {path, sha256} of its train.yml, and
-               `base`: the model as it was then, {name, revision, folder, files {relative: sha256}}
+env.json       versions, device, seed, `here` (where it was started), `folder` (where it was made), `source`: {path,
+               sha256} of its train.yml, and `base`: the model as it was then, {name, revision, folder, files
+               {relative: sha256}}
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 from truetune import paths
 from truetune.errors import InputError, UsageError
-from truetune.runs import durable, index, jsonfile
+from truetune.runs import durable, index, jsonfile, moved
 from truetune.runs.status import Status
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -89,9 +90,24 @@ class Run:
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        """Every value: as the run was started, or as the last resume that changed some has it."""
+        """Every value: as the run was started, or as the last resume that changed some has it. The folders of train.yml
+        and of a model on this machine are where they are now."""
         values: dict[str, Any] = self._changed.get("resolved") or jsonfile.load(self.folder / "resolved.json")
+        if model := values.get("model"):
+            values = values | {"model": model | {"folder": self.moved(model["folder"])}}
+        if folder := values.get("folder"):
+            values = values | {"folder": self.moved(folder)}
         return values
+
+    def moved(self, path: str) -> str:
+        """A full path that the run has recorded: the first of its places where something is, else as it was."""
+        return path if Path(path).exists() else next(filter(os.path.exists, self.places(path)), path)
+
+    def places(self, path: str) -> list[str]:
+        """Where a full path that the run has recorded may be by now: see `truetune.runs.moved`."""
+        with suppress(InputError):  # its env.json is gone or damaged, which is said where it is needed
+            return [*moved.places(path, self.env.get("folder"), self.folder)]
+        return [path]
 
     @property
     def changes(self) -> list[dict[str, list[Any]]]:

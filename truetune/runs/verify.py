@@ -62,8 +62,8 @@ def verify(
         items.append(_link(run, stage, body))
         if body is None:
             continue
-        items += _inputs(stage, body, data, watch)
-        items += _base(stage, body, base, watch)
+        items += _inputs(run, stage, body, data, watch)
+        items += _base(run, stage, body, base, watch)
         items += _files(run, stage, body, watch)
         items += _weights(run, stage, body, watch)
         items += _parents(stage, body, watch)
@@ -110,11 +110,11 @@ def _link(run: Run, stage: str, body: dict[str, Any] | None) -> Item:
     return Item(stage, "chain", "ok", f"follows from {before}")
 
 
-def _inputs(stage: str, body: dict[str, Any], data: Path | None, watch: Watch) -> Iterator[Item]:
+def _inputs(run: Run, stage: str, body: dict[str, Any], data: Path | None, watch: Watch) -> Iterator[Item]:
     inputs = [entry for entry in _list(body.get("inputs")) if isinstance(entry, dict)]
     for entry in inputs:
         name = str(entry.get("path", ""))
-        place = Path(str(entry.get("resolved") or name))
+        place = Path(run.moved(str(entry.get("resolved") or name)))
         if data is not None:
             place = (
                 data if data.is_file() and len(inputs) == 1 else (data if data.is_dir() else data.parent) / place.name
@@ -122,10 +122,10 @@ def _inputs(stage: str, body: dict[str, Any], data: Path | None, watch: Watch) -
         yield _compare(stage, name, place, entry.get("sha256"), watch, own=False, option="--data")
 
 
-def _base(stage: str, body: dict[str, Any], base: Path | None, watch: Watch) -> Iterator[Item]:
+def _base(run: Run, stage: str, body: dict[str, Any], base: Path | None, watch: Watch) -> Iterator[Item]:
     described = _dict(body.get("base"))
     files = _dict(described.get("files"))
-    folder = base or Path(str(described.get("folder", "")))
+    folder = base or Path(run.moved(str(described.get("folder", ""))))
     for name, expected in files.items():
         yield _compare(stage, f"base/{name}", folder / name, expected, watch, own=False, option="--base")
 

@@ -49,13 +49,17 @@ def anchored(run: Run) -> Config:
     config, here = Config.model_validate(run.resolved["written"]), run.env.get("here")
     if not here:
         return config
-    roots = (Path(run.resolved["folder"]), Path(here))
-    data: dict[str, Any] = {"path": tuple(found_at(name, roots) for name in config.data.paths)}
+    roots = [Path(place) for recorded in (run.resolved["folder"], here) for place in run.places(recorded)]
+
+    def now(name: str) -> str:
+        return run.moved(found_at(name, roots))
+
+    data: dict[str, Any] = {"path": tuple(now(name) for name in config.data.paths)}
     if isinstance(config.data.validation, str) and config.data.validation != "auto":
-        data["validation"] = found_at(config.data.validation, roots)
+        data["validation"] = now(config.data.validation)
     if config.data.template not in ("auto", "none"):
-        data["template"] = found_at(config.data.template, roots)
-    model = {"adapter": found_at(config.model.adapter, roots)} if config.model.adapter else {}
+        data["template"] = now(config.data.template)
+    model = {"adapter": now(config.model.adapter)} if config.model.adapter else {}
     parts = {"data": config.data.model_copy(update=data), "model": config.model.model_copy(update=model)}
     return config.model_copy(update=parts)
 
@@ -70,7 +74,7 @@ def found_at(name: str, roots: Iterable[Path]) -> str:
 
 
 def refuse_other_data(run: Run, standing: dict[str, Any], prepared: Prepared) -> None:
-    before = {item["resolved"]: item["sha256"] for item in standing["inputs"]}
+    before = {run.moved(item["resolved"]): item["sha256"] for item in standing["inputs"]}
     after = {item["resolved"]: item["sha256"] for item in prepared.report["inputs"]}
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     if changed:

@@ -260,7 +260,8 @@ def place(session: Session) -> Path:
 
 def create(session: Session, loaded: Loaded, folder: Path) -> Run:
     """The run's folder, with all that is known before the first step, and the first receipt."""
-    run = Run.create(folder, train_yml=loaded.text, resolved=session.resolved, env=environment(session, loaded))
+    env = environment(session, loaded) | {"folder": str(folder.absolute())}
+    run = Run.create(folder, train_yml=loaded.text, resolved=session.resolved, env=env)
     record(session, run)
     return run
 
