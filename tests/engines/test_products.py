@@ -47,3 +47,21 @@ def test_other_formats_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> Non
         x, W = torch.randn(100, 16).to(dtype), torch.randn(24, 16).to(dtype)
         assert products.forward(x, W).dtype == dtype
         assert not products.wide(x, W)
+
+
+def test_a_library_keeps_code_for_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that stays: oneDNN's code for each number of rows, 0.7 MB with each matrix, of 400 numbers."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(products, "here", lambda: True)
+    W, seen = torch.randn(24, 16), set()
+    linear = torch.ops.mkldnn._linear_pointwise
+
+    def noted(x: torch.Tensor, *others: object) -> torch.Tensor:
+        seen.add(len(x))
+        return linear(x, *others)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", noted)
+    for rows in range(600, 1000):
+        assert products.forward(torch.randn(rows, 16), W).shape == (rows, 24)
+    assert len(seen) == 14
