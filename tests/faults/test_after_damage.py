@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import small_run
 
-from truetune.engines.base import Plan, StepResult
+from truetune.engines.base import Plan, StepResult, Usage
 from truetune.errors import ResourceError, TrainingError
 from truetune.listener import unheard
 from truetune.runs import durable
 from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.run import Run
 from truetune.runs.status import Status
-from truetune.train import carry, guards, surroundings
+from truetune.runs.verify import verify
+from truetune.train import carry, guards, receipts, surroundings
 from truetune.train.guards import Guards
 from truetune.train.state import State
 
@@ -130,3 +133,30 @@ def test_a_full_disk_does_not_hide_what_ended_the_run(tmp_path: Path, monkeypatc
         carry._record_end(run, error)
     with pytest.raises(ResourceError):
         Status.update(run, state="failed")
+
+
+@pytest.mark.parametrize(("loss", "fails"), [("sigmoid", True), ("hinge", False)])
+def test_a_gradient_of_zero_in_one_step(loss: str, fails: bool, tmp_path: Path) -> None:
+    """A hinge has none where every pair is told apart; elsewhere it says that something is wrong."""
+    config = {
+        "training": {"objective": "dpo", "optimizer": "adamw", "ema": None},
+        "method": {"type": "lora"},
+        "preference": {"loss": loss},
+    }
+    run = Run.create(tmp_path / "run", train_yml=b"", resolved={"config": config}, env={}, listed=False)
+    (run.folder / "adapter").mkdir()
+    promise = {"examples": 4, "supervised": 4, "tokens": 9}
+    state = State(step=2, examples=4, supervised=4, min_grad_norm=0.0, max_grad_norm=1.0)
+    facts = {"describe": dict, "changed": lambda: (1, 1), "usage": lambda: Usage(0, 0, 0)}
+    engine: Any = SimpleNamespace(**facts)
+    written = partial(receipts.write_train, run, state, engine, promise, {}, run.folder / "adapter", 2)
+    if fails:
+        with pytest.raises(TrainingError, match="zero in some step"):
+            written()
+    else:
+        written()
+    (item,) = (item for item in verify(run) if item.name == "gradient")
+    assert item.failed is fails
+    state.max_grad_norm = 0.0
+    with pytest.raises(TrainingError, match="nothing was learned"):
+        written()

@@ -164,7 +164,7 @@ def train_lines(body: dict[str, Any], kind: str) -> Iterator[tuple[str, str]]:
     )
     yield (
         "learned",
-        f"{tick(bool(norm['min']))} gradient norm {number(norm['min'])} to {number(norm['max'])}",
+        f"{tick(bool(norm['min'] or norm.get('flat')))} gradient norm {number(norm['min'])} to {number(norm['max'])}",
     )
     if body["resumes"]:
         yield "resumed", "after step " + ", ".join(map(str, body["resumes"]))

@@ -142,7 +142,10 @@ def receipt(figures: Figures) -> Iterator[Line]:
     tensors, norm = trained["changed_tensors"], trained["grad_norm"]
     sign = "✓" if tensors["changed"] == tensors["of"] else "✗"
     yield "tensors", f"{sign} {tensors['changed']:,} of {tensors['of']:,} changed"
-    yield "gradient", f"{'✓' if norm['min'] else '✗'} norm from {figure(norm['min'])} to {figure(norm['max'])}"
+    yield (
+        "gradient",
+        f"{'✓' if norm['min'] or norm.get('flat') else '✗'} norm from {figure(norm['min'])} to {figure(norm['max'])}",
+    )
     base = trained["base"]
     revision = f" at {base['revision']}" if base.get("revision") else ""
     yield "base", f"{line(base['name'])}{revision}, {counted(len(base['files']), 'file')} by sha256"

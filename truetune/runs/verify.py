@@ -195,7 +195,7 @@ def _sums(stage: str, body: dict[str, Any]) -> list[Item]:
             ),
             _equal(stage, "examples", _dict(body.get("examples")), ("promised",), ("counted",), "promised = counted"),
             _equal(stage, "tensors", _dict(body.get("changed_tensors")), ("of",), ("changed",), "every tensor changed"),
-            _gradient(stage, _dict(body.get("grad_norm")).get("min")),
+            _gradient(stage, _dict(body.get("grad_norm"))),
         ]
     return []
 
@@ -213,9 +213,12 @@ def _equal(
     return Item(stage, name, "ok", f"{text}: {first:,}")
 
 
-def _gradient(stage: str, smallest: Any) -> Item:
+def _gradient(stage: str, norm: dict[str, Any]) -> Item:
+    smallest = norm.get("min")
     if not isinstance(smallest, int | float):
         return Item(stage, "gradient", "not checked", "the receipt does not say", own=False)
+    if smallest == 0 and norm.get("flat"):
+        return Item(stage, "gradient", "ok", "zero in some step, as a hinge loss may be")
     if not smallest > 0:
         return Item(stage, "gradient", "changed", "the gradient was zero in some step")
     return Item(stage, "gradient", "ok", f"never zero, smallest norm {smallest:.3g}")

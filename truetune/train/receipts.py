@@ -49,7 +49,7 @@ def write_train(
         "supervised": {"promised": promise["supervised"], "counted": state.supervised},
         "tokens": state.tokens,
         "loss": {"first": state.first_loss, "last": state.last_loss},
-        "grad_norm": {"min": state.min_grad_norm, "max": state.max_grad_norm},
+        "grad_norm": {"min": state.min_grad_norm, "max": state.max_grad_norm, "flat": flat(config)},
         "changed_tensors": {"changed": changed, "of": of},
         "resumes": state.resumes,
         "changes": sorted(state.changes + state.moves, key=lambda change: int(change["step"])),
@@ -58,7 +58,7 @@ def write_train(
         "memory": {"peak": engine.usage().peak},
     }
     receipt.write(run, "train", body)
-    refuse_untrained(run, state, changed)
+    refuse_untrained(run, state, changed, flat(config))
     refuse_miscounted(run, state, promise)
 
 
@@ -73,8 +73,14 @@ def refuse_miscounted(run: Run, state: State, promise: dict[str, int]) -> None:
         )
 
 
-def refuse_untrained(run: Run, state: State, changed: int) -> None:
-    if changed and state.min_grad_norm:
+def flat(config: dict[str, Any]) -> bool:
+    """Whether the loss is flat where every answer is told apart far enough: a step of such pairs has no gradient."""
+    compares = objectives.of(config["training"]["objective"]).compares
+    return bool(compares and config["preference"]["loss"] == "hinge")
+
+
+def refuse_untrained(run: Run, state: State, changed: int, flat: bool) -> None:
+    if changed and (state.max_grad_norm if flat else state.min_grad_norm):
         return
     what = "no trained tensor differs from its start" if not changed else "the gradient was zero in some step"
     raise TrainingError(
