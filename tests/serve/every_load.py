@@ -4,6 +4,7 @@ loads    adapters are loaded and unloaded while four clients ask without a pause
 leaves   clients that go away at random moments: what the server holds afterwards
 crowd    200 clients on 2 slots and a queue of 16, who come back when they are told to
 stops    SIGTERM at a random moment under load
+hands    schemathesis' own program, eight workers at once, on the server's OpenAPI page
 giants   requests that are too large, too slow or endless: how soon they are refused, and what memory that takes
 
 Each part has an `ft serve` of its own, whose files, threads and memory are looked at from outside. `--write` puts a
@@ -18,6 +19,7 @@ import json
 import os
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -42,6 +44,13 @@ from under_load import LIMIT, Json, Process, body, process, stopped  # noqa: E40
 from truetune import __version__  # noqa: E402
 
 EVIDENCE = ROOT / "docs" / "evidence" / "serve-load.json"
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+)
 FLAT = 0.02
 """Share by which what a server holds may differ between two moments that should be alike."""
 
@@ -163,6 +172,41 @@ def stops(count: int, folder: Path) -> Json:
     return {"stops": count, "requests": dict(ends), "beyond_the_grace": beyond, "wrong": wrong}
 
 
+def hands(count: int, folder: Path) -> Json:
+    """`count`: random requests of each operation, beside those that touch each rule of the page once."""
+    with process(folder, "starter") as server:
+        page = httpx2.get(f"{server.url}/openapi.json").json()
+        for form in page["components"]["schemas"].values():
+            known(form)
+        (folder / "page.json").write_text(json.dumps(page))
+        line = [sys.executable, "-m", "schemathesis.cli", "run", str(folder / "page.json"), "--url", server.url]
+        line += ["--workers", "8", "--max-examples", str(count), "--checks", ",".join(CHECKS), "--seed", "1"]
+        line += ["--request-timeout", "60", "--continue-on-failure"]
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+        figures = httpx2.get(f"{server.url}/metrics").text
+    statuses: Counter[str] = Counter()
+    for status, number in re.findall(r'truetune_answers_total{.*status="(\d+)"} (\d+)', figures):
+        statuses[status] += int(number)
+    cases = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    wrong = [done.stdout[-3000:]] if done.returncode or not cases or cases[1] != cases[2] else []
+    return {
+        "workers": 8,
+        "cases": int(cases[1]) if cases else 0,
+        "statuses": dict(sorted(statuses.items())),
+        "wrong": wrong,
+    }
+
+
+def known(form: Json) -> None:
+    """Requests that follow the rules ask for a model that there is, and for short answers."""
+    fields = form.get("properties", {})
+    if "model" in fields and "choices" not in fields:
+        fields["model"] = {"type": "string", "enum": ["starter"]}
+    for name in {*fields} & {"max_tokens", "max_completion_tokens", "max_new_tokens"}:
+        fields[name] = {"type": "integer", "minimum": 1, "maximum": 4}
+        form["required"] = sorted({*form.get("required", []), name})
+
+
 def giants(count: int, folder: Path) -> Json:
     with process(folder, "starter") as server:
         found = sent(server, count) | awaited(server)
@@ -193,9 +237,10 @@ PARTS: dict[str, tuple[int, Callable[[int, Path], Json]]] = {
     "leaves": (1000, leaves),
     "crowd": (120, crowd),
     "stops": (50, stops),
+    "hands": (100, hands),
     "giants": (1024, giants),
 }
-"""Name -> how often in full (the crowd: seconds; the giants: MB that are offered), and what runs it."""
+"""Name -> how often in full (crowd: seconds; hands: requests by operation; giants: MB offered), and what runs it."""
 
 
 def main() -> None:
