@@ -89,6 +89,24 @@ def test_the_card_says_what_it_is(trained: Run, hub: Hub) -> None:
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(hub.commits[0]["files"])
 
 
+def test_a_gguf_file_is_published(trained: Run, hub: Hub) -> None:
+    """What comes back from the hub is what llama.cpp was asked about."""
+    pytest.importorskip("xllamacpp", reason="xllamacpp, llama.cpp's runtime, is not installed")
+    found = publish(trained, what="gguf", quant="q8_0")
+    files = hub.commits[0]["files"]
+    assert {"model.gguf", "README.md", "report.json"} <= set(files) and found["what"] == "gguf"
+    made = trained.folder / "exports" / "gguf-q8_0" / "model.gguf"
+    assert files["model.gguf"] == made.read_bytes() and files["model.gguf"][:4] == b"GGUF"
+    report = json.loads(files["report.json"])
+    assert report["parity"]["ok"] and report["stored"]["dtype"] == "q8_0" and report["parity"]["second"] == "llama.cpp"
+    card = files["README.md"].decode()
+    assert f"llama-server -hf {REPO}" in card and str(trained.folder) not in card
+    assert receipt.read(trained)["export-gguf-q8_0"]["hub"]["commit"] == found["commit"]
+    publish(trained, what="gguf", quant="f16")  # another number type is another file
+    again = json.loads(hub.commits[1]["files"]["report.json"])
+    assert again["stored"]["dtype"] == "f16" and hub.commits[1]["files"]["model.gguf"] != files["model.gguf"]
+
+
 def test_what_stops_it(trained: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def no(plan: dict[str, Any]) -> None:
         raise KeyboardInterrupt

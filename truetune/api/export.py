@@ -66,7 +66,9 @@ def export(
         return publish.publish(
             found,
             options,
-            lambda kind, how, place: _made(found, kind, how, gate.place(found, kind, place), options, force),
+            lambda kind, how, place: _made(
+                found, kind, how, gate.place(found, "-".join(filter(None, (kind, quant))), place), options, force
+            ),
             lambda kind: _module(gate.module(kind, options)),
             repo=repo,
             what=what,

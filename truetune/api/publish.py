@@ -54,7 +54,8 @@ def publish(
     how = None if whole else target(hub.WHAT[kind])
     if how:
         gate.check(found, how, options)
-    with _exported(found, hub.WHAT[kind], how, make, dry_run) as (folder, report):
+    called = "-".join(filter(None, (hub.WHAT[kind], options.quant)))
+    with _exported(found, hub.WHAT[kind], called, how, make, dry_run) as (folder, report):
         usage = hub.USES.get(kind, "").format(repo=name) or (how.usage(found, Path(name)) if how else "")
         files = hub.files(found, folder, report, name, usage)
         sizes = {each: len(body) if isinstance(body, bytes) else body.stat().st_size for each, body in files.items()}
@@ -74,10 +75,10 @@ def publish(
 
 @contextmanager
 def _exported(
-    found: Origin, format: str, how: Any, make: Make, dry_run: bool
+    found: Origin, format: str, called: str, how: Any, make: Make, dry_run: bool
 ) -> Iterator[tuple[Path, dict[str, Any] | None]]:
-    """The folder of an export with its report: the run's own, made now if it is not there; of what has no run, and in
-    a dry run, one that is gone afterwards. A whole model is its own, without a report."""
+    """The folder of an export with its report: the run's own, `exports/CALLED`, made now if it is not there; of what has
+    no run, and in a dry run, one that is gone afterwards. A whole model is its own, without a report."""
     import tempfile
 
     from truetune.export import files, gate, hub, proof
@@ -88,10 +89,10 @@ def _exported(
             files.model(found.side.model, Path(place))
             yield Path(place), None
         return
-    if found.run and (known := hub.standing(found, format)):
+    if found.run and (known := hub.standing(found, called)):
         yield known
     elif found.run and not dry_run:
-        target = gate.place(found, format, None)
+        target = gate.place(found, called, None)
         proof.write(found, target, make(format, how, None))
         yield target, jsonfile.load(target / hub.REPORT)
     else:

@@ -183,11 +183,11 @@ def denied(repo: str, error: Exception) -> TrueTuneError:
     return InputError(found.message, code=found.code, where=repo, hint=hint)
 
 
-def standing(origin: Origin, format: str) -> tuple[Path, dict[str, Any]] | None:
-    """The run's own export of a format and its report, where it is whole: as its receipt says."""
+def standing(origin: Origin, called: str) -> tuple[Path, dict[str, Any]] | None:
+    """The run's own export of that name and its report, where it is whole: as its receipt says."""
     if origin.run is None:
         return None
-    folder = origin.run.folder / "exports" / f"{format}{origin.title}"
+    folder = origin.run.folder / "exports" / f"{called}{origin.title}"
     if not (folder / REPORT).is_file():
         return None
     stage = receipt.read(origin.run).get(proof.stage_of(origin.run, folder), {})
