@@ -210,6 +210,32 @@ def test_on_a_disk_without_links_a_file_is_kept_twice(
     assert durable.check(tmp_path / "b") == [] and names(tmp_path) == ["a", "b"]
 
 
+def test_a_link_that_cannot_be_put_in_place_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it stays, neither then nor where a disk links and says that it has not."""
+
+    class Broken(Disk):
+        links = True
+
+        def link(self, source: Path, target: Path) -> None:
+            super().link(source, target)
+            if self.links:
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+        def rename(self, source: Path, target: Path) -> None:
+            if source.name.startswith(".link-"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            super().rename(source, target)
+
+    durable.commit(tmp_path / "a", filled(large(b"same")))
+    monkeypatch.setattr(durable, "disk", broken := Broken())
+    durable.commit(tmp_path / "b", filled(large(b"same")), like=tmp_path / "a")
+    assert durable.check(tmp_path / "b") == []
+    broken.links = False
+    with pytest.raises(ResourceError):
+        durable.commit(tmp_path / "c", filled(large(b"same")), like=tmp_path / "a")
+    assert names(tmp_path) == ["a", "b"]
+
+
 def test_a_damaged_file_is_not_linked(tmp_path: Path) -> None:
     durable.commit(tmp_path / "a", filled(large(b"same")))
     (tmp_path / "a" / "same.bin").write_bytes(b"1" * (durable.LINKED + 4))

@@ -28,7 +28,8 @@ from truetune.runs.checkpoints import Checkpoints
 from truetune.runs.metrics import Metrics
 from truetune.runs.run import Run
 from truetune.runs.verify import verify
-from truetune.train import changes, session, whereabouts
+from truetune.train import changes, session, surroundings, whereabouts
+from truetune.train.session import version
 from truetune.train.settings import ALLOWED
 from truetune.train.state import State
 
@@ -51,8 +52,9 @@ def trained(folder: Path, name: str, steps: int, **sections: Any) -> Run:
     return Run(ft.train(settings(folder, name, steps, **sections)).folder)
 
 
-def test_more_steps_are_as_if_they_had_been_asked_for_at_once(tmp_path: Path) -> None:
-    """Of a finished run, with a constant rate; two times, the second with another cadence and less memory."""
+def test_more_steps_are_as_if_they_had_been_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a finished run, with a constant rate; two times, the second with another cadence, less memory, and by another
+    version of torch (as it seems)."""
     straight, run = trained(tmp_path, "straight", 6), trained(tmp_path, "run", 2)
     said = list[str]()
 
@@ -63,7 +65,9 @@ def test_more_steps_are_as_if_they_had_been_asked_for_at_once(tmp_path: Path) ->
     ft.train(from_=str(run.folder), overrides=["training.max_steps=4"], listener=heard)
     assert "training.max_steps (2 → 4)" in said[0] and "4 steps now" in said[0]
     more = ["training.max_steps=6", "checkpoints.every=1 steps", "resources.memory=900MB"]
-    ft.train(from_=str(run.folder), overrides=more)
+    monkeypatch.setattr(surroundings, "version", lambda name: "0.1" if name == "torch" else version(name))
+    ft.train(from_=str(run.folder), overrides=more, listener=heard)
+    assert "→ 0.1)" in said[-1] and "from step 4 on: torch (" in said[-1]
     run = Run(run.folder)
     differs = {part: name for part, name in alike.compare(straight, run).items() if name}
     assert differs == {"state": "changes", "log": "eval 2"}  # it was measured where it ended first
@@ -74,12 +78,13 @@ def test_more_steps_are_as_if_they_had_been_asked_for_at_once(tmp_path: Path) ->
     assert [(each["step"], sorted(each["fields"])) for each in receipt["changes"]] == [
         (2, ["training.max_steps"]),
         (4, ["checkpoints.every", "resources.memory", "training.max_steps"]),
+        (4, ["torch"]),
     ]
     assert "changes.json" in receipt["files"]
     assert receipt["supervised"]["promised"] == receipt["supervised"]["counted"]
     assert [item for item in verify(run) if item.failed] == []
     events = Metrics(run.folder / "metrics.jsonl").read("event")
-    assert [(row["step"], row["event"]) for row in events] == [(2, "settings"), (4, "settings")]
+    assert [(row["step"], row["event"]) for row in events] == [(2, "settings"), (4, "settings"), (4, "surroundings")]
 
     with pytest.raises(UsageError) as error:
         ft.train(from_=str(run.folder), overrides=["training.learning_rate=1e-3", "method.r=8", "training.epochs=9"])

@@ -220,8 +220,11 @@ def _link(folder: Path, entries: dict[str, Any], like: Path) -> None:
         if entry["bytes"] < LINKED or not _agrees(like / name, entry):
             continue
         aside = (folder / name).with_name(f".link-{Path(name).name}")
-        with suppress(OSError):
+        try:
             disk.link(like / name, aside)
+        except OSError:
+            disk.unlink(aside)  # network disks may report a failure of what they did
+        else:
             disk.rename(aside, folder / name)
 
 

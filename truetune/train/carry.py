@@ -115,7 +115,7 @@ def _train(session: Session, run: Run, engine: TrainEngine, state: State, listen
     # 1. The loop.
     loop = build(session, run, engine, state, listener)
     if text := surroundings.noted(state, surroundings.of(facts)):
-        loop.journal.record("event", event="surroundings", **state.moves[-1])
+        loop.journal.record("event", event="surroundings", fields=state.moves[-1]["fields"])
         loop.journal.warn(text)
     room.refuse_small(run, engine, loop.rules, loop.course, state.step)
     reason = loop.fit()
