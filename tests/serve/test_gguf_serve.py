@@ -17,7 +17,9 @@ pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: GGUF files 
 from served import Live, live, made
 
 import truetune as ft
+from truetune.engines.decoder import Sampling
 from truetune.engines.gguf import process
+from truetune.engines.gguf.decoder import GgufDecoder, Row
 from truetune.errors import InputError, ResourceError, UsageError
 from truetune.evaluate.subject import find_subject
 from truetune.evaluate.voice import Voice
@@ -126,17 +128,31 @@ def test_streams_stops_choices_and_completions(served: Live, client: openai.Open
     assert echoed.choices[0].text == "The parcel" + texts[0]
 
 
-def test_characters_of_several_tokens_come_whole(served: Live, client: openai.OpenAI) -> None:
-    """A bias makes the pieces of 漢 likely; what is whole is said, and each token is counted."""
-    pieces = served.post("/tokenize", {"model": "starter", "prompt": "漢", "add_special_tokens": False}).json()[
-        "tokens"
-    ]
+def test_each_token_is_counted_and_characters_come_whole(served: Live) -> None:
+    """Answers are exactly as long as allowed; a bias makes the pieces of 漢 likely, and what is whole of it is said."""
+    encode = served.service.base.subject.tokenizer
+    never = {str(end): -100 for end in encode.eos_ids}
+    pieces = {str(token): 100 for token in encode.encode("漢")}
     assert len(pieces) > 1
-    biased = {"logit_bias": {str(token): 100 for token in pieces}, "temperature": 1, "max_tokens": 40, "seed": 1}
-    found = served.post("/v1/chat/completions", chat("x", **biased)).json()
-    assert "\N{REPLACEMENT CHARACTER}" in found["choices"][0]["message"]["content"] or "漢" in str(found)
-    assert found["usage"]["completion_tokens"] == 40
-    assert found["choices"][0]["finish_reason"] == "length"
+    asked = [chat("x", temperature=0, max_tokens=7, logit_bias=never) for _ in range(6)]
+    asked += [chat("x", temperature=1, max_tokens=40, seed=seed, logit_bias=never | pieces) for seed in range(2)]
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda body: served.post("/v1/chat/completions", body).json(), asked))
+    assert [answer["usage"]["completion_tokens"] for answer in answers] == [body["max_tokens"] for body in asked]
+    assert {answer["choices"][0]["finish_reason"] for answer in answers} == {"length"}
+    assert "\N{REPLACEMENT CHARACTER}" in answers[-1]["choices"][0]["message"]["content"]
+    decoder = served.service.scheduler.decoder
+    assert isinstance(decoder, GgufDecoder)
+    decoder.rows[0] = row = Row((1,), None, Sampling(), number=0, limit=9)
+    whole = (
+        {"content": "a", "tokens": [68], "tokens_predicted": 1},
+        {"content": "漢", "tokens": [99], "tokens_predicted": 4},
+    )
+    for event in (*whole, {"content": "", "tokens": [], "tokens_predicted": 6, "stop": True, "stop_type": "limit"}):
+        decoder.hear(0, event)
+    told = [*decoder.rows.pop(0).pending]
+    assert encode.decode([token.id for token in told]) == encode.decode([68]) + "漢\N{REPLACEMENT CHARACTER}"
+    assert [token.reason for token in told] == ["", "", "", "", "", "length"] and row.told == 6
 
 
 def test_what_llama_cpp_does_not_do_is_refused_by_name(served: Live) -> None:

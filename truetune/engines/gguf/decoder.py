@@ -1,8 +1,7 @@
 """The decoder of GGUF files: every row is an answer that llama.cpp writes, and its tokens are taken as they come.
 
-llama.cpp draws the tokens itself and batches its rows itself. It tells a token with the text that it makes whole, so
-of a character of several tokens only the last one; how many there were it tells, too, and the others are found in the
-text.
+llama.cpp draws the tokens itself and batches its rows itself. It tells a token when its text is whole: of a character
+of several tokens it tells the last one only, and how many there were.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from truetune.data.example import Example
 from truetune.engines.decoder import Constraint, Full, Prepared, Sampling, Token
 from truetune.engines.gguf import vocabulary
 from truetune.engines.gguf.process import Event, Process
-from truetune.engines.gguf.vocabulary import CONTROL, NOTHING, PART
+from truetune.engines.gguf.vocabulary import NOTHING, PART
 from truetune.errors import InputError, TrueTuneError, UsageError
 from truetune.models import gguf_header
 
@@ -42,16 +41,17 @@ ADAPTER = "adapter"
 
 @dataclass
 class Row:
-    """An answer on its way. `told` tokens have come, `pending` were not handed on yet."""
+    """An answer on its way, of `limit` tokens at most. `told` have come, `pending` were not handed on yet."""
 
     prompt: tuple[int, ...]
     adapter: str | None
     sampling: Sampling
     number: int
+    limit: int
     told: int = 0
     pending: deque[Token] = field(default_factory=deque)
     held: int | None = None
-    """A control token, of which the next event says whether it is an end."""
+    """A token without a text, of which the next event says whether it is an end."""
 
 
 class GgufDecoder:
@@ -128,9 +128,10 @@ class GgufDecoder:
             raise KeyError(adapter)
         check(sampling)
         prompt = tuple(int(token) for token in ids)
-        number = self.alive().stream(self.body(prompt, adapter, sampling))
+        body = self.body(prompt, adapter, sampling)
+        number = self.alive().stream(body)
         slot = next(slot for slot in range(self.slots) if slot not in self.rows)
-        self.rows[slot] = Row(prompt, adapter, sampling, number)
+        self.rows[slot] = Row(prompt, adapter, sampling, number, body["n_predict"])
         return slot
 
     def body(self, prompt: Sequence[int], adapter: str | None, drawn: Sampling) -> dict[str, Any]:
@@ -207,14 +208,14 @@ class GgufDecoder:
         if row.held is not None:
             row.pending.append(Token(slot, row.held))
             row.held = None
-        *before, last = self.backend_ids(event, count)
+        *before, last = self.ids(event, count)
         row.pending += [Token(slot, token) for token in before]
         if last in row.sampling.stops:
             row.pending.append(Token(slot, last, "stop"))
-        elif last >= 0 and self.backend.kinds[last] == CONTROL:
+        elif not event["content"] or self.backend.marks(last):
             row.held = last
         else:
-            row.pending.append(Token(slot, last))
+            row.pending.append(Token(slot, last, "length" if row.told >= row.limit else ""))
 
     def fail(self, slot: int, event: Event) -> None:
         """Its text cannot be told any more, which ends this answer by an error, and no other one."""
@@ -223,37 +224,17 @@ class GgufDecoder:
 
     def finish(self, slot: int, row: Row, count: int, reason: str) -> None:
         """The end. What llama.cpp has not told of a character in parts is told as one that is not whole."""
-        last = row.held
-        ids = [NOTHING] * (count - 1) + [PART] if count > 0 else []
-        if last is not None:
-            ids = [last, *ids]
-        told = [Token(slot, token) for token in ids]
-        stopped = reason == "eos"
-        if told:
-            told[-1] = replace(told[-1], reason="stop" if stopped else "length")
-        elif row.pending:
-            row.pending[-1] = replace(row.pending[-1], reason="stop" if stopped else "length")
-        else:
-            told = [Token(slot, NOTHING, "stop" if stopped else "length")]
+        ids = [] if row.held is None else [row.held]
+        ids += [NOTHING] * (count - 1) + [PART] if count > 0 else []
+        told = [Token(slot, token) for token in ids or [NOTHING]]
+        told[-1] = replace(told[-1], reason="stop" if reason == "eos" else "length")
         row.pending += told
 
-    def backend_ids(self, event: Event, count: int) -> list[int]:
-        """The `count` tokens of an event: the last one is told, those before it are pieces of the text."""
-        last = int(event["tokens"][-1])
+    def ids(self, event: Event, count: int) -> list[int]:
+        """The `count` tokens of an event. Of several only the last one is told: the text stands for it then."""
         if count <= 1:
-            return [last]
-        whole = str(event["content"]).encode()
-        found = split(whole.removesuffix(self.backend.piece(last)), count - 1, self.pieces)
-        return [*(found or [NOTHING] * (count - 1)), last]
-
-    @property
-    def pieces(self) -> dict[bytes, int]:
-        """Short pieces, of which characters are made; found once."""
-        if not hasattr(self, "short"):
-            plain = [at for at, kind in enumerate(self.backend.kinds) if kind not in (CONTROL, 5)]
-            every = [(self.backend.piece(at), at) for at in plain if len(self.backend.tokens[at]) <= 8]
-            self.short = {piece: at for piece, at in every if piece}
-        return self.short
+            return [int(event["tokens"][-1])]
+        return [*[NOTHING] * (count - 1), self.backend.spelled(str(event["content"]))]
 
     def cached(self, slot: int) -> int:
         """llama.cpp keeps beginnings itself, and tells of it at the end only."""
@@ -329,7 +310,7 @@ def check(sampling: Sampling) -> None:
 
 def unserved(name: str) -> UsageError:
     return UsageError(
-        f"llama.cpp, which runs this file, does not do this as it is meant: {name}",
+        f"what runs this file, llama.cpp, does not do this as it is meant: {name}",
         code="generation.engine",
         hint="Leave it out, or serve the model that the file was made from.",
     )
@@ -349,15 +330,3 @@ def refused(event: Event) -> TrueTuneError:
     said = str(error.get("message", error) if isinstance(error, dict) else error)
     plain = "".join(letter if letter.isprintable() else " " for letter in said[:300])
     return UsageError(f"llama.cpp refuses this: {plain}", code="generation.engine", hint="Change the request.")
-
-
-def split(text: bytes, count: int, pieces: dict[bytes, int]) -> list[int] | None:
-    """`count` pieces that make up the text, if there are such."""
-    if count == 1:
-        return [pieces[text]] if text in pieces else None
-    for size in range(1, len(text) - count + 2):
-        if (first := pieces.get(text[:size])) is not None:
-            rest = split(text[size:], count - 1, pieces)
-            if rest is not None:
-                return [first, *rest]
-    return None

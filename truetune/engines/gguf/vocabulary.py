@@ -80,11 +80,16 @@ class Backend:
         self.space = self.sentence and bool(values.get("tokenizer.ggml.add_space_prefix", True))
         self.places = {text: at for at, text in enumerate(self.tokens)}
         self.letters = {letter: byte for byte, letter in enumerate(alphabet())}
+        self.texts: dict[str, int] = {}
+        """Numbers below `BROKEN` that stand for texts."""
+        self.spellings: list[bytes] = []
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for. Raises ResourceError `engine.ended`."""
         if token == BROKEN:
             raise ended()
+        if token < BROKEN:
+            return self.spellings[BROKEN - 1 - token]
         if token < 0:
             return b"\xff" if token == PART else b""
         text, kind = self.tokens[token], self.kinds[token]
@@ -96,8 +101,19 @@ class Backend:
             return text.replace("▁", " ").encode()
         return b"".join(bytes([self.letters[one]]) if one in self.letters else one.encode() for one in text)
 
+    def spelled(self, text: str) -> int:
+        """A number that stands for a text whose tokens are not known."""
+        if text not in self.texts:
+            self.spellings.append(text.encode())
+            self.texts[text] = BROKEN - len(self.spellings)
+        return self.texts[text]
+
+    def marks(self, token: int) -> bool:
+        """Whether it is a control token."""
+        return token >= 0 and self.kinds[token] == CONTROL
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        kept = [token for token in ids if not (skip_special_tokens and token >= 0 and self.kinds[token] == CONTROL)]
+        kept = [token for token in ids if not (skip_special_tokens and self.marks(token))]
         text = b"".join(map(self.piece, kept)).decode("utf-8", "replace")
         return text[1:] if self.space and text.startswith(" ") else text
 
