@@ -217,14 +217,15 @@ def _checkpoint(run: Any, chosen: Any, listener: Listener) -> Any:
 def _logging(logs: Sequence[str], listener: Listener, *, asked: bool) -> Iterator[Listener]:
     """The listener, joined by those of `output.log`. TensorBoard is there by default where it is installed; only who
     asked for it hears that it is not."""
+    if "tensorboard" not in logs:
+        yield listener
+        return
     try:
         from truetune.report.tensorboard import Events
     except ModuleNotFoundError:
-        if asked and "tensorboard" in logs:
+        if asked:
             text = 'no TensorBoard events: it is not installed (pip install "truetune[tensorboard]")'
             listener("warning", {"text": text})
-        logs = ()
-    if "tensorboard" not in logs:
         yield listener
         return
     events = Events()
