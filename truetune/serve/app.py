@@ -111,7 +111,7 @@ def speaking(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", response_model=replies.ChatReply, responses=STREAMED)
     async def chat(body: ChatBody, request: Request) -> Response:
         """An answer to a conversation."""
-        served = service.model(body.model)
+        served = service.writer(body.model)
         ids = await service.work(prompts.conversation, served, body.messages)
         asked = await ask(service, served, body, [prompts.Prompt(ids)])
         return await chat_answer(service, asked, body, request)
@@ -119,7 +119,7 @@ def speaking(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions", response_model=replies.TextReply, responses=STREAMED)
     async def complete(body: CompletionBody, request: Request) -> Response:
         """What follows a text, or token ids."""
-        served = service.model(body.model)
+        served = service.writer(body.model)
         found = await service.work(
             lambda: [prompts.completion(served, one, body.add_special_tokens) for one in body.prompts]
         )
@@ -134,7 +134,7 @@ def speaking(app: FastAPI, service: Service) -> None:
         messages = body.messages or [Message(role="user", content=body.prompt or "")]
         given = body.model_dump(exclude={"prompt", "messages", "max_new_tokens"})
         whole = ChatBody.model_validate(given | {"messages": messages, "max_tokens": body.max_new_tokens})
-        served = service.model(body.model)
+        served = service.writer(body.model)
         ids = await service.work(prompts.conversation, served, whole.messages)
         (asked,) = await ask(service, served, whole, [prompts.Prompt(ids)])
         (choice,) = await unless_gone(request, service.whole([asked]))

@@ -93,6 +93,9 @@ class Silent:
     def submit(self, request: Any) -> NoReturn:
         raise silent()
 
+    def check_room(self) -> NoReturn:
+        raise silent()
+
     def load(self, name: str, folder: Path, tokenizer: Any = None) -> NoReturn:
         raise silent()
 

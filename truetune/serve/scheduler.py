@@ -47,12 +47,8 @@ class Scheduler:
         self.check(request)
         loop = self.loop
         with loop.changed:
-            if loop.until is not None:
-                raise Closing
             named = self.named(request.adapter)
-            if len(loop.waiting) >= self.limits.queue:
-                loop.counts["refused"] += 1
-                raise Busy(self.retry())
+            self.check_room()
             job = Job(request, named, named.tokenizer if named else self.tokenizer, time.monotonic())
             job.handle = Handle(request.n, lambda: self.cancel(job))
             if named:
@@ -61,6 +57,14 @@ class Scheduler:
             loop.counts["requests"] += 1
             loop.stir()
         return job.handle
+
+    def check_room(self) -> None:
+        """Raises Busy or Closing, where any request would be refused now."""
+        if self.loop.until is not None:
+            raise Closing
+        if len(self.loop.waiting) >= self.limits.queue:
+            self.loop.counts["refused"] += 1
+            raise Busy(self.retry())
 
     def cancel(self, job: Job) -> None:
         job.cancelled = True

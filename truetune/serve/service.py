@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -112,6 +112,16 @@ class Service:
         except TrueTuneError as error:
             raise of_error(error) from None
 
+    def writer(self, name: str) -> Served:
+        """One that writes, if there is room for a request: whom there is none for is told before anything is rendered.
+        Raises Refusal 404, 400, 429, 503."""
+        found = self.model(name)
+        if self.closing:
+            raise draining()
+        with no_room():
+            self.scheduler.check_room()
+        return found
+
     async def work(self, function: Callable[..., T], *args: Any) -> T:
         """In a thread: rendering, tokenising, compiling and reading files would hold up the event loop. One of our
         errors becomes a Refusal."""
@@ -130,11 +140,8 @@ class Service:
             raise draining()
         began = time.monotonic()
         try:
-            handle = self.scheduler.submit(replace(request, adapter=served.key, timeout=self.timeout))
-        except Busy as full:
-            raise busy(max(1, round(full.retry))) from None
-        except Closing:
-            raise draining() from None
+            with no_room():
+                handle = self.scheduler.submit(replace(request, adapter=served.key, timeout=self.timeout))
         except Unknown:
             raise unknown_model(served.id) from None
         except TrueTuneError as error:
@@ -236,6 +243,17 @@ class Service:
             "sorts": [*self.classifiers],
             "alone": [served.id for served in names if not served.mixed],
         }
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """What the scheduler says of a full queue, and at its end, as a Refusal 429, 503."""
+    try:
+        yield
+    except Busy as full:
+        raise busy(max(1, round(full.retry))) from None
+    except Closing:
+        raise draining() from None
 
 
 def told(asked: Asked, event: Event) -> Piece:
