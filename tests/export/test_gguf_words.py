@@ -30,6 +30,7 @@ COMPOSED = sum(not unicodedata.is_normalized("NFC", text) for text in probes.TEX
 """Texts in which it shows that llama.cpp does not compose accents."""
 REAL = {path.stem: path for path in field.vocabularies()}
 NAMES = {"gpt-2": "gpt-2", "llama-bpe": "llama-bpe", "refact": "smollm", "phi-3": "default"}
+NAMES |= {"deepseek-coder": "deepseek-coder"}
 """Real vocabulary -> the name that is derived from its patterns."""
 
 
@@ -109,6 +110,14 @@ def test_the_way_of_cutting_is_told_by_patterns() -> None:
     bytes_alone = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
     assert pre.name({"model": {}, "pre_tokenizer": bytes_alone}) == "gpt-2"
     assert pre.name({"model": {}, "pre_tokenizer": None}) is None
+    digits = {"type": "Digits", "individual_digits": True}
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    patterns = [cut.replace(r"\r\n", "\r\n") for cut in next(iter(pre.CUTS))[:-1]]
+    cuts = [split | {"pattern": {"Regex": each}} for each in patterns]
+    last = bytes_alone | {"use_regex": False}
+    steps = [*cuts, digits, last]
+    assert pre.name({"model": {}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}) == "deepseek-coder"
+    assert pre.name({"model": {}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps[1:]}}) is None
     assert pre.name({"model": {}, "pre_tokenizer": {"type": "Whitespace"}}) is None
 
 

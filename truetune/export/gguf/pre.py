@@ -25,6 +25,9 @@ PATTERNS = {
 """A pattern of tokenizer.json -> llama.cpp's names, without and with `ignore_merges` (words that are tokens are not
 put together from their parts)."""
 
+CUTS = {(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"): "deepseek-coder"}
+"""Several patterns, one after the other -> llama.cpp's name."""
+
 
 def name(tokenizer: Mapping[str, Any]) -> str | None:
     """llama.cpp's name for the steps of a tokenizer.json; None where it has none that is known here."""
@@ -35,9 +38,19 @@ def name(tokenizer: Mapping[str, Any]) -> str | None:
     *before, last = steps
     if last.get("use_regex", True):
         return None if whole else plain(before)
-    pattern = before[0].get("pattern", {}).get("Regex") if len(before) == 1 and isolated(before[0]) else None
-    found = PATTERNS.get(str(pattern))
+    patterns = tuple(map(pattern, before))
+    if len(patterns) != 1:
+        return None if whole else CUTS.get(patterns)
+    found = PATTERNS.get(patterns[0])
     return found[whole] if found else None
+
+
+def pattern(step: Mapping[str, Any]) -> str:
+    """Where a step cuts; empty for one that does it in another way."""
+    if step.get("type") == "Digits" and step.get("individual_digits"):
+        return r"\p{N}"
+    found = step.get("pattern", {}).get("Regex") if isolated(step) else None
+    return str(found or "").replace("\r", r"\r").replace("\n", r"\n")
 
 
 def plain(before: list[dict[str, Any]]) -> str | None:
