@@ -190,6 +190,7 @@ def ratios(best: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
 def circumstances(arguments: argparse.Namespace) -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "command": " ".join(["python", "benchmarks/data.py", *sys.argv[1:]]),
         "commit": commit.stdout.strip(),
         "versions": {name: version(name) for name in LIBRARIES},

@@ -142,6 +142,7 @@ def ratios(speed: dict[str, float]) -> dict[str, float]:
 def circumstances(arguments: argparse.Namespace) -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "commit": commit.stdout.strip(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

@@ -2,14 +2,17 @@
 
     python benchmarks/inside.py profile FOLDER            where the time of a step goes, in shares
     python benchmarks/inside.py budget FOLDER TOKENS      a step's speed and the peak of memory at a token budget
+    python benchmarks/inside.py between FOLDER            what reading and packing the next step's rows takes of a step
 
-A step takes rows until they have 4,096 tokens; the first one warms up and does not count.
+A step takes rows until they have 4,096 tokens, `between` those of the folder; the first one warms up and does not
+count.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -17,6 +20,8 @@ from typing import Any
 
 STEP = 4096
 """Tokens of a step, whatever the budget of its micro-batches."""
+STEPS = 3
+"""Steps that `between` takes."""
 
 
 def opened(folder: Path, budget: int) -> tuple[Any, Any]:
@@ -76,6 +81,34 @@ def budget(folder: Path, tokens: int) -> dict[str, float]:
     return {"budget": tokens, "tokens_per_second": plan.tokens / seconds, "peak_bytes": peak}
 
 
+def between(folder: Path) -> dict[str, float]:
+    """Processor seconds, of one step in the middle, that its rows take from the cache to tensors, and their share."""
+    from truetune.config.schema import Data
+    from truetune.data.prepare import prepare
+    from truetune.data.steps import Steps
+    from truetune.engines.torch.batch import pack
+    from truetune.models import tokenizer
+
+    settings = json.loads((folder / "train.yml").read_text())
+    options = {"objective": "auto", "seed": 42, "folder": folder, "tokenizer": tokenizer.load(folder / "model")}
+    rows = prepare(Data(**settings["data"]), **options).train
+    order = Steps(len(rows), settings["training"]["batch_size"], 42)
+    engine, plan = opened(folder, 1024)
+    engine.step(plan, 1e-4)
+    before, whole = [], []
+    for step in range(min(STEPS, order.per_epoch)):
+        started = time.process_time()
+        plan = engine.prepare([rows[int(place)] for place in order.indices(step)])
+        batches = [pack([plan.examples[place] for place in part], "cpu") for part in plan.micro_batches]
+        before.append(time.process_time() - started)
+        del batches
+        engine.step(plan, 1e-4)
+        whole.append(time.process_time() - started - before[-1])
+    middle = statistics.median(before)
+    return {"seconds_a_step": middle, "share": middle / statistics.median(whole)}
+
+
 if __name__ == "__main__":
     what, place = sys.argv[1], Path(sys.argv[2])
-    print(json.dumps(profile(place) if what == "profile" else budget(place, int(sys.argv[3]))))
+    ways = {"profile": profile, "between": between, "budget": lambda folder: budget(folder, int(sys.argv[3]))}
+    print(json.dumps(ways[what](place)))

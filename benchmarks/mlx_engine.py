@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -158,7 +159,9 @@ def write(path: Path, found: dict[str, list[dict[str, float]]], options: argpars
     )
     peak = {name: statistics.median(run["peak"] for run in runs) for name, runs in found.items()}
     body = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "command": f"python benchmarks/mlx_engine.py --steps {options.steps} --rounds {options.rounds}",
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()},
         "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "all"),
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
         "versions": {name: version(name) for name in ("mlx", "mlx-lm", "truetune")},

@@ -1,10 +1,12 @@
-"""docs/performance.md and its plot, from docs/evidence/train.json alone: `python benchmarks/performance.py`."""
+"""docs/performance.md and its plots, from docs/evidence/ alone: `python benchmarks/performance.py`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+
+import sections
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE, PAGE = ROOT / "docs" / "evidence" / "train.json", ROOT / "docs" / "performance.md"
@@ -15,7 +17,7 @@ NAMES = {
     "trl": "TRL, padded",
     "trl-checkpointing": "TRL, padded, as it comes (recomputing)",
 }
-PAGE_TEXT = """<!-- Written by `make bench` from evidence/train.json; changes here are lost. -->
+PAGE_TEXT = """<!-- Written by `make bench` from evidence/; changes here are lost. -->
 # How fast, and how much memory
 
 TrueTune beside TRL: the same model of random weights, rows, order, adapter and hyperparameters (LoRA, r 16, on all
@@ -42,15 +44,20 @@ linear layers, float32), each run a process of its own with empty caches, in tur
   The products are measured in the same run, by `benchmarks/limit.py`. Counted as if the head were projected at every
   token, as trainers commonly do, the share is the second figure.
 {budgets}
+{others}
+
 ## Measured again
 
     make bench                                                           every shape, some minutes
     python benchmarks/train.py --shape chat --rows 96 --rounds 3 --write     one shape, longer
     python benchmarks/train.py --budgets --write                         the table of token budgets
+    python benchmarks/scale.py --write                                   many rows
+    python benchmarks/data.py --write                                    preparation
+    python benchmarks/decode.py --write                                  generation
+    python benchmarks/mlx_engine.py                                      MLX
+    python benchmarks/performance.py                                     this page, from what they have written
 
-It fails where nothing is learned, or where contenders do not learn the same, and then writes nothing. The preparation
-of rows has [its own figures](evidence/data.json) (`benchmarks/data.py`), and so do
-[decoding](evidence/decode.json) and [MLX](evidence/mlx.json).
+It fails where nothing is learned, or where contenders do not learn the same, and then writes nothing.
 
 ## What is not measured
 
@@ -77,7 +84,10 @@ def write(found: dict[str, Any]) -> None:
 
     shapes = {name: found[name] for name in SHAPES if name in found}
     told = "\n\n".join(section(name, body) for name, body in shapes.items())
-    PAGE.write_text(PAGE_TEXT.format(shapes=told, held_out=HELD_OUT, budgets=budgets(found.get("budgets"))))
+    others = sections.all_of_them()
+    PAGE.write_text(
+        PAGE_TEXT.format(shapes=told, held_out=HELD_OUT, budgets=budgets(found.get("budgets")), others=others)
+    )
     plot(shapes)
 
 
@@ -105,6 +115,13 @@ def section(name: str, body: dict[str, Any]) -> str:
         lines += [
             "",
             "Our step by kind of work: " + ", ".join(f"{k} {v:.0%}" for k, v in body["profile"].items()) + ".",
+        ]
+    if between := body.get("between"):
+        lines += [
+            "",
+            f"Reading the next step's rows, cutting them into micro-batches and building tensors takes "
+            f"{between['seconds_a_step'] * 1e3:.1f} ms of processor time, {between['share']:.2%} of a step: too little "
+            "for a thread that does it ahead.",
         ]
     if body["left_out"]:
         lines += ["", "Left out: " + ", ".join(f"{NAMES[k]} ({v})" for k, v in body["left_out"].items()) + "."]
@@ -160,7 +177,7 @@ def budgets(body: dict[str, Any] | None) -> str:
         f"| {one['budget']:,} | {one['tokens_per_second']:.0f} | {one['peak_bytes'] / 1e9:.2f} GB |"
         for one in body["found"]
     ]
-    return "\n".join([*lines, "", f"`{body['command']}`, {body['date']}, commit {body['commit'][:10]}.", ""])
+    return "\n".join([*lines, "", sections.told(body), ""])
 
 
 def plot(shapes: dict[str, Any]) -> None:

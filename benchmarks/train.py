@@ -146,6 +146,7 @@ def bench(name: str, options: argparse.Namespace) -> Figures:
     body = summary(shape, folder, found, limit) | {"held_out_loss": held_out, "packs_per_step": packs}
     body |= {"rows": rows, "left_out": dict.fromkeys(late, f"longer than {budget:g} s"), "runs": found}
     body["profile"] = helper("inside.py", "profile", folder) if name == "chat" else {}
+    body["between"] = helper("inside.py", "between", folder) if name == "chat" else {}
     body["faults"] = faults(found, held_out)
     return body
 
@@ -215,18 +216,19 @@ def faults(found: dict[str, list[Figures]], held_out: dict[str, float]) -> list[
     return told
 
 
-def conditions(options: argparse.Namespace) -> Figures:
+def conditions(rounds: int) -> Figures:
+    """When, where and with what something is measured."""
     import platform
 
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": " ".join(["python", "benchmarks/train.py", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "commit": commit,
         "versions": {name: version(name) for name in ("truetune", "torch", "transformers", "peft", "trl")},
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "load_before": os.getloadavg()[0]},
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        "rounds": options.rounds,
+        "rounds": rounds,
     }
 
 
@@ -242,11 +244,11 @@ def main() -> None:
     options = parser.parse_args()
     options.work = options.work.resolve()
     if options.budgets:
-        body = conditions(options) | budgets(options)
+        body = conditions(options.rounds) | budgets(options)
         return performance.keep("budgets", body) if options.write else None
     wrong = []
     for name in options.shape or SHAPES:
-        about = conditions(options)
+        about = conditions(options.rounds)
         body = about | bench(name, options)
         shutil.rmtree(options.work / name)
         share, told = body["limit"]["share"], body["faults"]
