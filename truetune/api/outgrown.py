@@ -102,11 +102,13 @@ def _ray(names: Sequence[Any], settings: Settings) -> dict[str, Any]:
 
 def _kept(settings: Settings) -> list[str]:
     """Keep what Ray opens from all others; returns what is to be said of it. First of all, for it needs a process
-    without threads. Raises UsageError `serve.ray_open`."""
+    without threads. Raises UsageError `serve.ray_open`, InputError `serve.no_cluster`."""
     from truetune.jobs.apart import apart, settled
+    from truetune.jobs.reach import reach
 
     settled(own=settings.cluster is None)
     if settings.cluster:
+        reach(settings.cluster)
         return ["whoever reaches the ports of the Ray cluster, and has its token, can run programs on its machines"]
     if settings.open_ray:
         return ["Ray listens on all addresses of this machine, guarded by a token alone: keep a firewall before it"]

@@ -139,24 +139,27 @@ def running(address: str | None, log: bool) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ray.init(**settings, log_to_driver=log, logging_level=level)
-        logging.getLogger("ray.serve").setLevel(level)
+            joined(settings, log, level)
         serve.start(proxy_location="Disabled", logging_config={"log_level": logging.getLevelName(level)})
         logging.getLogger("ray.serve").setLevel(level)
         yield
-    except (ConnectionError, ValueError) as error:
-        if not address:
-            raise
-        raise InputError(
-            f"there is no Ray cluster to be had: {str(error)[:300]}",
-            code="serve.no_cluster",
-            where=address,
-            hint="`ray status` there says whether it runs; its token must be known here (RAY_AUTH_TOKEN_PATH).",
-        ) from None
     finally:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def joined(settings: dict[str, Any], log: bool, level: int) -> None:
+    """Raises InputError `serve.no_cluster` for what is no cluster, or does not let us in."""
+    try:
+        ray.init(**settings, log_to_driver=log, logging_level=level)
+    except (ConnectionError, ValueError, RayError) as error:
+        raise InputError(
+            f"there is no Ray cluster to be had: {str(error)[:300]}",
+            code="serve.no_cluster",
+            where=settings["address"],
+            hint="`ray status` there says whether it runs; its token must be known here (RAY_AUTH_TOKEN_PATH).",
+        ) from None
 
 
 def needs(count: int, device: str) -> dict[str, float]:
