@@ -25,7 +25,9 @@ PATTERNS = {
 """A pattern of tokenizer.json -> llama.cpp's names, without and with `ignore_merges` (words that are tokens are not
 put together from their parts)."""
 
-CUTS = {(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"): "deepseek-coder"}
+CUTS: dict[tuple[str, ...], str] = {
+    (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"): "deepseek-coder"
+}
 """Several patterns, one after the other -> llama.cpp's name."""
 
 
