@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from truetune.engines.torch import attention, head, spared
+from truetune.engines.torch import attention, head, products, spared
 from truetune.engines.torch.batch import Batch
 
 
@@ -41,10 +41,9 @@ class Forward:
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Hidden states at the picked positions of a packed row, [N, H]."""
-        with self.spared.at(batch.wanted, batch.ids.shape[1]):
-            output = self.model.base_model(
-                input_ids=batch.ids, position_ids=batch.positions, segments=batch.segments, use_cache=False
-            )
+        ids, positions, segments = filled(batch)
+        with self.spared.at(batch.wanted, ids.shape[1]):
+            output = self.model.base_model(input_ids=ids, position_ids=positions, segments=segments, use_cache=False)
         return output.last_hidden_state[0].index_select(0, batch.picked)
 
     def logits(self, batch: Batch) -> torch.Tensor:
@@ -52,6 +51,17 @@ class Forward:
         logits = self.model(input_ids=batch.ids, attention_mask=batch.mask, **positions, use_cache=False).logits
         logits = logits[:, -batch.ids.shape[1] :]
         return logits.flatten(0, 1).index_select(0, batch.picked).float()
+
+
+def filled(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, tuple[attention.Segment, ...]]:
+    """ids and positions [1, L] and segments of a packed row, with a segment of nobody's tokens at its end where this
+    processor multiplies rounded numbers of rows."""
+    length = batch.ids.shape[1]
+    more = products.rounded(length) - length if batch.ids.device.type == "cpu" else 0
+    if not more:
+        return batch.ids, batch.positions, batch.segments
+    ids, positions = (F.pad(each, (0, more)) for each in (batch.ids, batch.positions))
+    return ids, positions, (*batch.segments, (length, length + more))
 
 
 def per_text(values: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from truetune.engines.torch.batch import Batch
@@ -36,7 +37,9 @@ class Noise:
         if self.lengths is None or self.alpha is None:
             return output
         sizes = self.alpha / (self.lengths * output.shape[-1]).sqrt()
-        return output + torch.empty_like(output).uniform_(-1, 1) * sizes[..., None].to(output.dtype)
+        own = output[:, : sizes.shape[1]]  # a row may have been filled up behind its texts
+        noise = torch.empty_like(own).uniform_(-1, 1) * sizes[..., None].to(output.dtype)
+        return output + F.pad(noise, (0, 0, 0, output.shape[1] - own.shape[1]))
 
 
 def lengths(batch: Batch) -> torch.Tensor:

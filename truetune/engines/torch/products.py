@@ -21,7 +21,7 @@ def forward(x: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
     """x [N, I] and W [O, I] -> x Wᵀ [N, O]; W may be a view with any strides."""
     if not wide(x, W):
         return torch.mm(x, W.t())
-    more = -len(x) % ROUND
+    more = rounded(len(x)) - len(x)
     rows = F.pad(x, (0, 0, 0, more)) if more else x
     return torch.ops.mkldnn._linear_pointwise(rows, W, None, "none", [], "")[: len(x)]
 
@@ -41,6 +41,11 @@ def sum_backward(grad: torch.Tensor, W: torch.Tensor, small: torch.Tensor, A: to
 def wide(x: torch.Tensor, W: torch.Tensor) -> bool:
     """Whether this product is oneDNN's."""
     return x.dtype == W.dtype == torch.float32 and x.device.type == "cpu" and len(x) >= ROWS and here()
+
+
+def rounded(rows: int) -> int:
+    """The number of rows that so many are made for a product; who gives as many spares a copy."""
+    return rows + -rows % ROUND if rows >= ROWS and here() else rows
 
 
 @cache
