@@ -63,6 +63,7 @@ LACKS = {
         "neftune_alpha": (5.0, "training.neftune_alpha"),
         "ema": (0.9, "training.ema"),
         "offload": (True, "offloaded activations"),
+        "compiled": (True, "compiled layers"),
     },
     Optimizer: {},
 }

@@ -117,6 +117,8 @@ class EngineSpec:
     gradient_checkpointing: bool = False
     offload: bool = False
     """With gradient checkpointing: whether the layers' inputs wait in the host's memory. For GPUs."""
+    compiled: bool = False
+    """Whether the decoder's layers are compiled, where a trial gives the same."""
     neftune_alpha: float | None = None
     """Noise on the embeddings in training; None = none."""
     ema: float | None = None

@@ -134,6 +134,7 @@ def unserved(spec: EngineSpec) -> list[str]:
         "training.neftune_alpha": spec.neftune_alpha,
         "training.ema": spec.ema,
         "offloaded activations": spec.offload,
+        "compiled layers": spec.compiled,
     }
     return [name for name, value in used.items() if value]
 

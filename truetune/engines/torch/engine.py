@@ -18,6 +18,7 @@ from truetune.engines import adapter, base, family, prompts
 from truetune.engines.base import EngineSpec, LossSum, NotFinite, OutOfMemory, Plan, Snapshot, StepResult, Usage
 from truetune.engines.torch import (
     answers,
+    compiled,
     device,
     kernels,
     methods,
@@ -65,8 +66,28 @@ class TorchEngine:
         self.forward = Forward(self.adapted.model, self.adapted.virtual)
         self.moved = False
         self.objective = objectives.of(spec.objective)
+        if spec.compiled:
+            self.kernels |= {"layers": self._compile()}
         state.seed(spec.seed)
         self.rng = state.rng()
+
+    def _compile(self) -> str:
+        """Have the decoder's layers compiled; returns how that went."""
+        if self.head or not self.forward.packs:
+            return "not compiled (only decoders that train packed are)"
+        return compiled.install(self.model, self._attempt)
+
+    def _attempt(self) -> list[torch.Tensor]:
+        """The loss of a few made-up tokens, and the gradient of everything that is trained."""
+        state.seed(self.spec.seed)
+        self.model.train()
+        rows = [Example(np.arange(size, dtype=np.int32), np.ones(size, dtype=np.float32), size) for size in (9, 24)]
+        for row in rows:
+            row.weights[0] = 0
+        with self._autocast():
+            loss = self.forward.loss(pack(rows, self.spec.device))
+        wanted = [*self.parameters.values()]
+        return [loss.detach(), *torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)]
 
     def prepare(self, examples: Sequence[Example]) -> Plan:
         return base.plan(examples, self.token_budget, self.spec.objective.type, self.adapted.virtual)

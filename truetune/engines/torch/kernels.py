@@ -15,7 +15,8 @@ def install(model: nn.Module, spec: EngineSpec) -> dict[str, str]:
     if not spec.device.startswith("cuda"):
         fused.install(model)
         return {}
-    found = liger.install(model)
+    fuses = spec.compiled and not spec.method.bits  # the compiler does what Liger's kernels do
+    found = {} if fuses else liger.install(model)
     if all(said.startswith("not used") for said in found.values()):
         fused.install(model)
     if not spec.offload and (how := unpack.install(model)):
