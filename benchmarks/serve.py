@@ -1,7 +1,7 @@
 """Serving side by side in one process, on a random Llama of 70 million parameters: sixteen requests at once through our
 scheduler, by transformers' continuous batching, and one after another by `generate`; eight adapters of rank 16 on
 every linear layer mixed; and on the starter, how long an adapter takes from its load call to its first token while
-other requests run.
+other requests run, of our scheduler and of `ft serve` over HTTP.
 
     python benchmarks/serve.py                 # prints; exit 1 where greedy answers differ
     python benchmarks/serve.py --write         # docs/evidence/serve.json too
@@ -38,6 +38,7 @@ from decode import (
     prompts,
     rounded,
 )
+from hot_swap import over_http
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 from transformers.utils import logging
@@ -147,6 +148,15 @@ def share(model: Any, step: float) -> float:
 def swaps(folder: Path, count: int) -> dict[str, Any]:
     """Milliseconds from the load call of another adapter to the first token with it, while other requests run."""
     contents = starter_adapters(folder)
+    ways = {"scheduler": in_process(contents, count), "over_http": over_http(contents, count, RUNNING)}
+    return {"swaps": count, "running": RUNNING} | {
+        way: {"load_to_first_token_ms": spread(times), "between_tokens_of_the_others_ms": spread(steps)}
+        for way, (times, steps) in ways.items()
+    }
+
+
+def in_process(contents: Sequence[Path], count: int) -> tuple[list[float], list[float]]:
+    """Seconds from load call to first token, and between the tokens of the others."""
     scheduler = started(STARTER, RUNNING + 2)
     over, times, steps = threading.Event(), [], []
 
@@ -177,12 +187,7 @@ def swaps(folder: Path, count: int) -> dict[str, Any]:
     for thread in threads:
         thread.join()
     scheduler.close()
-    return {
-        "swaps": count,
-        "running": RUNNING,
-        "load_to_first_token_ms": spread(times),
-        "between_tokens_of_the_others_ms": spread(steps),
-    }
+    return times, steps
 
 
 def starter_adapters(folder: Path, count: int = 6) -> list[Path]:
