@@ -160,7 +160,7 @@ class Surveyor:
         total = len(self._lines)
         purpose = np.frombuffer(self._purposes, np.int8)
         opening, asked, said = np.frombuffer(self._keys, np.uint64).reshape(-1, 3).T
-        digests = np.frombuffer(bytes(self._digests), np.uint64).reshape(-1, 2)
+        digests = np.frombuffer(self._digests, np.uint64).reshape(-1, 2)
         lines = np.frombuffer(self._lines, np.int64)
         first, alike = _first(digests, purpose), self._sketches.groups(total)
         opening, own = np.ascontiguousarray(opening), np.ascontiguousarray(digests[:, 0])

@@ -237,13 +237,14 @@ def _meetings(keys: NDArray[np.uint64], roots: Labels) -> Iterator[NDArray[np.in
     order = np.argsort(keys, kind="stable")
     ranked = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(keys) else np.zeros(0, int)
-    first = np.repeat(starts, np.diff(np.append(starts, len(keys))))
-    places = np.arange(len(keys))
-    for before in (first, np.maximum(first, places - 1), np.maximum(first, places - 2)):
-        pairs = np.stack([order[before], order], axis=1)
-        pairs = pairs[(before != places) & (roots[pairs[:, 0]] != roots[pairs[:, 1]])]
-        for start in range(0, len(pairs), PAIRS):
-            yield pairs[start : start + PAIRS]
+    for start in range(0, len(keys), PAIRS):
+        places = np.arange(start, min(start + PAIRS, len(keys)))
+        first = starts[np.searchsorted(starts, places, side="right") - 1]
+        for before in (first, np.maximum(first, places - 1), np.maximum(first, places - 2)):
+            pairs = np.stack([order[before], order[places]], axis=1)
+            pairs = pairs[(before != places) & (roots[pairs[:, 0]] != roots[pairs[:, 1]])]
+            if len(pairs):
+                yield pairs
 
 
 def _alike(pairs: NDArray[np.int64], slots: int) -> NDArray[np.bool_]:
