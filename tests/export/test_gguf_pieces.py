@@ -148,6 +148,28 @@ def test_a_folder_without_tokenizer_json_goes_out_with_one(tmp_path: Path, kind:
     assert {states[name] for name in ("template", "tokenizer", "ends", "runtime")} == {"ok"}
 
 
+@pytest.mark.slow
+def test_from_rows_to_llama_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained on a folder with tokenizer.model alone, with a new token; the adapter brings a tokenizer.json."""
+    monkeypatch.setenv("TRUETUNE_HOME", str(tmp_path / "home"))
+    trained(tmp_path, "llama")
+    size = tokenizer.load(tmp_path).vocabulary
+    folder = tiny.make(tmp_path / "model", "llama", vocab_size=size + 8)
+    for name in ("tokenizer.model", "chat_template.jinja"):
+        (folder / name).write_bytes((tmp_path / name).read_bytes())
+    rows = "".join(json.dumps({"prompt": f"What is {n}?", "completion": f"It is {n}."}) + "\n" for n in range(24))
+    (tmp_path / "rows.jsonl").write_text(rows, "utf-8")
+    run = tmp_path / "run"
+    ft.train({"model": {"path": str(folder), "new_tokens": ["<note>"]}, "data": {"path": str(tmp_path / "rows.jsonl")},
+              "training": {"max_steps": 2}, "output": {"dir": str(run)}, "resources": {"device": "cpu"}})  # fmt: skip
+    ours, brought = tokenizer.load(folder), tokenizer.load(run / "adapter")
+    assert (brought.bos, brought.eos, brought.adds_bos) == (ours.bos, ours.eos, ours.adds_bos)
+    assert size in brought.encode("a<note>b") and brought.encode(CORPUS[0]) == ours.encode(CORPUS[0])
+    assert not [item for item in ft.receipt_verify(str(run))["items"] if item["state"] == "changed"]
+    found = ft.export(str(run), format="gguf", out=tmp_path / "out")
+    assert {one["state"] for one in found["parity"]["stages"]} == {"ok"}
+
+
 DAMAGES = {
     "empty": b"",
     "cut off": b"\x0a\x7fab",

@@ -11,9 +11,7 @@ from truetune.data import added
 from truetune.data.turns import stop_ids
 from truetune.engines import adapter as adapters
 from truetune.export.origin import Origin
-from truetune.models import source
-from truetune.models import tokenizer as tokenizers
-from truetune.models.tokenizer import Tokenizer
+from truetune.models import settled, source
 from truetune.runs import jsonfile
 from truetune.train.reading import text_ends
 
@@ -49,10 +47,7 @@ def spoken(origin: Origin, target: Path) -> None:
     if brought and not (origin.side.adapter and (origin.side.adapter / TOKENIZER).is_file()):
         added.write(target / TOKENIZER, brought)
     encode, template = origin.subject.tokenizer, origin.template
-    if not (target / TOKENIZER).is_file():  # it came as tokenizer.model, of which other programs make what they like
-        (target / TOKENIZER).write_text(encode.backend.to_str(), "utf-8")
-        (target / tokenizers.PIECES).unlink(missing_ok=True)
-        settled(target / CLASS, encode)
+    settled.complete(target, encode)
     if not (target / CLASS).is_file():  # without it a tokenizer is taken for that of the model's architecture
         body = {"tokenizer_class": "PreTrainedTokenizerFast", **encode.tokens}
         (target / CLASS).write_text(json.dumps(body, indent=2, sort_keys=True) + "\n", "utf-8")
@@ -65,13 +60,6 @@ def spoken(origin: Origin, target: Path) -> None:
     if stops - set(named if isinstance(named, list) else [named]):
         text = json.dumps(settings | {"eos_token_id": sorted(stops)}, indent=2, sort_keys=True)
         path.write_text(text + "\n", "utf-8")
-
-
-def settled(path: Path, encode: Tokenizer) -> None:
-    """tokenizer_config.json of a tokenizer.json that was made: nothing is left to a class's own idea of it."""
-    body = jsonfile.load(path) if path.is_file() else {}
-    own = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": encode.adds_bos, **encode.tokens}
-    path.write_text(json.dumps(body | own, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def companions(folder: Path, target: Path) -> None:

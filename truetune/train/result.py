@@ -10,6 +10,7 @@ from typing import Any
 
 from truetune.data import added, objectives
 from truetune.engines.base import TrainEngine
+from truetune.models import settled, tokenizer
 from truetune.runs import durable
 from truetune.runs.run import Run
 
@@ -41,6 +42,8 @@ def write(run: Run, engine: TrainEngine, resolved: dict[str, Any], template: str
         for name in TOKENIZER:
             if (base / name).is_file():
                 shutil.copyfile(base / name, aside / name)
+        if (base / tokenizer.PIECES).is_file():
+            settled.complete(aside, tokenizer.shared(base))
         if resolved.get("new_tokens"):
             added.write(aside / "tokenizer.json", resolved["new_tokens"])
         if template is not None:
