@@ -24,7 +24,7 @@ Stops = Sequence[asyncio.Future[Any]]
 Came = Literal["whole", "full", "behind", "lost"]
 
 
-class Stopped(Exception):
+class Halted(Exception):
     """The client has gone, or the server's grace is over (`ended`)."""
 
     def __init__(self, *, ended: bool) -> None:
@@ -50,8 +50,8 @@ class Relay:
         stops = [asyncio.ensure_future(gone(self.receive)), asyncio.ensure_future(self.cut.wait())]
         try:
             await self.tried(call, stops)
-        except Stopped as stopped:
-            if stopped.ended:
+        except Halted as halted:
+            if halted.ended:
                 await self.broken_off(draining())
         except Refusal as refusal:
             await self.broken_off(refusal)
@@ -119,12 +119,12 @@ class Relay:
 
 
 async def before(stops: Stops, batches: AsyncGenerator[list[Message]]) -> list[Message]:
-    """The next batch, empty behind the last. Raises Stopped where one of the first two comes before it, else Fallen."""
+    """The next batch, empty behind the last. Raises Halted where one of the first two comes before it, else Fallen."""
     step = asyncio.ensure_future(anext(batches, []))
     try:
         await asyncio.wait([step, *stops], return_when=asyncio.FIRST_COMPLETED)
         if not step.done():
-            raise Stopped(ended=stops[1].done()) if stops[0].done() or stops[1].done() else Fallen
+            raise Halted(ended=stops[1].done()) if stops[0].done() or stops[1].done() else Fallen
         return step.result()
     finally:
         step.cancel()
