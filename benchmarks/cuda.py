@@ -10,10 +10,11 @@ Weights are random, rows are random words of a small vocabulary, which is what t
 
 Every contender is a process of its own and takes the same rows in the same order from the same adapter: `truetune`;
 `peft` (transformers' Trainer, fused AdamW); `peft-liger` (the same with Liger's kernels) and `unsloth` where they are
-installed; of `qlora` also `truetune-host`, whose layers' inputs wait in the host's memory. Tokens per second are of the
-median step behind `WARM` steps. The share is what the products with frozen weights and the head take by themselves (4
-FLOP per weight and token), measured on the same card at the same shapes, over what a step takes. It fails where
-nothing is learned, where losses of a step differ by more than the bound, or where 8 GB do not do.
+installed; `truetune-compiled`, whose layers are compiled; of `qlora` also `truetune-host`, whose layers' inputs wait
+in the host's memory. Tokens per second are of the median step behind `WARM` steps. The share is what the products with
+frozen weights and the head take by themselves (4 FLOP per weight and token), measured on the same card at the same
+shapes, over what a step takes. It fails where nothing is learned, where losses of a step differ by more than the bound,
+or where 8 GB do not do.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ class Shape:
 TINY = Shape(
     64, 2, 4, 2, 128, 512, "float32", steps=6, rate=2e-2, tolerance=1e-3, lengths={"lora": 96, "qlora": 48}
 )  # fmt: skip
-CONTENDERS = {"lora": ("truetune", "peft", "peft-liger", "unsloth"), "qlora": ("truetune", "truetune-host", "peft")}
+CONTENDERS = {
+    "lora": ("truetune", "truetune-compiled", "peft", "peft-liger", "unsloth"),
+    "qlora": ("truetune", "truetune-host", "peft"),
+}
 
 
 def main() -> int:
@@ -143,7 +147,7 @@ def bench(shape: Shape, task: str, options: argparse.Namespace, folder: str) -> 
 
 
 def installed(name: str, options: argparse.Namespace) -> bool:
-    package = {"peft-liger": "liger_kernel", "unsloth": "unsloth"}.get(name)
+    package = {"peft-liger": "liger_kernel", "unsloth": "unsloth", "truetune-compiled": "triton"}.get(name)
     return package is None or (find_spec(package) is not None and options.device.startswith("cuda"))
 
 
@@ -206,7 +210,7 @@ def truetune(shape: Shape, options: argparse.Namespace) -> Figures:
     method = Method("lora", r=16, alpha=32)
     spec = EngineSpec(
         options.folder / "model", method, Optimizer(weight_decay=0.0), device=options.device, dtype=shape.dtype,
-        token_budget=shape.lengths[options.task],
+        token_budget=shape.lengths[options.task], compiled=options.contender == "truetune-compiled",
     )  # fmt: skip
     if options.task == "qlora":
         spec = replace(spec, method=replace(method, type="qlora", bits=4), memory=shape.memory)

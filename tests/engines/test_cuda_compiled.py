@@ -25,12 +25,13 @@ DROPOUT = replace(LORA, dropout=0.2)
 
 @pytest.fixture
 def traced(monkeypatch):
+    region = compiled.region
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     torch._dynamo.reset()
-    compiled.region.cache_clear()
+    region.cache_clear()
     yield
     torch._dynamo.reset()
-    compiled.region.cache_clear()
+    region.cache_clear()
 
 
 def curve(engine, steps=range(4)):

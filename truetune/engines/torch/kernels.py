@@ -34,5 +34,6 @@ def attending(config: PreTrainedConfig, device: torch.device, dtype: torch.dtype
     heads = settings.num_attention_heads
     kv_heads = getattr(settings, "num_key_value_heads", None) or heads
     dim = getattr(settings, "head_dim", None) or settings.hidden_size // heads
-    why = varlen.refusal(device, dtype, heads, kv_heads, dim, getattr(settings, "sliding_window", None))
+    window = getattr(settings, "sliding_window", None) or None  # 0: a family that could have one, and has not
+    why = varlen.refusal(device, dtype, heads, kv_heads, dim, window)
     return f"segment by segment ({why})" if why else "varlen, all segments at once"
