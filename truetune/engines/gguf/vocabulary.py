@@ -132,7 +132,7 @@ class Backend:
 
     def get_added_tokens_decoder(self) -> dict[int, Added]:
         every = enumerate(zip(self.tokens, self.kinds, strict=True))
-        return {at: Added(text, kind == CONTROL) for at, (text, kind) in every if kind in (CONTROL, USER)}
+        return {at: Added(text, kind != USER) for at, (text, kind) in every if kind in (UNKNOWN, CONTROL, USER)}
 
     def to_str(self) -> str:
         raise UsageError(
