@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
-pytest.importorskip(
-    "lm_eval", reason='not installed: pip install "lm_eval[api]" (not in dev: half a minute)'
-)
+pytest.importorskip("lm_eval", reason='not installed: pip install "lm_eval[api]" (not in dev: half a minute)')
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "harness.py"
 
 
