@@ -63,6 +63,11 @@ It fails where nothing is learned, or where contenders do not learn the same, an
 
 No GPU: the paths for CUDA are written and have tests that run where there is one; of their speed nothing is said here.
 Nor are other CPUs, more threads than stated, and training on several machines.
+
+## What is not done
+
+Rows that begin alike, with a long system prompt for one, are computed whole each; only the two answers of a preference
+pair share their prompt. Where most of a row is such a beginning, there is more to win than by anything above.
 """
 
 
