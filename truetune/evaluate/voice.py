@@ -18,7 +18,7 @@ from truetune.engines.decoder import Decoder, DecoderSpec, Sampling
 from truetune.errors import UsageError
 from truetune.evaluate import sampling
 from truetune.evaluate.subject import Subject
-from truetune.models import facts
+from truetune.models import encoders, facts
 from truetune.models.tokenizer import Tokenizer
 from truetune.train.reading import PARTIAL, text_ends
 
@@ -186,6 +186,13 @@ def refuse_scores(subject: Subject) -> None:
             code="subject.scores",
             where=subject.name,
             hint=f"Measure it: ft evaluate {subject.run.id if subject.run else subject.name}.",
+        )
+    if (subject.base.folder / "config.json").is_file() and encoders.reads(subject.base.folder):
+        raise UsageError(
+            "it is an encoder: it reads texts and writes nothing",
+            code="subject.scores",
+            where=subject.name,
+            hint="Serve it for its embeddings, ft serve, or train it to sort texts into classes.",
         )
 
 
