@@ -93,7 +93,7 @@ class Run:
         """Every value: as the run was started, or as the last resume that changed some has it. The folders of train.yml
         and of a model on this machine are where they are now."""
         values: dict[str, Any] = self._changed.get("resolved") or jsonfile.load(self.folder / "resolved.json")
-        if model := values.get("model"):
+        if (model := values.get("model")) and model.get("folder"):
             values = values | {"model": model | {"folder": self.moved(model["folder"])}}
         if folder := values.get("folder"):
             values = values | {"folder": self.moved(folder)}
