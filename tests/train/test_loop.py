@@ -196,13 +196,14 @@ def test_an_example_that_never_fits_is_named(run, folder, monkeypatch):
 
 
 def test_activations_are_computed_again_where_one_example_does_not_fit(tmp_path, monkeypatch, folder):
-    """Single examples run out of memory, until their activations are no longer kept: the same losses, and a resume
-    begins like that."""
+    """Single examples run out of memory, until their activations are no longer kept: the same losses without dropout,
+    and a resume begins like that."""
     monkeypatch.setenv("TRUETUNE_HOME", str(tmp_path / "home"))
     calm, tight = (Run.create(tmp_path / name, train_yml=b"", resolved={}, env={}) for name in ("a", "b"))
     loops = [loop(run, folder, steps=4) for run in (calm, tight)]
-    for each in loops:
-        each.engine.token_budget = 1  # one example at a time
+    for each in loops:  # one example at a time
+        method = Method(r=4, alpha=8, dropout=0.0)
+        each.engine = TorchEngine(EngineSpec(model=folder, method=method, token_budget=1))
     engine, failed = loops[1].engine, []
     real = engine.forward.loss
 
@@ -217,7 +218,7 @@ def test_activations_are_computed_again_where_one_example_does_not_fit(tmp_path,
         each.fit()
     assert failed == [1] and loops[1].state.oom == [{"step": 0, "gradient_checkpointing": 1}]
     one, other = losses(calm), losses(tight)
-    assert [*one.values()] == [*other.values()]
+    assert np.allclose([*one.values()], [*other.values()], rtol=1e-6)
     assert not engine.keep_less()
     state = State.from_json(Checkpoints(tight).load_state(Checkpoints(tight).find("last")))
     assert state.checkpointing
