@@ -66,10 +66,12 @@ LAZY = (
     "api/",
     "engines/torch/methods/__init__.py",
     "engines/torch/quantised.py",
+    "engines/torch/liger.py",
+    "engines/torch/varlen.py",
     "engines/torch/optimizers.py",
 )
 """Where a function may import: the tables of verbs, of engines, of methods and of readers' libraries, the bodies of the
-verbs, bitsandbytes, which is not everywhere, and Adafactor, which takes a second."""
+verbs, bitsandbytes and a GPU's kernels, which are not everywhere, and Adafactor, which takes a second."""
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_MODULES |= {"code", "codeop", "ftplib", "pty", "runpy", "smtplib", "telnetlib", "xmlrpc"}

@@ -65,12 +65,12 @@ def alone(model: nn.Module, layer: nn.Module) -> list[nn.Module]:
     hidden = model.config.get_text_config().hidden_size
     found = [modules[name] for name in NAMES if name in modules]
     widths = [getattr(getattr(module, "base", module), "in_features", hidden) for module in found]
-    return [module for module, width in zip(found, widths, strict=True) if by_itself(module, width, model.dtype)]
+    kind = model.dtype, model.device
+    return [module for module, width in zip(found, widths, strict=True) if by_itself(module, width, *kind)]
 
 
-def by_itself(module: nn.Module, width: int, dtype: torch.dtype) -> bool:
+def by_itself(module: nn.Module, width: int, dtype: torch.dtype, place: torch.device | str = "cpu") -> bool:
     """Whether two of three tokens, given to the module alone, come out as they do among the three."""
-    place = next(module.parameters()).device
     x = torch.randn(1, 3, width, generator=torch.Generator().manual_seed(0)).to(place, dtype)
     training = module.training
     module.eval()
