@@ -67,7 +67,7 @@ Nor are other CPUs, more threads than stated, and training on several machines.
 ## What is not done
 
 Rows that begin alike, with a long system prompt for one, are computed whole each; only the two answers of a preference
-pair share their prompt. Where most of a row is such a beginning, there is more to win than by anything above.
+pair share their prompt. How much that would win is not measured.
 """
 
 

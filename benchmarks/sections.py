@@ -76,12 +76,12 @@ def micro(value: float | None) -> str:
 
 
 def grows(sizes: list[Figures]) -> list[str]:
-    """Bytes for each further row, from the smallest to the largest set."""
+    """Bytes for each further row, between the two largest sets: in smaller ones buffers are still filling."""
     found = []
     for name in MEMORY:
         some = [one for one in sizes if name in one["memory"]]
         if len(some) > 1:
-            first, last = some[0], some[-1]
+            first, last = some[-2:]
             more = (last["memory"][name] - first["memory"][name]) / (last["rows"] - first["rows"])
             found.append(f"{name} {max(0.0, more):.0f} bytes ({first['rows']:,} to {last['rows']:,} rows)")
     return [f"What a further row costs in memory: {'; '.join(found)}."] if found else []
