@@ -77,8 +77,8 @@ def publish(
 def _exported(
     found: Origin, format: str, called: str, how: Any, make: Make, dry_run: bool
 ) -> Iterator[tuple[Path, dict[str, Any] | None]]:
-    """The folder of an export with its report: the run's own, `exports/CALLED`, made now if it is not there; of what has
-    no run, and in a dry run, one that is gone afterwards. A whole model is its own, without a report."""
+    """The folder of an export with its report: the run's own, `exports/CALLED`, made now if it is not there; of what
+    has no run, and in a dry run, one that is gone afterwards. A whole model is its own, without a report."""
     import tempfile
 
     from truetune.export import files, gate, hub, proof
