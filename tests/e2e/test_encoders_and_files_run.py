@@ -1,4 +1,4 @@
-"""`ft serve` of what does not write through torch: a classifier over an encoder and its base, and an exported GGUF file."""
+"""`ft serve` of what torch does not write: a classifier over an encoder and its base, and an exported GGUF file."""
 
 from __future__ import annotations
 

@@ -69,6 +69,12 @@ def alone(model: nn.Module, layer: nn.Module) -> list[nn.Module]:
     return [module for module, width in zip(found, widths, strict=True) if by_itself(module, width, *kind)]
 
 
+def numbers(module: nn.Module, model: nn.Module) -> torch.dtype:
+    """What the module computes in: the type of its frozen weights, of the model's where its own are packed or trained."""
+    every = (*module.parameters(), *model.parameters())
+    return next((p.dtype for p in every if p.is_floating_point() and not p.requires_grad), torch.float32)
+
+
 def by_itself(module: nn.Module, width: int, dtype: torch.dtype, place: torch.device | str = "cpu") -> bool:
     """Whether two of three tokens, given to the module alone, come out as they do among the three."""
     x = torch.randn(1, 3, width, generator=torch.Generator().manual_seed(0)).to(place, dtype)
@@ -77,6 +83,8 @@ def by_itself(module: nn.Module, width: int, dtype: torch.dtype, place: torch.de
     try:
         with torch.no_grad():
             whole, part = module(x), module(x[:, 1:])
+    except RuntimeError:  # trained in other numbers than the model's
+        return False
     finally:
         module.train(training)
     if not (isinstance(whole, torch.Tensor) and whole.shape == (1, 3, whole.shape[-1])):
