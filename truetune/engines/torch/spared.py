@@ -70,7 +70,7 @@ def alone(model: nn.Module, layer: nn.Module) -> list[nn.Module]:
 
 
 def numbers(module: nn.Module, model: nn.Module) -> torch.dtype:
-    """What the module computes in: the type of its frozen weights, of the model's where its own are packed or trained."""
+    """What the module computes in: the type of its frozen weights, or of the model's where its own are packed."""
     every = (*module.parameters(), *model.parameters())
     return next((p.dtype for p in every if p.is_floating_point() and not p.requires_grad), torch.float32)
 
