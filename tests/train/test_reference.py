@@ -116,7 +116,7 @@ def test_kto_compares_with_the_answers_of_other_rows():
     table = load_file(run.folder / "reference" / "train.safetensors")["log_probabilities"]
     assert table.shape == (run.receipt()["data"]["rows"]["train"], 2) and (table < 0).all()
     first = next(iter(run.metrics("train")))
-    assert first["kl"] == 0 and first["supervised"] > 0
+    assert 0 <= first["kl"] < 1e-4 and first["supervised"] > 0
     supervised = run.receipt()["train"]["supervised"]
     assert supervised["promised"] == supervised["counted"]
 
