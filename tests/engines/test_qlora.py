@@ -245,3 +245,14 @@ def test_no_code_is_fetched_from_a_hub(tmp_path):
     code = "from truetune import engines; engines.module('torch').quantised.library(); import transformers"
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path), "PATH": ""}, timeout=300)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("shape", "shared"), [((48, 32), False), ((7, 80), True), ((48, 96), True), ((16, 192), True)])
+def test_rows_of_any_width_read_back_as_they_were_packed(shape, shared):
+    """Against the definition: a number of the table for each four bits, times its block's scale, in the rows' order."""
+    functional = quantised.library().functional
+    packed, state = functional.quantize_4bit(torch.randn(shape), quant_type="nf4", compress_statistics=shared)
+    scales = functional.dequantize_blockwise(state.absmax, state.state2) + state.offset if shared else state.absmax
+    numbers = state.code[torch.stack((packed.flatten() >> 4, packed.flatten() & 15), 1).flatten().long()]
+    exact = (numbers * scales.repeat_interleave(state.blocksize)[: len(numbers)])[: shape[0] * shape[1]].view(shape)
+    assert torch.allclose(quantised.unpacked(packed, state), exact, atol=1e-6)

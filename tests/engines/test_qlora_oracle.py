@@ -44,9 +44,16 @@ def theirs(folder, adapter):
     return PeftModel.from_pretrained(base, adapter, is_trainable=True).train()
 
 
+def wide(name):
+    """Rows of 64 and more: bitsandbytes' own CPU kernel reads narrower ones with other blocks' scales."""
+    if name.startswith("gpt"):
+        return {"n_embd": 64}
+    return {"hidden_size": 64} | ({"head_dim": 16} if name in ("qwen3", "gemma2", "gemma3") else {})
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_peft_over_a_packed_base_reads_our_adapter(tmp_path, name):
-    folder = tiny.make(tmp_path / "model", name)
+    folder = tiny.make(tmp_path / "model", name, **wide(name))
     ids, logits = oracles.noise(TorchEngine(spec(folder)), tmp_path / "adapter")
     with torch.no_grad():
         reference = theirs(folder, tmp_path / "adapter")(ids).logits

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from truetune.engines.torch import config, model
+from truetune.engines.torch import config, model, quantised
 from truetune.engines.torch.quantised import Quantised, library
 from truetune.errors import InputError
 from truetune.models import facts, header, packed, tensorfile, weights
@@ -150,7 +150,7 @@ def four_bits(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     rounded = functional.dequantize_blockwise(*functional.quantize_blockwise(scales - mean, blocksize=256)) + mean
     for (_, state), own in zip(made, rounded.split([len(state.absmax) for _, state in made]), strict=True):
         state.absmax = own
-    return [functional.dequantize_4bit(data, state) for data, state in made]
+    return [quantised.unpacked(data, state) for data, state in made]
 
 
 def dense_of(data: torch.Tensor, scales: Any, shape: tuple[int, ...], transposed: bool) -> torch.Tensor:

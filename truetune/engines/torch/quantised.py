@@ -8,9 +8,10 @@ type: x is never rounded. Only what is packed is kept for the backward pass, whi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -51,7 +52,7 @@ class Quantised(nn.Linear):
         functional = library().functional
         if self.bits == 8:
             return functional.int8_vectorwise_dequant(self.packed, self.scales).to(self.dtype)
-        return functional.dequantize_4bit(self.packed, self.scales).to(self.dtype)
+        return unpacked(self.packed, self.scales).to(self.dtype)
 
     def lent(self, *, backward: bool = False) -> torch.Tensor:
         """`weight`, until another layer is asked: for a product that is begun at once."""
@@ -80,6 +81,16 @@ class Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return torch.mm(grad, ctx.layer.lent(backward=True)), None
+
+
+def unpacked(packed: torch.Tensor, state: Any) -> torch.Tensor:
+    """4 bits as they were packed, whatever the width of a row. On a CPU bitsandbytes (0.50) takes each row to begin a
+    block of its own, and reads others' scales where rows are no whole blocks: there it is given one long row."""
+    if packed.device.type != "cpu":
+        return cast(torch.Tensor, library().functional.dequantize_4bit(packed, state))
+    line = copy(state)
+    line.shape = torch.Size((1, state.shape.numel()))
+    return cast(torch.Tensor, library().functional.dequantize_4bit(packed, line).view(state.shape))
 
 
 def library() -> ModuleType:
