@@ -131,7 +131,7 @@ def raises(path: Path) -> Iterator[Raise]:
             continue
         name = ast.unparse(node.func).rpartition(".")[2]
         given = [word.value for word in node.keywords if word.arg == "code"]
-        if name == ANSWERS:
+        if name == ANSWERS and node.args:
             status = ast.unparse(node.args[0])
             for code in codes(given, ANSWER):
                 yield Raise(code, f"{name} {status}" if status.isdigit() else name, message(node, texts))
