@@ -122,7 +122,8 @@ def test_peft_reads_our_adapter_beside_the_original_base_packed_alike(models, tm
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM
 
-    folder = models(name)
+    wide = {"n_embd": 64} if name == "gpt2" else {"hidden_size": 64}  # see test_qlora_oracle.py
+    folder = models(name, **wide)
     one = engine(folder)
     start = exported(one, tmp_path / "start")
     train(one)

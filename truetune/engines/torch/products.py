@@ -10,20 +10,15 @@ from functools import cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 ROWS, ROUND = 64, 32
-"""Fewer rows are left to MKL; others are made a multiple of this for oneDNN, which keeps 0.7 MB of code for each number
-of rows and each matrix: without it a training of mixed rows grows by 10 MB a step, up to a gigabyte."""
+"""Fewer rows are left to MKL, and so are those that are no multiple: oneDNN keeps 0.7 MB of code for each number of
+rows and each matrix, by which a training of mixed rows would grow by 10 MB a step, up to a gigabyte."""
 
 
 def forward(x: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
     """x [N, I] and W [O, I] -> x Wᵀ [N, O]; W may be a view with any strides."""
-    if not wide(x, W):
-        return torch.mm(x, W.t())
-    more = rounded(len(x)) - len(x)
-    rows = F.pad(x, (0, 0, 0, more)) if more else x
-    return torch.ops.mkldnn._linear_pointwise(rows, W, None, "none", [], "")[: len(x)]
+    return torch.ops.mkldnn._linear_pointwise(x, W, None, "none", [], "") if wide(x, W) else torch.mm(x, W.t())
 
 
 def backward(grad: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
@@ -40,11 +35,12 @@ def sum_backward(grad: torch.Tensor, W: torch.Tensor, small: torch.Tensor, A: to
 
 def wide(x: torch.Tensor, W: torch.Tensor) -> bool:
     """Whether this product is oneDNN's."""
-    return x.dtype == W.dtype == torch.float32 and x.device.type == "cpu" and len(x) >= ROWS and here()
+    fits = len(x) >= ROWS and len(x) % ROUND == 0
+    return fits and x.dtype == W.dtype == torch.float32 and x.device.type == "cpu" and here()
 
 
 def rounded(rows: int) -> int:
-    """The number of rows that so many are made for a product; who gives as many spares a copy."""
+    """How many rows to give where there are so many, for a fast product."""
     return rows + -rows % ROUND if rows >= ROWS and here() else rows
 
 
