@@ -141,7 +141,7 @@ def test_rated_answers(tmp_path: Path) -> None:
     assert "training.objective = kto" in said.err and "preference.beta = 0.1" in said.err
     proven(ft)
     held_out = rows(ft.run(), "eval")
-    assert held_out[0]["loss"] == pytest.approx(0.5, abs=1e-3) and held_out[0]["kl"] == 0
+    assert held_out[0]["loss"] == pytest.approx(0.5, abs=1e-3) and held_out[0]["kl"] < 1e-4
     assert held_out[6]["loss"] < held_out[0]["loss"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -143,6 +144,10 @@ def test_a_thousand_loads_under_load_mix_nothing_up(base, encode, tmp_path):
                     stands[name] = None  # from here until it is loaded it may be either
                     scheduler.load(name, folders[content])
                     stands[name] = content, number
+                if number % 20 == 0 and any(stands.values()):  # names stand long enough to be asked
+                    known, patience = len(sure), time.monotonic() + 5
+                    while len(sure) == known and time.monotonic() < patience:
+                        time.sleep(0.001)
 
         with ThreadPoolExecutor(ASKERS) as pool:
             askers = [pool.submit(ask, seed) for seed in range(ASKERS)]

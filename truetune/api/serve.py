@@ -177,7 +177,7 @@ def _wanted(name: Any) -> Wanted:
     from truetune.serve.opening import Wanted
 
     subject = find_subject(wanted.address(name))
-    if subject.objective != "classification":
+    if subject.scores and subject.objective != "classification":
         refuse_scores(subject)
     if not subject.tuned:
         return Wanted((), subject)
