@@ -73,16 +73,21 @@ class Classifier:
 
     def card(self, name: str) -> Json:
         """What `/v1/models` says."""
-        return {
-            "id": name,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "truetune",
-            "root": self.subject.name,
-            "parent": self.subject.base.name,
-            "max_model_len": self.longest,
-            "alone": True,
-        }
+        return card(name, self.subject, self.longest, self.created)
+
+
+def card(name: str, subject: Subject, longest: int, created: int) -> Json:
+    """What `/v1/models` says of a model that reads texts of `longest` tokens and writes nothing."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "truetune",
+        "root": subject.name,
+        "parent": subject.base.name if subject.tuned else None,
+        "max_model_len": longest,
+        "alone": True,
+    }
 
 
 class Silent:

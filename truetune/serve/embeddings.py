@@ -25,7 +25,7 @@ from truetune.engines.reader import Reader
 from truetune.errors import ResourceError, UsageError
 from truetune.evaluate.subject import Subject
 from truetune.models import encoders, facts
-from truetune.serve.classes import Classifier
+from truetune.serve.classes import Classifier, card
 from truetune.serve.openai import Json
 from truetune.serve.refusals import Refusal, busy
 
@@ -121,16 +121,7 @@ class Embedder:
 
     def card(self, name: str) -> Json:
         """What `/v1/models` says."""
-        return {
-            "id": name,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "truetune",
-            "root": self.subject.name,
-            "parent": self.subject.base.name if self.subject.tuned else None,
-            "max_model_len": self.longest,
-            "alone": True,
-        }
+        return card(name, self.subject, self.longest, self.created)
 
 
 def of_base(subject: Subject, device: str, queue: int = QUEUE) -> Embedder:

@@ -32,17 +32,13 @@ class Spared:
     @contextmanager
     def at(self, places: torch.Tensor, length: int) -> Iterator[None]:
         """Within, they compute these positions (int64 [M], each once) of a packed row of `length` tokens."""
-        if len(places) <= MOST * length and not self._otherwise():
+        again = getattr(self.layer, "gradient_checkpointing", False)  # then the layer runs once more, later
+        if len(places) <= MOST * length and not again:
             self.wanted = places, length
         try:
             yield
         finally:
             self.wanted = None
-
-    def _otherwise(self) -> bool:
-        """Whether the layer runs once more, later, or as a program that was made of it."""
-        compiled = getattr(self.layer, "_compiled_call_impl", None) is not None
-        return compiled or getattr(self.layer, "gradient_checkpointing", False)
 
     def _take(self, module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
         return (given[0].index_select(1, self.wanted[0]), *given[1:]) if self.wanted else None
@@ -67,12 +63,6 @@ def alone(model: nn.Module, layer: nn.Module) -> list[nn.Module]:
     widths = [getattr(getattr(module, "base", module), "in_features", hidden) for module in found]
     kind = model.dtype, model.device
     return [module for module, width in zip(found, widths, strict=True) if by_itself(module, width, *kind)]
-
-
-def numbers(module: nn.Module, model: nn.Module) -> torch.dtype:
-    """What the module computes in: the type of its frozen weights, or of the model's where its own are packed."""
-    every = (*module.parameters(), *model.parameters())
-    return next((p.dtype for p in every if p.is_floating_point() and not p.requires_grad), torch.float32)
 
 
 def by_itself(module: nn.Module, width: int, dtype: torch.dtype, place: torch.device | str = "cpu") -> bool:
