@@ -85,13 +85,13 @@ def test_what_is_shared_stands_once(monkeypatch):
     monkeypatch.setattr(batch, "SHARED", ALWAYS)
     ids = np.array([5, 6, 7, 8, 9, 5, 6, 7, 3], np.int32)
     weights = np.array([0, 0, 0, 1, 1, 0, 0, 0, 1], np.float32)
-    pair, alone = Example(ids, weights, 0, second=5), Example(ids[:3], weights[2:5], 1)
+    pair, alone = Example(ids, weights, 0, second=5), Example(ids[[1, 2, 3]], weights[2:5], 1)
     row = batch.pack([pair, alone], "cpu")
-    assert row.ids.tolist() == [[5, 6, 7, 8, 9, 3, 5, 6, 7]]
+    assert row.ids.tolist() == [[5, 6, 7, 8, 9, 3, 6, 7, 8]]
     assert row.positions.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2]]
     assert row.segments == ((0, 5), (5, 6, 0, 3), (6, 9))
     assert row.picked.tolist() == [2, 3, 2, 6, 7]
-    assert row.targets.tolist() == [8, 9, 3, 6, 7]
+    assert row.targets.tolist() == [8, 9, 3, 7, 8]
     assert row.owners.tolist() == [0, 0, 1, 2, 2]
     assert (row.supervised, row.texts) == (5, 3)
 

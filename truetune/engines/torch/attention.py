@@ -7,6 +7,7 @@ keyword `segments`, which the models hand on to their attention function untouch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,8 @@ HONOURED |= {"output_router_logits"}
 """Keywords of an attention call that this function understands or that change nothing in training."""
 
 
-Segment = tuple[int, int] | tuple[int, int, int, int]
-"""(start, end) of a text; (start, end, from, to) of the rest of one whose first tokens stand at [from, to)."""
+Segment = tuple[int, ...]
+"""(start, end) of a text; (start, end, from, to, …) of the rest of one whose first tokens stand at each [from, to)."""
 
 
 class Unsupported(Exception):
@@ -62,12 +63,20 @@ def split(x: torch.Tensor, segments: Sequence[Segment]) -> tuple[torch.Tensor, .
 
 
 def seen(x: torch.Tensor, segments: Sequence[Segment]) -> list[torch.Tensor]:
-    """What each segment sees of x [1, H, T, D]: the part of another that it begins with, then itself."""
-    own = split(x, segments)
-    return [
-        torch.cat((x[:, :, part[2] : part[3]], one), dim=2) if len(part) == 4 else one
-        for one, part in zip(own, segments, strict=True)
-    ]
+    """What each segment sees of x [1, H, T, D]: the parts of others that it begins with, then itself. x is cut once, at
+    every bound, so that its gradient is put together once too."""
+    cuts = sorted({bound for segment in segments for bound in segment})
+    number = {cut: place for place, cut in enumerate(cuts)}
+    parts = x.split([end - start for start, end in pairwise(cuts)], dim=2)
+
+    def tokens(start: int, end: int) -> tuple[torch.Tensor, ...]:
+        return parts[number[start] : number[end]]
+
+    found = []
+    for start, end, *lead in segments:
+        line = [*chain.from_iterable(map(tokens, lead[::2], lead[1::2])), *tokens(start, end)]
+        found.append(line[0] if len(line) == 1 else torch.cat(line, dim=2))
+    return found
 
 
 def segment(q, k, v, scaling, dropout, window, softcap):  # type: ignore[no-untyped-def]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from truetune.data.example import Example
 from truetune.engines.torch.attention import Segment
 
 SHARED = 16
-"""Tokens that both texts of a pair must begin with to be computed once; below, the second attention costs more."""
+"""Tokens that two texts must begin with alike to be computed once; below, the second attention costs more."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class Batch:
     ids        int64 [R, L]     token ids
     positions  int64 [R, L]     position in the example
     mask       int64 [R, L]     1 = real token; None when packed
-    segments   of a packed row: (start, end), or (start, end, from, to) where [from, to) is seen before it
+    segments   of a packed row: (start, end), or (start, end, from, to, …) where each [from, to) is seen before it
     picked     int64 [N]        positions that predict
-    wanted     int64 [M]        the same, in order, each once: both texts of a pair may be predicted from one
+    wanted     int64 [M]        the same, in order, each once: several texts may be predicted from one
     targets    int64 [N]        the tokens they predict
     weights    float32 [N]      weight of each loss
     owners     int64 [N]        the text that each target is of; texts count over all examples
@@ -48,6 +49,10 @@ class Batch:
         return int(self.targets.shape[0]) or len(self.examples)
 
 
+Piece = tuple[int, int]
+"""Places [from, to) of a packed row."""
+
+
 @dataclass(frozen=True)
 class Text:
     """One of an example's texts: ids int32 [T], weights float32 [T]."""
@@ -62,32 +67,55 @@ def texts(examples: Sequence[Example]) -> list[Text]:
 
 
 def pack(examples: Sequence[Example], device: str) -> Batch:
-    """All texts in one row, each its own segment. Where both texts of a pair begin with at least `SHARED` equal tokens,
-    these stand there once: what follows in the second text sees them as if they stood before it."""
-    ids, positions, places, segments, at = [], [], [], [], 0
-    for example in examples:
-        for part, common in zip(example.texts, (0, beginning(example)), strict=False):
-            text = example.ids[part]
-            first = segments[-1][0] if common else at
-            ids.append(text[common:])
-            positions.append(np.arange(common, len(text)))
-            places.append(np.concatenate((np.arange(first, first + common), np.arange(len(text) - common) + at)))
-            end = at + len(text) - common
-            segments.append((at, end, first, first + common) if common else (at, end))
-            at = end
+    """All texts in one row, each its own segment. Where a text begins with at least `SHARED` tokens of an earlier one,
+    these stand there once: what follows sees them as if they stood before it. On a GPU, whose kernels take whole texts,
+    only the two texts of a pair do so."""
+    ids, positions, pieces, segments, at = [], [], list[list[Piece]](), [], 0
+    for text, (other, common) in zip(
+        texts(examples), beginnings(examples, apart=device.startswith("cuda")), strict=True
+    ):
+        end = at + len(text.ids) - common
+        lead = clipped(pieces[other], common) if common else []
+        pieces.append([*lead, (at, end)])
+        segments.append((at, end, *chain.from_iterable(lead)))
+        ids.append(text.ids[common:])
+        positions.append(np.arange(common, len(text.ids)))
+        at = end
     row = (np.concatenate(ids)[None], np.concatenate(positions)[None], None)
+    places = [np.concatenate([np.arange(*piece) for piece in each]) for each in pieces]
     return tensors(examples, *row, places, tuple(segments), device)
 
 
-def beginning(example: Example) -> int:
-    """How many tokens both texts of a pair begin with, less than either has; 0 where they are fewer than `SHARED`."""
-    one, other = (example.ids[part] for part in example.texts) if example.second else ([], [])
-    size = min(len(one), len(other)) - 1
-    if size < SHARED:
-        return 0
-    differ = np.flatnonzero(one[:size] != other[:size])
-    common = int(differ[0]) if len(differ) else size
-    return common if common >= SHARED else 0
+def beginnings(examples: Sequence[Example], *, apart: bool = False) -> list[tuple[int, int]]:
+    """Of each text the earlier one that begins most like it, and how many tokens both begin with, fewer than it has; 0
+    where they are fewer than `SHARED`. `apart`: only texts of one example are compared."""
+    found, alike, every = [], dict[tuple[int, bytes], list[int]](), texts(examples)
+    owners = [number for number, example in enumerate(examples) for _ in example.texts]
+    for number, (text, owner) in enumerate(zip(every, owners, strict=True)):
+        others = alike.setdefault((owner if apart else 0, text.ids[:SHARED].tobytes()), [])
+        sizes = [common(every[other].ids, text.ids) for other in others]
+        most = max(sizes, default=0)
+        found.append((others[sizes.index(most)], most) if most >= SHARED else (0, 0))
+        others.append(number)
+    return found
+
+
+def common(one: np.ndarray, other: np.ndarray) -> int:
+    """How many tokens both begin with, fewer than the other has."""
+    size = min(len(one), len(other) - 1)
+    differ = one[:size] != other[:size]
+    return int(differ.argmax()) if differ.any() else size
+
+
+def clipped(pieces: Sequence[Piece], count: int) -> list[Piece]:
+    """The first `count` places of [from, to) one behind the other."""
+    found = []
+    for start, end in pieces:
+        size = min(end - start, count)
+        if size > 0:
+            found.append((start, start + size))
+        count -= size
+    return found
 
 
 def pad(examples: Sequence[Example], device: str) -> Batch:

@@ -12,8 +12,9 @@ from torch import nn
 
 from truetune.engines.torch import products
 
-CHUNK = 12 * 1024 * 1024
-"""Most logits (positions × vocabulary) alive at once: enough positions for a fast product with most vocabularies."""
+CHUNK = 8 * 1024 * 1024 - 65536
+"""Most logits (positions × vocabulary) alive at once: just below the 32 MiB from which on glibc gives memory back to
+the system each time, and enough positions for a fast product with most vocabularies."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,22 @@ class Head:
 
     def chunks(self, hidden: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         """The logits of `CHUNK` and less at once, with their places in hidden. They are the caller's to write into, and
-        gone with the next ones: float32 ones stand in one place, for a product is slower into memory that is new."""
-        rows = max(1, CHUNK // self.weight.shape[0])
+        gone with the next ones: where MKL multiplies, they stand in one place, for it is slower into new memory."""
+        rows = even(len(hidden), max(1, CHUNK // self.weight.shape[0]))
         plain = hidden.dtype == torch.float32 and not torch.is_autocast_enabled(hidden.device.type)
-        kept = hidden.new_empty(min(rows, len(hidden)), self.weight.shape[0]) if plain else None
+        kept = None
         for start in range(0, len(hidden), rows):
             part = slice(start, min(start + rows, len(hidden)))
             x = hidden[part]
-            yield part, self.logits(x) if kept is None else self.bent(self.into(kept[: len(x)], x))
+            if plain and products.wide(x, self.weight):
+                z = products.forward(x, self.weight)
+                yield part, self.bent(z if self.bias is None else z.add_(self.bias))
+                z.untyped_storage().resize_(0)  # else two of them would be alive with the next
+            elif plain:
+                kept = hidden.new_empty(len(x), self.weight.shape[0]) if kept is None else kept
+                yield part, self.bent(self.into(kept[: len(x)], x))
+            else:
+                yield part, self.logits(x)
 
     def into(self, place: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """W h + b, written into `place` [N, V]."""
@@ -61,6 +70,19 @@ def of(model: nn.Module) -> Head:
     return Head(layer.weight, layer.bias, softcap=softcap)
 
 
+def even(count: int, most: int) -> int:
+    """Rows of one chunk where `count` are cut into as few as can be, at most `most` in each: alike, so that none is
+    left with a slow product of a few, and as many as make a fast one."""
+    fast = max(1, most - most % products.ROUND if most >= products.ROWS else most)
+    return products.rounded(-(-count // max(1, -(-count // fast)))) or 1
+
+
+def filled(*rows: torch.Tensor) -> list[torch.Tensor]:
+    """Tensors [N, …] with zeros behind them, where this processor multiplies rounded numbers of rows."""
+    more = products.rounded(len(rows[0])) - len(rows[0]) if rows[0].device.type == "cpu" else 0
+    return [torch.cat((each, each.new_zeros(more, *each.shape[1:]))) if more else each for each in rows]
+
+
 class Loss(torch.autograd.Function):
     """Σ weight · (logsumexp(z) − z[target]) over N positions.
 
@@ -70,13 +92,14 @@ class Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, weights, scale, softcap):
         head = Head(weight.detach(), None if bias is None else bias.detach(), scale, softcap)
+        count, (hidden, targets, weights) = len(hidden), filled(hidden, targets, weights)
         sums = Sums(head, hidden, bias, ctx.needs_input_grad)
         wide = torch.float32 if hidden.device.type == "mps" else torch.float64
         total = torch.zeros((), dtype=wide, device=hidden.device)
         for part, z in head.chunks(hidden):
             losses = -sums.add(part, z, targets[part], weights[part])
             total = total + (losses * weights[part]).sum().to(total)
-        ctx.save_for_backward(sums.hidden, sums.weight, sums.bias)
+        ctx.save_for_backward(None if sums.hidden is None else sums.hidden[:count], sums.weight, sums.bias)
         return total
 
     @staticmethod
@@ -95,19 +118,21 @@ class LogProbabilities(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, scale, softcap):
         head = Head(weight, bias, scale, softcap)
+        count, (hidden, targets) = len(hidden), filled(hidden, targets)
         found = [picked(z, targets[part]) for part, z in head.chunks(hidden)]
         ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.scale, ctx.softcap = scale, softcap
-        return torch.cat(found) if found else hidden.new_zeros(0, dtype=torch.float32)
+        ctx.scale, ctx.softcap, ctx.count = scale, softcap, count
+        return torch.cat(found)[:count] if found else hidden.new_zeros(0, dtype=torch.float32)
 
     @staticmethod
     def backward(ctx, upstream):
         hidden, weight, bias, targets = ctx.saved_tensors
         head = Head(weight, bias, ctx.scale, ctx.softcap)
         sums = Sums(head, hidden, bias, ctx.needs_input_grad)
+        (upstream,) = filled(upstream)
         for part, z in head.chunks(hidden):
             sums.add(part, z, targets[part], -upstream[part])
-        return sums.hidden, sums.weight, sums.bias, None, None, None
+        return None if sums.hidden is None else sums.hidden[: ctx.count], sums.weight, sums.bias, None, None, None
 
 
 class Sums:

@@ -30,7 +30,7 @@ class Product(torch.autograd.Function):
         if bias is not None:
             y += bias
         dropped = x if mask is None else x * mask / keep
-        h = dropped @ A16.t()
+        h = products.forward(dropped, A16)
         y.addmm_(h, B16.t(), alpha=scale)
         ctx.packed = base if isinstance(base, Quantised) else None
         ctx.save_for_backward(x, None if ctx.packed else W, A, B, h, mask)
@@ -41,9 +41,9 @@ class Product(torch.autograd.Function):
     def backward(ctx, grad):
         x, W, A, B, h, mask = ctx.saved_tensors
         dropped = x if mask is None else x * mask / ctx.keep
-        grad_h = (grad @ B.to(grad.dtype)) * ctx.scale
-        grad_A = (grad_h.t() @ dropped).to(A.dtype)
-        grad_B = (grad.t() @ h).mul_(ctx.scale).to(B.dtype)
+        grad_h = products.backward(grad, B.to(grad.dtype)).mul_(ctx.scale)
+        grad_A = products.outer(grad_h, dropped).to(A.dtype)
+        grad_B = products.outer(h, grad).mul_(ctx.scale).t().to(B.dtype)
         grad_x = None
         if ctx.needs_input_grad[0]:
             W = ctx.packed.lent(backward=True) if ctx.packed else W

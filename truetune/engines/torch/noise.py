@@ -43,10 +43,10 @@ class Noise:
 
 
 def lengths(batch: Batch) -> torch.Tensor:
-    """Of each token, how many there are in its text: float32 [R, L]. Padding counts to nobody's length; a prompt that
-    stands once for both answers of a pair counts to both."""
+    """Of each token, how many there are in its text: float32 [R, L]. Padding counts to nobody's length; a beginning
+    that stands once for several texts counts to each."""
     if batch.mask is not None:
         return batch.mask.sum(1, keepdim=True).float().expand(batch.ids.shape)
     own = torch.tensor([end - start for start, end, *_ in batch.segments], device=batch.ids.device)
-    shared = [lead[1] - lead[0] if lead else 0 for _, _, *lead in batch.segments]
+    shared = [sum(lead[1::2]) - sum(lead[::2]) for _, _, *lead in batch.segments]
     return (own + own.new_tensor(shared)).repeat_interleave(own)[None].float()

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from truetune.engines.torch import products
+
 NAMES = ("self_attn.o_proj", "mlp")
 MOST = 0.9
 """Share of wanted positions above which nothing is left out: it would cost more than it saves."""
@@ -34,7 +36,7 @@ class Spared:
         """Within, they compute these positions (int64 [M], each once) of a packed row of `length` tokens."""
         again = getattr(self.layer, "gradient_checkpointing", False)  # then the layer runs once more, later
         if len(places) <= MOST * length and not again:
-            self.wanted = places, length
+            self.wanted = more(places, length), length
         try:
             yield
         finally:
@@ -48,6 +50,15 @@ class Spared:
             return None
         places, length = self.wanted
         return found.new_zeros(1, length, found.shape[-1]).index_copy(1, places, found)
+
+
+def more(places: torch.Tensor, length: int) -> torch.Tensor:
+    """With a few of the other positions, where this processor multiplies rounded numbers of rows."""
+    missing = products.rounded(len(places)) - len(places) if places.device.type == "cpu" else 0
+    if not missing:
+        return places
+    others = torch.ones(length, dtype=torch.bool).index_fill(0, places, False).nonzero()[:missing, 0]
+    return torch.cat((places, others)).sort().values
 
 
 def last(model: nn.Module) -> nn.Module | None:
