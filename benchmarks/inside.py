@@ -20,6 +20,7 @@ from typing import Any
 
 STEP = 4096
 """Tokens of a step, whatever the budget of its micro-batches."""
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "mkldnn::_linear_pointwise"}
 STEPS = 3
 """Steps that `between` takes."""
 
@@ -62,7 +63,7 @@ def profile(folder: Path) -> dict[str, float]:
 def kind(name: str, shapes: list[list[int]], r: int) -> str:
     if "attention" in name:
         return "attention"
-    if name in ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm"):
+    if name in PRODUCTS:
         sizes = {size for shape in shapes for size in shape}
         return "the adapter's products" if r in sizes else "products with frozen weights"
     copies = ("aten::copy_", "aten::cat", "aten::fill_", "aten::clone", "aten::index_select", "aten::embedding")

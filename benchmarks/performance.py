@@ -41,8 +41,8 @@ linear layers, float32), each run a process of its own with empty caches, in tur
   steps of the same tokens, and must have learned as much to 35 % where these are as many.
 - **share of the limit**: what the products with frozen weights take by themselves at these shapes (forward and the
   input's gradient: 4 FLOP per parameter and token; the output head at supervised positions), over what our steps take.
-  The products are measured in the same run, by `benchmarks/limit.py`. Counted as if the head were projected at every
-  token, as trainers commonly do, the share is the second figure.
+  The products are measured in the same run, by `benchmarks/limit.py`, each by the faster of torch's libraries. Counted
+  as if the head were projected at every token, as trainers commonly do, the share is the second figure.
 {budgets}
 {others}
 
@@ -66,8 +66,8 @@ Nor are other CPUs, more threads than stated, and training on several machines.
 
 ## What is not done
 
-Rows that begin alike, with a long system prompt for one, are computed whole each; only the two answers of a preference
-pair share their prompt. How much that would win is not measured.
+Rows that begin alike are computed whole each on a GPU and by MLX; only on a processor, where the engine packs, their
+beginning is computed once in a micro-batch (the shape `system`; counted in tokens/s as if it were not).
 """
 
 

@@ -44,6 +44,8 @@ class Shape:
     answer: tuple[float, float]
     tied: bool = True
     rate: float = 6e-3
+    system: int = 0
+    """Words of a system prompt that all rows begin with."""
 
     @property
     def linears(self) -> dict[tuple[int, int], int]:
@@ -67,6 +69,7 @@ SHAPES = {
     "chat": Shape("chats of mixed length, 71M", 576, 12, 9, 3, 1536, 49152, 24, 8, (70, 0.6), (85, 0.6), rate=2e-3),
     "short": Shape("short chats, hidden 256", 256, 8, 4, 2, 704, 32768, 64, 16, (14, 0.5), (18, 0.5)),
     "prompts": Shape("long prompts, short answers", 512, 8, 8, 4, 1408, 32768, 12, 4, (450, 0.4), (30, 0.5)),
+    "system": Shape("one long system prompt", 512, 8, 8, 4, 1408, 32768, 24, 8, (40, 0.5), (50, 0.5), system=250),
     "documents": Shape("long documents, plain text", 512, 6, 8, 4, 1408, 32768, 6, 2, None, (850, 0.15)),
     "wide": Shape("hidden 2048", 2048, 2, 32, 8, 5632, 32768, 12, 4, (50, 0.5), (60, 0.5)),
     "vocabulary": Shape("vocabulary of 150,000", 384, 4, 6, 2, 1024, 150_016, 16, 4, (60, 0.5), (70, 0.5)),
@@ -116,9 +119,14 @@ def texts(shape: Shape, count: int, seed: int) -> list[dict[str, Any]]:
 
     if shape.prompt is None:
         return [{"text": text(shape.answer)} for _ in range(count)]
+    before = "".join(
+        found[place] for place in np.random.default_rng(SEED).integers(0, len(found), shape.system)
+    ).strip()
+    system = [{"role": "system", "content": before}] if before else []
     return [
         {
             "messages": [
+                *system,
                 {"role": "user", "content": text(shape.prompt)},
                 {"role": "assistant", "content": text(shape.answer)},
             ]
@@ -131,7 +139,7 @@ def apart(row: dict[str, Any]) -> dict[str, Any]:
     """A row as TRL takes it, so that its loss is on the answer alone."""
     if "text" in row:
         return row
-    return {"prompt": row["messages"][:1], "completion": row["messages"][1:]}
+    return {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
 
 
 def words() -> list[str]:

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from truetune import paths
 from truetune.engines.base import EngineSpec, TrainEngine
 from truetune.engines.decoder import Decoder, DecoderSpec
 from truetune.engines.reader import Reader
@@ -84,8 +83,6 @@ def module(name: str) -> Any:
     """
     if name not in TABLE:
         raise UsageError(f"there is no engine {name}", code="engine.unknown", hint=f"Engines: {', '.join(TABLE)}.")
-    # OpenMP's threads spin while they wait; beside any other busy process that makes small steps ten times slower.
-    paths.settle("OMP_WAIT_POLICY", "passive")
     keep_out_kernels()
     try:
         with undisturbed():

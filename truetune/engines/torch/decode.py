@@ -16,7 +16,7 @@ from truetune.engines.adjust import Said
 from truetune.engines.base import EngineSpec, Method
 from truetune.engines.decoder import Constraint, DecoderSpec, Prepared, Sampling, Scored, Token
 from truetune.engines.rows import Admitted, Rows
-from truetune.engines.torch import attention, cores, device, files, fronts, model, sample, scoring, slots
+from truetune.engines.torch import attention, cores, device, files, fronts, model, sample, scoring, slots, waits
 from truetune.engines.torch.prefixes import Prefixes
 from truetune.engines.torch.stacked import Adapters
 from truetune.errors import InputError
@@ -41,6 +41,10 @@ class TorchDecoder(Rows):
         self.admitted: dict[int, Admitted] = {}
         self.ahead = False
         """Whether prompts were read since the last step."""
+
+    def read(self, folder: Path) -> Prepared:
+        with waits.alone():
+            return super().read(folder)
 
     def put(self, name: str, found: Prepared) -> None:
         with computing():

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from truetune.engines.base import Choice, OutOfMemory, Usage
+from truetune.engines.torch import waits
 from truetune.errors import ResourceError
 
 
@@ -62,10 +63,12 @@ def slow(device: str, dtype: str) -> str:
 
 
 def fit_threads(cgroup: Path = Path("/sys/fs/cgroup")) -> None:
-    """No more threads than a container may use: torch counts the machine's cores, not the quota on them."""
+    """No more threads than a container may use: torch counts the machine's cores, not the quota on them. And have them
+    wait as it fits what else the machine does."""
     allowed = quota(cgroup)
     if allowed and allowed < torch.get_num_threads():
         torch.set_num_threads(max(1, math.floor(allowed)))
+    waits.watch()
 
 
 def quota(cgroup: Path) -> float | None:
