@@ -124,6 +124,7 @@ def test_long_texts_are_scored_in_parts(models, name, monkeypatch):
     decoder, rows = TorchDecoder(DecoderSpec(models(name))), examples(4, longest=200)
     whole = decoder.score(rows, None)
     monkeypatch.setattr("truetune.engines.torch.head.CHUNK", 320 * 3)
+    monkeypatch.setattr("truetune.engines.torch.head.LEAST", 1)
     monkeypatch.setattr("truetune.engines.torch.scoring.CHUNK", 5)
     monkeypatch.setattr("truetune.engines.torch.scoring.BUDGET", 10)
     for row, other in zip(whole, decoder.score(rows, None), strict=True):

@@ -15,6 +15,8 @@ from truetune.engines.torch import products
 CHUNK = 8 * 1024 * 1024 - 65536
 """Most logits (positions × vocabulary) alive at once: just below the 32 MiB from which on glibc gives memory back to
 the system each time, and enough positions for a fast product with most vocabularies."""
+LEAST = 64
+"""Positions of a chunk, whatever the vocabulary: products of fewer are slow."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Head:
     def chunks(self, hidden: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         """The logits of `CHUNK` and less at once, with their places in hidden. They are the caller's to write into, and
         gone with the next ones: where MKL multiplies, they stand in one place, for it is slower into new memory."""
-        rows = even(len(hidden), max(1, CHUNK // self.weight.shape[0]))
+        rows = even(len(hidden), max(LEAST, CHUNK // self.weight.shape[0]))
         plain = hidden.dtype == torch.float32 and not torch.is_autocast_enabled(hidden.device.type)
         kept = None
         for start in range(0, len(hidden), rows):
