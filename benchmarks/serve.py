@@ -6,9 +6,9 @@ other requests run, of our scheduler and of `ft serve` over HTTP.
     python benchmarks/serve.py                 # prints; exit 1 where greedy answers differ
     python benchmarks/serve.py --write         # docs/evidence/serve.json too
 
-Every contender answers the same prompts in every round, in turn, twice, the second time counts; the best round too. We and transformers have a
-process each, as users have: threads of OpenMP that one leaves behind would slow down the other. Wall time is what a
-user waits; CPU time is the fairer figure on a busy machine.
+Every contender answers the same prompts in every round, in turn, twice: the second time counts, and the best round. We
+and transformers have a process each, as users have: threads of OpenMP that one leaves behind would slow down the other.
+Wall time is what a user waits; CPU time is the fairer figure on a busy machine.
 """
 
 from __future__ import annotations
