@@ -45,7 +45,7 @@ def test_others_are_counted_and_this_process_is_not() -> None:
 @pytest.mark.skipif(torch.get_num_threads() < 2, reason="one thread waits for nobody")
 def test_teams_stand_while_others_need_the_cores() -> None:
     torch.ones(waits.PARALLEL).sum()  # this thread's own team
-    watcher, before = waits.Watcher(), tasks()
+    watcher, before = waits.Watcher(torch.get_num_threads()), tasks()
     watcher.fit(float(os.cpu_count() or 1))
     held = tasks()
     watcher.fit(float(os.cpu_count() or 1))
@@ -96,7 +96,7 @@ def test_who_has_told_openmp_is_obeyed(monkeypatch: pytest.MonkeyPatch, told: di
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     asked: list[int] = []
-    monkeypatch.setattr(waits, "watcher", asked.append)
+    monkeypatch.setattr(waits, "watcher", lambda process, threads: asked.append(threads))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     waits.watch()
-    assert bool(asked) == watched
+    assert asked == ([2] if watched else [])

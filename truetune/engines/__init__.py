@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from truetune import paths
 from truetune.engines.base import EngineSpec, TrainEngine
 from truetune.engines.decoder import Decoder, DecoderSpec
 from truetune.engines.reader import Reader
@@ -83,6 +84,8 @@ def module(name: str) -> Any:
     """
     if name not in TABLE:
         raise UsageError(f"there is no engine {name}", code="engine.unknown", hint=f"Engines: {', '.join(TABLE)}.")
+    # oneDNN keeps code for each shape it multiplies, 1,024 unless told: a training would grow by hundreds of megabytes.
+    paths.settle("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     keep_out_kernels()
     try:
         with undisturbed():

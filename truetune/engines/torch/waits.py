@@ -20,6 +20,8 @@ from time import monotonic
 import psutil
 import torch
 
+from truetune import paths
+
 PAUSE = 1.0
 """Seconds between two looks at what others do."""
 SLACK = 0.25
@@ -31,15 +33,15 @@ PARALLEL = 2**18
 def watch() -> None:
     """From now on, fit how threads wait to what else the machine does; once in a process. Whoever has told OpenMP how
     to wait is obeyed."""
-    told = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    told = any(map(paths.variable, ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")))
     if sys.platform == "linux" and not told and torch.get_num_threads() > 1:
-        watcher(os.getpid())
+        watcher(os.getpid(), torch.get_num_threads())
 
 
 @cache
-def watcher(process: int) -> Watcher:
-    """The one of this process; a forked child is another."""
-    found = Watcher()
+def watcher(process: int, threads: int) -> Watcher:
+    """The one of this process for so many computing threads; a forked child is another."""
+    found = Watcher(threads)
     found.start()
     return found
 
@@ -47,8 +49,9 @@ def watcher(process: int) -> Watcher:
 class Watcher(Thread):
     """Looks every `PAUSE` seconds at what others do, and holds teams while they need the cores."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         super().__init__(name="waits", daemon=True)
+        self.threads = threads
         self.others = Others()
         self.teams: list[Team] = []
 
@@ -59,9 +62,9 @@ class Watcher(Thread):
 
     def fit(self, others: float) -> None:
         """`others`: cores that other processes take."""
-        crowded = others > (os.cpu_count() or 1) - torch.get_num_threads() + SLACK
+        crowded = others > (os.cpu_count() or 1) - self.threads + SLACK
         if crowded and not self.teams:
-            self.teams = [Team() for _ in range(needed(len(os.sched_getaffinity(0)), torch.get_num_threads()))]
+            self.teams = [Team() for _ in range(needed(len(os.sched_getaffinity(0)), self.threads))]
         elif not crowded:
             while self.teams:
                 self.teams.pop().release()
