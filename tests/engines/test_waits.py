@@ -57,6 +57,23 @@ def test_teams_stand_while_others_need_the_cores() -> None:
     assert tasks() <= before
 
 
+@pytest.mark.parametrize(("others", "teams"), [(0.0, 0), (0.2, 0), (0.3, 1), (2.0, 1)])
+def test_slack_is_left_to_others(monkeypatch: pytest.MonkeyPatch, others: float, teams: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    watcher = waits.Watcher(2)
+    watcher.fit(others)
+    assert len(watcher.teams) == teams
+    watcher.fit(0.0)
+    assert not watcher.teams
+
+
+def test_many_teams_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    watcher = waits.Watcher(2)
+    watcher.fit(64.0)
+    assert not watcher.teams
+
+
 @pytest.mark.skipif(torch.get_num_threads() < 2, reason="one thread has no team")
 def test_who_computes_alone_leaves_no_team() -> None:
     def grown(work: object) -> int:

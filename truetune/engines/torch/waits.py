@@ -26,6 +26,8 @@ PAUSE = 1.0
 """Seconds between two looks at what others do."""
 SLACK = 0.25
 """Cores that others may take from our threads before these sleep."""
+MOST = 8
+"""Teams that are held; where it took more, few threads compute on many cores, and they spin."""
 PARALLEL = 2**18
 """Elements of a sum that torch gives to all its threads."""
 
@@ -62,24 +64,26 @@ class Watcher(Thread):
 
     def fit(self, others: float) -> None:
         """`others`: cores that other processes take."""
-        crowded = others > (os.cpu_count() or 1) - self.threads + SLACK
-        if crowded and not self.teams:
-            self.teams = [Team() for _ in range(needed(len(os.sched_getaffinity(0)), self.threads))]
+        cores = len(os.sched_getaffinity(0))
+        crowded, teams = others > cores - self.threads + SLACK, needed(cores, self.threads)
+        if crowded and not self.teams and teams <= MOST:
+            self.teams = [Team() for _ in range(teams)]
         elif not crowded:
             while self.teams:
                 self.teams.pop().release()
 
 
 class Others:
-    """What other processes do: cores that they took since the last look, on average."""
+    """What other processes do on the cores that are ours too: how many they took since the last look, on average."""
 
     def __init__(self) -> None:
         self.before = self.look()
 
     def look(self) -> tuple[float, float]:
         """(clock, seconds of processor time of all others so far)."""
-        every, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        return monotonic(), every.user + every.nice + every.system - own.user - own.system
+        ours, own = os.sched_getaffinity(0), psutil.Process().cpu_times()
+        every = [core for number, core in enumerate(psutil.cpu_times(percpu=True)) if number in ours]
+        return monotonic(), sum(core.user + core.nice + core.system for core in every) - own.user - own.system
 
     def cores(self) -> float:
         (then, had), self.before = self.before, self.look()
