@@ -203,7 +203,7 @@ def plot(shapes: dict[str, Any]) -> None:
         axes.bar(places, heights, 0.2, label=title)
     axes.set_xticks(range(len(shapes)), list(shapes))
     axes.set_ylabel("tokens/s, TrueTune = 1")
-    axes.legend(frameon=False, fontsize="small")
+    figure.legend(loc="outside upper center", ncols=len(NAMES), frameon=False, fontsize="small")
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PLOT, metadata={"Date": None})
     pyplot.close(figure)
