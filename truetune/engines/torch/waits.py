@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from threading import Event, Thread
 from time import monotonic
@@ -54,13 +54,14 @@ class Watcher(Thread):
     def __init__(self, threads: int) -> None:
         super().__init__(name="waits", daemon=True)
         self.threads = threads
-        self.others = Others()
         self.teams: list[Team] = []
 
     def run(self) -> None:
         pause = Event()
-        while not pause.wait(PAUSE):
-            self.fit(self.others.cores())
+        with suppress(OSError, psutil.Error):  # a system that does not say what its cores do: they spin
+            others = Others()
+            while not pause.wait(PAUSE):
+                self.fit(others.cores())
 
     def fit(self, others: float) -> None:
         """`others`: cores that other processes take."""
