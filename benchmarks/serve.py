@@ -127,8 +127,7 @@ class Theirs:
     def open(cls, folder: Path, threads: int) -> None:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        quieten()
         cls.model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).eval()
 
     @classmethod
@@ -145,7 +144,7 @@ class Theirs:
 
 
 def throughput(folder: Path, rounds: int, new: int, threads: int) -> dict[str, Any]:
-    with process(make_quietly) as making:
+    with process(quieten) as making:
         adapters = making.submit(make, folder).result()
     base: list[str | None] = [None] * PROMPTS
     mixed: list[str | None] = [str(row % ADAPTERS) for row in range(PROMPTS)]
@@ -183,7 +182,7 @@ def process(begin: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, get_context("spawn"), initializer=begin, initargs=arguments)
 
 
-def make_quietly() -> None:
+def quieten() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
@@ -280,8 +279,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help=f"write {EVIDENCE.relative_to(ROOT)}")
     arguments = parser.parse_args()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quieten()
     torch.set_num_threads(arguments.threads)
     body = circumstances(arguments) | {"requests": PROMPTS, "threads": arguments.threads}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():

@@ -65,3 +65,21 @@ def referenced(engine: TrainEngine, examples):
         return list(examples)
     table = reference.opinions(examples, lambda part: engine.scores(engine.prepare(part), base=True))
     return list(reference.Referenced(examples, table))
+
+
+def mistaken(pack, mistake, picked):
+    """`pack` with one mistake about what stands once: its rests are counted from 0, do not see it, or are read from
+    the places that `picked` gives instead."""
+
+    def wrong(some, device):
+        row = pack(some, device)
+        if mistake == "positions":
+            at = [place for a, b, *lead in row.segments if lead for place in range(a, b)]
+            row.positions[0, at] = row.positions.new_tensor(range(len(at)))
+        if mistake == "picked":
+            return replace(row, picked=picked(row))
+        if mistake == "lead":
+            return replace(row, segments=tuple(each[:2] for each in row.segments))
+        return row
+
+    return wrong

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-from compared import LORA, pairs, referenced, spec
+from compared import LORA, mistaken, pairs, referenced, spec
 
 from truetune.data.example import Example
 from truetune.engines.torch import batch, model, tiny
@@ -109,18 +109,6 @@ def test_a_short_prompt_is_not_shared():
 def test_the_comparison_notices(llama, monkeypatch, mistake):
     """What could go wrong: the second answer counted from 0, blind for the prompt, or read from the wrong place."""
     other = step(llama, monkeypatch, NEVER)[0]
-    right = batch.pack
-
-    def wrong(some, device):
-        row = right(some, device)
-        if mistake == "positions":
-            at = [place for a, b, *lead in row.segments if lead for place in range(a, b)]
-            row.positions[0, at] = torch.arange(len(at))
-        if mistake == "picked":
-            row.picked[row.owners % 2 == 1] += 1
-        if mistake == "lead":
-            return replace(row, segments=tuple(each[:2] for each in row.segments))
-        return row
-
+    wrong = mistaken(batch.pack, mistake, lambda row: row.picked + (row.owners % 2 == 1).long())
     monkeypatch.setattr("truetune.engines.torch.engine.pack", wrong)
     assert step(llama, monkeypatch, ALWAYS)[0].loss != pytest.approx(other.loss, rel=1e-4)

@@ -14,9 +14,7 @@ def near(found: torch.Tensor, exact: torch.Tensor) -> bool:
 
 @pytest.fixture(params=["oneDNN", "MKL"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "oneDNN" and not (
-        torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    ):
+    if request.param == "oneDNN" and not products.available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(products, "here", lambda: request.param == "oneDNN")
     return str(request.param)
@@ -51,7 +49,7 @@ def test_other_formats_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_library_keeps_code_for_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that stays: oneDNN's code for each number of rows, 0.7 MB with each matrix, of 400 numbers."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    if not products.available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(products, "here", lambda: True)
     W, seen = torch.randn(24, 16), set()

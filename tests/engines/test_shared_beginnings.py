@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 
 import torch
-from compared import LORA, spec
+from compared import LORA, mistaken, spec
 
 from truetune.data.example import Example
 from truetune.engines.base import Objective
@@ -154,19 +154,7 @@ def test_every_text_is_found_again(made):
 def test_the_comparison_notices(llama, monkeypatch, mistake):
     """What could go wrong: rests counted from 0, blind for their beginning, or read from the wrong place."""
     other = step(llama, monkeypatch, NEVER, rows())[0]
-    right = batch.pack
-
-    def wrong(some, device):
-        row = right(some, device)
-        if mistake == "positions":
-            at = [place for a, b, *lead in row.segments if lead for place in range(a, b)]
-            row.positions[0, at] = torch.arange(len(at))
-        if mistake == "picked":
-            row.picked[row.owners > 2] -= 1
-        if mistake == "lead":
-            return replace(row, segments=tuple(each[:2] for each in row.segments))
-        return row
-
+    wrong = mistaken(batch.pack, mistake, lambda row: row.picked - (row.owners > 2).long())
     monkeypatch.setattr("truetune.engines.torch.engine.pack", wrong)
     assert step(llama, monkeypatch, ALWAYS, rows())[0].loss != pytest.approx(other.loss, rel=1e-4)
 

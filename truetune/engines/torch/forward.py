@@ -57,7 +57,7 @@ def filled(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, tuple[attention.Se
     """ids and positions [1, L] and segments of a packed row, with a segment of nobody's tokens at its end where this
     processor multiplies rounded numbers of rows."""
     length = batch.ids.shape[1]
-    more = products.rounded(length) - length if batch.ids.device.type == "cpu" else 0
+    more = products.missing(length, batch.ids.device)
     if not more:
         return batch.ids, batch.positions, batch.segments
     ids, positions = (F.pad(each, (0, more)) for each in (batch.ids, batch.positions))

@@ -81,7 +81,7 @@ def even(count: int, most: int) -> int:
 
 def filled(*rows: torch.Tensor) -> list[torch.Tensor]:
     """Tensors [N, …] with zeros behind them, where this processor multiplies rounded numbers of rows."""
-    more = products.rounded(len(rows[0])) - len(rows[0]) if rows[0].device.type == "cpu" else 0
+    more = products.missing(len(rows[0]), rows[0].device)
     return [torch.cat((each, each.new_zeros(more, *each.shape[1:]))) if more else each for each in rows]
 
 

@@ -55,13 +55,22 @@ def rounded(rows: int) -> int:
     return rows + -rows % ROUND if rows >= ROWS and here() else rows
 
 
+def missing(rows: int, device: torch.device) -> int:
+    """How many rows are missing to a fast product, where there are so many."""
+    return rounded(rows) - rows if device.type == "cpu" else 0
+
+
+def available() -> bool:
+    """Whether this torch has oneDNN, and the operation that gives it products of float32."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 @cache
 def here() -> bool:
     """Whether this is a processor of AMD with AVX-512, and a torch that lets oneDNN multiply float32."""
     known = Path("/proc/cpuinfo")
     return (
-        torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and known.exists()
         and "AuthenticAMD" in known.read_text("utf-8", "replace")[:1000]

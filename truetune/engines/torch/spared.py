@@ -54,7 +54,7 @@ class Spared:
 
 def more(places: torch.Tensor, length: int) -> torch.Tensor:
     """With a few of the other positions, where this processor multiplies rounded numbers of rows."""
-    missing = products.rounded(len(places)) - len(places) if places.device.type == "cpu" else 0
+    missing = products.missing(len(places), places.device)
     if not missing:
         return places
     others = torch.ones(length, dtype=torch.bool).index_fill(0, places, False).nonzero()[:missing, 0]
